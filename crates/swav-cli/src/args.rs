@@ -1,0 +1,223 @@
+//! The command line: what may be typed, with help that one can work from.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::device::Choice;
+
+/// Self-supervised pre-training of image backbones, without Python.
+///
+/// Point it at a folder of unlabelled images; it learns features from them on an NVIDIA GPU, on any
+/// GPU or on the CPU, and hands them on.
+#[derive(Debug, Parser)]
+#[command(
+    name = "swav",
+    version,
+    after_help = "Start here:\n  \
+        swav quickstart                      see it work on the images that ship inside\n  \
+        swav plan --data photos/             what would run on your images, and why\n  \
+        swav train --data photos/            train on them\n\n\
+        Results go to stdout, all else to stderr. Exit codes: 0 done, 2 wrong usage or configuration,\n\
+        3 data, 4 device, 5 training stopped itself, 130 interrupted with the state saved."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train on the images that ship inside and show what was learned.
+    Quickstart(Quickstart),
+    /// Train a backbone on a folder of images.
+    #[command(after_help = TRAIN_EXAMPLES)]
+    Train(Train),
+    /// Show what would run: derived settings, memory, time. Refuses what cannot work.
+    Plan(PlanArgs),
+    /// Measure the features of a run.
+    #[command(subcommand)]
+    Eval(Eval),
+    /// Write the features of images to a file.
+    Embed(Embed),
+    /// List the devices there are.
+    Devices(Devices),
+}
+
+const TRAIN_EXAMPLES: &str = "Examples:\n  \
+    swav train --data photos/\n  \
+    swav train --config configs/cifar10-slim.toml --data train.tar --test test.tar\n  \
+    swav train --data photos/ --set train.epochs=50 --set model.backbone=resnet50 --out runs/a\n  \
+    swav train --resume --out runs/a";
+
+/// Where a recipe comes from and what is changed in it.
+#[derive(Debug, Default, Args)]
+pub struct RecipeArgs {
+    /// Recipe in TOML; without one everything is derived from the data.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Training images: a folder, a tar file, a folder of tar shards, CIFAR or IDX files.
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Held-out images with the same classes, for the kNN accuracy shown while training.
+    #[arg(long, value_name = "PATH")]
+    pub test: Option<PathBuf>,
+    /// Change one field of the recipe; may be given several times.
+    #[arg(long = "set", value_name = "SECTION.FIELD=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+impl RecipeArgs {
+    /// Whether nothing was given.
+    pub fn is_empty(&self) -> bool {
+        self.config.is_none()
+            && self.data.is_none()
+            && self.test.is_none()
+            && self.overrides.is_empty()
+    }
+}
+
+/// Where it runs.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct DeviceArgs {
+    /// auto (the best one there is), cpu, wgpu[:i] or cuda[:i].
+    #[arg(long, value_name = "DEVICE", default_value_t = Choice::Auto)]
+    pub device: Choice,
+}
+
+/// `swav train`
+#[derive(Debug, Args)]
+pub struct Train {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Run directory; by default runs/NAME after the recipe or the data.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Continue the run in --out from its newest checkpoint; starts it if there is none yet.
+    #[arg(long, requires = "out")]
+    pub resume: bool,
+    /// Plain lines instead of the dashboard.
+    #[arg(long)]
+    pub plain: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `swav plan`
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print the whole plan as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `swav quickstart`
+#[derive(Debug, Args)]
+pub struct Quickstart {
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Run directory; by default runs/quickstart, numbered where that is taken.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Change one field of the recipe; may be given several times.
+    #[arg(long = "set", value_name = "SECTION.FIELD=VALUE")]
+    pub overrides: Vec<String>,
+    /// Plain lines instead of the dashboard.
+    #[arg(long)]
+    pub plain: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `swav eval …`
+#[derive(Debug, Subcommand)]
+pub enum Eval {
+    /// Weighted k-nearest-neighbour accuracy of the frozen features.
+    Knn(Knn),
+}
+
+/// `swav eval knn`
+#[derive(Debug, Args)]
+pub struct Knn {
+    /// A run directory, or one checkpoint of a run.
+    pub run: PathBuf,
+    /// Labelled images that vote; by default the run's training images.
+    #[arg(long, value_name = "PATH")]
+    pub train: Option<PathBuf>,
+    /// Labelled images that are judged; by default the run's test images.
+    #[arg(long, value_name = "PATH")]
+    pub test: Option<PathBuf>,
+    /// Neighbours that vote.
+    #[arg(long, value_delimiter = ',', default_values_t = [20, 200])]
+    pub k: Vec<usize>,
+    /// T of the weights exp(similarity/T).
+    #[arg(long, value_delimiter = ',', default_values_t = [0.07, 0.1])]
+    pub temperature: Vec<f64>,
+    /// Judge the network as it was before training, for comparison.
+    #[arg(long)]
+    pub untrained: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `swav embed`
+#[derive(Debug, Args)]
+pub struct Embed {
+    /// A run directory, or one checkpoint of a run.
+    pub run: PathBuf,
+    /// Images, in any form that training takes.
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// File to write: .npy or .safetensors. Beside it, FILE.csv names the image of each row.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// What is written.
+    #[arg(long, value_enum, default_value_t = LayerArg::Features)]
+    pub layer: LayerArg,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `--layer`
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LayerArg {
+    /// The backbone's pooled output, for other tasks.
+    Features,
+    /// The unit vectors that prototypes are compared with.
+    Embeddings,
+}
+
+/// `swav devices`
+#[derive(Debug, Args)]
+pub struct Devices {
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,16 @@
+//! One file per command.
+
+mod devices;
+mod embed;
+mod eval;
+mod plan;
+mod quickstart;
+mod setup;
+mod train;
+
+pub use devices::devices;
+pub use embed::embed;
+pub use eval::eval_knn;
+pub use plan::plan;
+pub use quickstart::quickstart;
+pub use train::train;

@@ -1,0 +1,139 @@
+//! `swav plan`
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use burn::tensor::{Device, Distribution, Tensor};
+use serde::Serialize;
+use swav_train::Plan;
+use swav_train::display::readable;
+
+use super::setup;
+use crate::args::PlanArgs;
+use crate::device::Found;
+use crate::output::{print, print_json};
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    device: String,
+    parameters: u64,
+    memory_bytes: u64,
+    seconds: f64,
+    derived: Vec<Derived<'a>>,
+    plan: &'a Plan,
+}
+
+#[derive(Serialize)]
+struct Derived<'a> {
+    field: &'a str,
+    value: &'a str,
+    why: &'a str,
+}
+
+/// Shows what would run.
+pub fn plan(args: &PlanArgs) -> anyhow::Result<()> {
+    let recipe = setup::recipe(&args.recipe)?;
+    let found = args.device.device.open()?;
+    let prepared = setup::prepare(&recipe, found.accelerated)?;
+    let plan = &prepared.plan;
+    let time = time_estimate(plan, &found.device);
+    if args.json {
+        return print_json(&Report {
+            device: found.name,
+            parameters: plan.model.parameters(),
+            memory_bytes: plan.memory_estimate(),
+            seconds: time.as_secs_f64(),
+            derived: plan
+                .notes
+                .iter()
+                .map(|note| Derived {
+                    field: note.field,
+                    value: &note.value,
+                    why: &note.why,
+                })
+                .collect(),
+            plan,
+        });
+    }
+    let mut text = summary(plan, &prepared.source.describe(), &found);
+    write!(
+        text,
+        "\nmemory    about {}\ntime      about {} (from the speed of a matrix product here; rough)",
+        mebibytes(plan.memory_estimate()),
+        readable(time)
+    )?;
+    print(&text)
+}
+
+/// The plan in a few lines, with everything that was derived and why.
+pub fn summary(plan: &Plan, data: &str, found: &Found) -> String {
+    let train = &plan.train;
+    let crops: Vec<_> = plan
+        .crops
+        .iter()
+        .map(|crop| format!("{}×{}", crop.count, crop.size))
+        .collect();
+    let queue = match plan.method.queue {
+        Some(queue) => format!(", queue {} from step {}", queue.length, queue.start_step),
+        None => String::new(),
+    };
+    let mut text = format!(
+        "data      {data}\n\
+         device    {} ({})\n\
+         network   {}, {} → {} → {} → {:?} prototypes, {:.1} M weights\n\
+         crops     {}\n\
+         training  {} epochs of {} steps of {} images; {:?}, lr {:.3e} → {:.3e}{queue}\n",
+        found.name,
+        found.choice,
+        plan.model.backbone.name,
+        plan.model.backbone.dim(),
+        plan.model.hidden,
+        plan.model.dim,
+        plan.model.prototypes,
+        plan.model.parameters() as f64 / 1e6,
+        crops.join(" + "),
+        train.epochs,
+        train.steps_per_epoch,
+        train.batch_size,
+        plan.optimizer.name,
+        plan.optimizer.schedule.base,
+        plan.optimizer.schedule.end,
+    );
+    if !plan.notes.is_empty() {
+        text.push_str("derived\n");
+        for note in &plan.notes {
+            text.push_str(&format!("  {note}\n"));
+        }
+    }
+    text
+}
+
+/// Share of a matrix product's speed that a training step was seen to reach; measured with the
+/// recipes in `configs/` on two cores, see docs/benchmarks.md.
+const EFFICIENCY: f64 = 0.15;
+
+/// From the multiply-adds of a step and the speed of a matrix product on this device, now.
+fn time_estimate(plan: &Plan, device: &Device) -> Duration {
+    const SIDE: usize = 768;
+    const ROUNDS: u32 = 4;
+    let draw = || Tensor::<2>::random([SIDE, SIDE], Distribution::Default, device);
+    let (a, b) = (draw(), draw());
+    let run = || a.clone().matmul(b.clone()).sum().into_scalar::<f32>();
+    run();
+    let began = Instant::now();
+    (0..ROUNDS).for_each(|_| {
+        run();
+    });
+    let seconds = began.elapsed().as_secs_f64() / f64::from(ROUNDS);
+    let macs_per_second = (SIDE * SIDE * SIDE) as f64 / seconds * EFFICIENCY;
+    let macs = plan.macs_per_step() as f64 * plan.train.steps as f64;
+    Duration::try_from_secs_f64(macs / macs_per_second).unwrap_or(Duration::MAX)
+}
+
+fn mebibytes(bytes: u64) -> String {
+    match bytes >> 20 {
+        mib @ 0..10_240 => format!("{mib} MiB"),
+        mib => format!("{:.1} GiB", mib as f64 / 1024.0),
+    }
+}

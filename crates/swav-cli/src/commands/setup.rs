@@ -1,0 +1,127 @@
+//! What the commands share: from arguments to a plan with its data, and to a trained network.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use swav_data::{Format, Source};
+use swav_train::checkpoint;
+use swav_train::{Facts, Plan, Recipe, TrainError, data};
+
+use crate::args::RecipeArgs;
+
+/// A plan and the images it was made for.
+pub struct Prepared {
+    /// What will run.
+    pub plan: Plan,
+    /// The training images.
+    pub source: Arc<dyn Source>,
+    /// Held-out images.
+    pub test: Option<Arc<dyn Source>>,
+}
+
+/// The recipe that the arguments ask for, with absolute paths.
+pub fn recipe(args: &RecipeArgs) -> Result<Recipe, TrainError> {
+    let mut recipe = match &args.config {
+        Some(path) => Recipe::from_file(path)?,
+        None => Recipe::default(),
+    };
+    for assignment in &args.overrides {
+        recipe = recipe.set(assignment)?;
+    }
+    if let Some(path) = &args.data {
+        recipe.data.path = Some(path.clone());
+    }
+    if let Some(path) = &args.test {
+        recipe.data.test = Some(path.clone());
+    }
+    for path in [&mut recipe.data.path, &mut recipe.data.test] {
+        if let Some(given) = path {
+            *given = data::resolve(given)?;
+        }
+    }
+    Ok(recipe)
+}
+
+/// Opens the data of `recipe` and plans the run.
+pub fn prepare(recipe: &Recipe, accelerated: bool) -> Result<Prepared, TrainError> {
+    let path = recipe.data.path.clone().ok_or_else(|| {
+        TrainError::Recipe(
+            "no data: give --data PATH, or [data] path in the recipe".to_string(),
+        )
+    })?;
+    let format = recipe.data.format.unwrap_or(Format::Auto);
+    let source = data::open(&path, format)?;
+    let test = open_test(recipe.data.test.as_deref(), source.as_ref())?;
+    let facts = Facts::look(source.as_ref(), accelerated)?;
+    let plan = Plan::derive(recipe, &facts)?;
+    Ok(Prepared { plan, source, test })
+}
+
+/// Opens the data of a saved plan.
+pub fn reopen(plan: Plan) -> Result<Prepared, TrainError> {
+    let source = data::open(&plan.data.path, plan.data.format)?;
+    let test = open_test(plan.data.test.as_deref(), source.as_ref())?;
+    Ok(Prepared { plan, source, test })
+}
+
+fn open_test(
+    path: Option<&Path>,
+    train: &dyn Source,
+) -> Result<Option<Arc<dyn Source>>, TrainError> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    let test = data::open(path, Format::Auto)?;
+    same_classes(train, test.as_ref(), path)?;
+    Ok(Some(test))
+}
+
+/// Labels are numbers by the order of the class names: with other names they mean other classes.
+pub fn same_classes(train: &dyn Source, test: &dyn Source, path: &Path) -> Result<(), TrainError> {
+    let (train, test) = (train.classes(), test.classes());
+    if train == test {
+        return Ok(());
+    }
+    let only = |these: &[String], others: &[String]| -> String {
+        let missing: Vec<_> = these
+            .iter()
+            .filter(|class| !others.contains(class))
+            .take(5)
+            .map(String::as_str)
+            .collect();
+        match missing.as_slice() {
+            [] => "none".to_string(),
+            names => names.join(", "),
+        }
+    };
+    Err(TrainError::Recipe(format!(
+        "{} has {} classes, the training images have {}, and they are not the same: only in \
+         training: {}; only in the test set: {}",
+        path.display(),
+        test.len(),
+        train.len(),
+        only(train, test),
+        only(test, train)
+    )))
+}
+
+/// The run directory asked for, or else the first free one after `name` under `runs/`.
+pub fn run_path(out: Option<&Path>, name: &str) -> PathBuf {
+    if let Some(path) = out {
+        return path.to_path_buf();
+    }
+    let runs = Path::new("runs");
+    let first = runs.join(name);
+    if !first.exists() {
+        return first;
+    }
+    (2..)
+        .map(|i| runs.join(format!("{name}-{i}")))
+        .find(|path| !path.exists())
+        .unwrap_or(first)
+}
+
+/// The plan of a run and the checkpoint that is meant by `path`.
+pub fn trained(path: &Path) -> Result<(Plan, PathBuf), TrainError> {
+    checkpoint::find(path)
+}

@@ -1,0 +1,154 @@
+//! `swav train`
+
+use std::path::Path;
+
+use serde::Serialize;
+use swav_train::display::{Dashboard, Display, Lines};
+use swav_train::{Outcome, Parts, Plan, RunDirectory, Stop, TrainError, Trainer};
+
+use super::plan::summary;
+use super::setup::{self, Prepared};
+use crate::args::Train;
+use crate::device::Found;
+use crate::output::{print, print_json};
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    run: &'a Path,
+    knn: Option<f64>,
+}
+
+/// Trains, from the beginning or from where it was left.
+pub fn train(args: &Train, stop: &Stop) -> anyhow::Result<()> {
+    let found = args.device.device.open()?;
+    let existing = match &args.out {
+        Some(out) if args.resume && out.join("plan.toml").is_file() => Some(out),
+        _ => None,
+    };
+    let (run, outcome) = match existing {
+        Some(out) => {
+            let run = RunDirectory::open(out)?;
+            let prepared = continued(args, &run, &found)?;
+            let trainer = Trainer::resume(run.clone(), parts(prepared, &found, args.plain, stop))?;
+            (run, trainer.run()?)
+        }
+        None => {
+            let recipe = setup::recipe(&args.recipe)?;
+            if args.resume && recipe.data.path.is_none() {
+                let out = args.out.as_deref().unwrap_or(Path::new("."));
+                return Err(RunDirectory::open(out).err().map_or_else(
+                    || anyhow::anyhow!("{} holds no run", out.display()),
+                    Into::into,
+                ));
+            }
+            let prepared = setup::prepare(&recipe, found.accelerated)?;
+            let name = args
+                .recipe
+                .config
+                .as_deref()
+                .or(recipe.data.path.as_deref())
+                .and_then(Path::file_stem)
+                .map_or("run".into(), |stem| stem.to_string_lossy());
+            let path = setup::run_path(args.out.as_deref(), &name);
+            start(prepared, &path, &found, args.plain, stop)?
+        }
+    };
+    match outcome {
+        Outcome::Interrupted => {
+            eprintln!(
+                "continue with: swav train --resume --out {}",
+                run.path().display()
+            );
+            Err(TrainError::Interrupted.into())
+        }
+        Outcome::Finished { knn } if args.json => print_json(&Report {
+            run: run.path(),
+            knn,
+        }),
+        Outcome::Finished { knn } => {
+            let knn = knn.map_or(String::new(), |knn| format!("  kNN {:.1} %", 100.0 * knn));
+            print(&format!("{}{knn}", run.path().display()))
+        }
+    }
+}
+
+/// Starts a run in the new directory `path` and trains it.
+pub fn start(
+    prepared: Prepared,
+    path: &Path,
+    found: &Found,
+    plain: bool,
+    stop: &Stop,
+) -> Result<(RunDirectory, Outcome), TrainError> {
+    let run = RunDirectory::create(path)?;
+    eprintln!(
+        "{}run       {}",
+        summary(&prepared.plan, &prepared.source.describe(), found),
+        path.display()
+    );
+    let plan = prepared.plan.clone();
+    let trainer = Trainer::start(plan, run.clone(), parts(prepared, found, plain, stop))?;
+    Ok((run, trainer.run()?))
+}
+
+/// The data of a run to be continued. Settings may be given again, so that one command line both
+/// starts and continues, but they must be the ones that the run was started with.
+fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared, TrainError> {
+    let saved = Plan::load(&run.plan())?;
+    if args.recipe.is_empty() {
+        return setup::reopen(saved);
+    }
+    let recipe = setup::recipe(&args.recipe)?;
+    let prepared = setup::prepare(&recipe, found.accelerated)?;
+    let differences = differences(&saved, &prepared.plan);
+    if differences.is_empty() {
+        return Ok(prepared);
+    }
+    Err(TrainError::Recipe(format!(
+        "the run in {} was started with other settings: {}. Leave --config, --data and --set away \
+         to continue it as it is, or start a new run in another --out",
+        run.path().display(),
+        differences.join("; ")
+    )))
+}
+
+/// The fields in which two plans differ, as `train.epochs was 2, is now 3`.
+fn differences(saved: &Plan, given: &Plan) -> Vec<String> {
+    fn walk(path: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut Vec<String>) {
+        match (a, b) {
+            (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
+                for key in a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))) {
+                    let path = match path {
+                        "" => key.clone(),
+                        _ => format!("{path}.{key}"),
+                    };
+                    let null = serde_json::Value::Null;
+                    walk(&path, a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null), found);
+                }
+            }
+            _ if a == b => {}
+            _ => found.push(format!("{path} was {a}, is now {b}")),
+        }
+    }
+    let mut found = Vec::new();
+    if let (Ok(saved), Ok(given)) = (serde_json::to_value(saved), serde_json::to_value(given)) {
+        walk("", &saved, &given, &mut found);
+    }
+    found
+}
+
+fn parts(prepared: Prepared, found: &Found, plain: bool, stop: &Stop) -> Parts {
+    let display: Box<dyn Display> = if !plain && Dashboard::possible() {
+        Box::new(Dashboard::new())
+    } else {
+        Box::new(Lines::new())
+    };
+    Parts {
+        source: prepared.source,
+        test: prepared.test,
+        device: found.device.clone(),
+        display,
+        stop: stop.clone(),
+    }
+}

@@ -1,0 +1,202 @@
+//! Which device a command runs on. The only place that names a backend.
+
+use std::fmt;
+use std::panic::catch_unwind;
+use std::str::FromStr;
+
+use burn::tensor::{Device, DeviceType};
+use swav_train::TrainError;
+
+/// `--device auto|cpu|wgpu[:i]|cuda[:i]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The best one there is: CUDA, then a GPU through wgpu, then the CPU.
+    Auto,
+    /// The CPU, through Flex.
+    Cpu,
+    /// The i-th device of wgpu.
+    Wgpu(usize),
+    /// The i-th CUDA device.
+    Cuda(usize),
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, index) = match text.split_once(':') {
+            Some((name, index)) => {
+                let index = index
+                    .parse()
+                    .map_err(|_| format!("`{index}` is no device number"))?;
+                (name, Some(index))
+            }
+            None => (text, None),
+        };
+        match (name, index) {
+            ("auto", None) => Ok(Self::Auto),
+            ("cpu", None) => Ok(Self::Cpu),
+            ("wgpu", index) => Ok(Self::Wgpu(index.unwrap_or(0))),
+            ("cuda", index) => Ok(Self::Cuda(index.unwrap_or(0))),
+            _ => Err("expected auto, cpu, wgpu, wgpu:1, cuda or cuda:1".to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => write!(f, "auto"),
+            Self::Cpu => write!(f, "cpu"),
+            Self::Wgpu(index) => write!(f, "wgpu:{index}"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// A device that is there.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// How it is asked for.
+    pub choice: Choice,
+    /// What it is called.
+    pub name: String,
+    /// Whether it is a GPU, rather than a processor behind a GPU's interface.
+    pub accelerated: bool,
+    /// The handle.
+    pub device: Device,
+}
+
+impl Choice {
+    /// The device itself.
+    ///
+    /// # Errors
+    /// If it is not there, or this binary was built without its backend.
+    pub fn open(self) -> Result<Found, TrainError> {
+        let found = all();
+        if self == Self::Auto {
+            return best(found);
+        }
+        let names: Vec<_> = found.iter().map(|d| d.choice.to_string()).collect();
+        found
+            .into_iter()
+            .find(|device| device.choice == self)
+            .ok_or_else(|| {
+                let missing = match self {
+                    Self::Wgpu(_) if !cfg!(feature = "wgpu") => Some("wgpu"),
+                    Self::Cuda(_) if !cfg!(feature = "cuda") => Some("cuda"),
+                    Self::Cpu if !cfg!(feature = "flex") => Some("flex"),
+                    _ => None,
+                };
+                let what = match missing {
+                    Some(feature) => format!(
+                        "this binary was built without it: build with --features {feature}"
+                    ),
+                    None => "it is not there".to_string(),
+                };
+                TrainError::Device(format!(
+                    "--device {self}: {what}. There is: {}",
+                    names.join(", ")
+                ))
+            })
+    }
+}
+
+fn best(found: Vec<Found>) -> Result<Found, TrainError> {
+    let rank = |device: &Found| match device.choice {
+        Choice::Cuda(_) => 0,
+        Choice::Wgpu(_) if device.accelerated => 1,
+        Choice::Cpu => 2,
+        _ => 3,
+    };
+    found.into_iter().min_by_key(rank).ok_or_else(|| {
+        TrainError::Device("no device: this binary was built without any backend".to_string())
+    })
+}
+
+/// Every device of every backend in this binary.
+pub fn all() -> Vec<Found> {
+    let mut found = Vec::new();
+    #[cfg(feature = "cuda")]
+    found.extend(listed(DeviceType::Cuda, Choice::Cuda));
+    #[cfg(feature = "wgpu")]
+    found.extend(listed(DeviceType::Wgpu, Choice::Wgpu));
+    #[cfg(feature = "flex")]
+    found.extend(listed(DeviceType::Flex, |_| Choice::Cpu));
+    found
+}
+
+/// The devices of one backend. A driver that is not installed makes Burn panic; then there is none.
+#[cfg(any(feature = "cuda", feature = "wgpu", feature = "flex"))]
+fn listed(kind: DeviceType, choice: impl Fn(usize) -> Choice) -> Vec<Found> {
+    let devices = quietly(|| Device::enumerate(kind).into_iter().collect::<Vec<_>>());
+    devices
+        .unwrap_or_default()
+        .into_iter()
+        .enumerate()
+        .map(|(index, device)| describe(choice(index), device))
+        .collect()
+}
+
+#[cfg(any(feature = "cuda", feature = "wgpu", feature = "flex"))]
+fn describe(choice: Choice, device: Device) -> Found {
+    let (name, accelerated) = match choice {
+        Choice::Cpu => {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            (format!("CPU, {threads} threads (Flex)"), false)
+        }
+        _ => {
+            // A software adapter calls itself a CPU in its handle.
+            let software = format!("{device:?}").contains("Cpu");
+            (hardware_name(&device), !software)
+        }
+    };
+    Found {
+        choice,
+        name,
+        accelerated,
+        device,
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn hardware_name(device: &Device) -> String {
+    let handle = device.clone();
+    quietly(move || handle.identity().map(|identity| identity.name))
+        .flatten()
+        .unwrap_or_else(|| format!("{device:?}"))
+}
+
+#[cfg(all(feature = "flex", not(any(feature = "cuda", feature = "wgpu"))))]
+fn hardware_name(device: &Device) -> String {
+    format!("{device:?}")
+}
+
+/// Runs what may panic for want of a driver, without a word on the terminal.
+#[cfg(any(feature = "cuda", feature = "wgpu", feature = "flex"))]
+fn quietly<T>(call: impl FnOnce() -> T + std::panic::UnwindSafe) -> Option<T> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = catch_unwind(call);
+    std::panic::set_hook(hook);
+    result.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_asked_for_by_name_and_number() {
+        assert_eq!("cuda:1".parse(), Ok(Choice::Cuda(1)));
+        assert_eq!("wgpu".parse(), Ok(Choice::Wgpu(0)));
+        for wrong in ["gpu", "cpu:1", "cuda:x", "", "auto:0"] {
+            assert!(wrong.parse::<Choice>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_cpu_is_always_there() {
+        assert!(Choice::Cpu.open().is_ok());
+    }
+}

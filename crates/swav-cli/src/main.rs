@@ -1,0 +1,60 @@
+//! The binary `swav`: arguments in, exit codes out. The work is done by the libraries.
+
+mod args;
+mod commands;
+mod device;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use swav_train::{Stop, TrainError};
+
+use args::{Cli, Command, Eval};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let stop = stop_on_signals();
+    match run(cli, &stop) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = error
+                .downcast_ref::<TrainError>()
+                .map_or(1, TrainError::exit_code);
+            if code != INTERRUPTED {
+                eprintln!("error: {error:#}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+const INTERRUPTED: u8 = 130;
+
+fn run(cli: Cli, stop: &Stop) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Quickstart(args) => commands::quickstart(&args, stop),
+        Command::Train(args) => commands::train(&args, stop),
+        Command::Plan(args) => commands::plan(&args),
+        Command::Eval(Eval::Knn(args)) => commands::eval_knn(&args, stop),
+        Command::Embed(args) => commands::embed(&args, stop),
+        Command::Devices(args) => commands::devices(&args),
+    }
+}
+
+/// The first Ctrl-C asks for a clean stop, the second ends the program: checkpoints are complete
+/// or not there, so that nothing is lost but the steps since the last one.
+fn stop_on_signals() -> Stop {
+    let stop = Stop::default();
+    let flag = stop.clone();
+    let handler = move || {
+        if flag.request() {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        eprintln!("stopping after this step; once more to stop at once");
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        eprintln!("note: Ctrl-C will not save the state: {error}");
+    }
+    stop
+}

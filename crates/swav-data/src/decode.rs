@@ -1,0 +1,228 @@
+//! From the bytes of a file to RGB pixels, as Pillow's `convert("RGB")` would have them.
+//!
+//! What the file *contains* decides, not its extension. Then:
+//!
+//! | in the file | becomes |
+//! |---|---|
+//! | grey, 1 to 8 bits | R = G = B |
+//! | palette | its colours |
+//! | alpha (any kind, also a transparent palette entry) | dropped, the colour under it stays, as Pillow does; nothing is composited |
+//! | CMYK, YCCK (JPEG) | R = C·K/255, after Adobe's inverted convention, as Pillow does |
+//! | 16 bits a channel | scaled by 255/65535 and rounded. Pillow clips 16-bit grey at 255, which turns almost every such image white; that we do not copy |
+//! | EXIF orientation | applied, so that up is up |
+//! | animation, several pages | the first picture |
+//!
+//! **A file that is cut short is a bad file.** PNG, WebP, BMP and TIFF decoders notice by themselves.
+//! JPEG decoders fill what is missing with grey and carry on, so JPEG data must also reach its
+//! end-of-image marker; Pillow is as strict. Damage in the middle that leaves the marker in place
+//! decodes to whatever it decodes to, in Pillow and here.
+//!
+//! **Size is checked before any pixel is decoded**, from the header alone.
+
+use std::io::Cursor;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use zune_core::bytestream::ZCursor;
+use zune_core::colorspace::ColorSpace;
+use zune_core::options::DecoderOptions;
+
+use crate::error::DataError;
+use crate::source::Sample;
+
+/// The size at which an image is refused, in pixels: 178,956,970, or some 13,377 × 13,377.
+///
+/// It is where Pillow raises its `DecompressionBombError`, so what torchvision opens is opened here.
+/// Decoded it takes 512 MiB, in each worker that happens on such a file.
+pub const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
+
+/// File extensions that count as images, in any case.
+pub const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "jpe"];
+
+/// A decoded image: RGB, 8 bits a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Width in pixels, at least 1.
+    pub width: u32,
+    /// Height in pixels, at least 1.
+    pub height: u32,
+    /// `height` rows of `width` pixels of three bytes.
+    pub rgb: Vec<u8>,
+}
+
+impl Image {
+    /// An image of the given pixels.
+    ///
+    /// # Errors
+    /// Says so when a side is zero or `rgb` is not `height` × `width` × 3 bytes long.
+    pub fn new(width: u32, height: u32, rgb: Vec<u8>) -> Result<Self, String> {
+        if width == 0 || height == 0 {
+            return Err(format!("{width} × {height} has no pixels"));
+        }
+        let expected = u64::from(width) * u64::from(height) * 3;
+        if rgb.len() as u64 != expected {
+            return Err(format!("{width} × {height} takes {expected} bytes, got {}", rgb.len()));
+        }
+        Ok(Self { width, height, rgb })
+    }
+}
+
+/// Decodes `sample`, called `name` in errors, unless it has more than `max_pixels` pixels.
+///
+/// # Errors
+/// [`DataError::TooLarge`] from the header alone; [`DataError::Decode`] for everything that is not a
+/// whole image of a known kind.
+pub fn decode(sample: &Sample, name: &str, max_pixels: u64) -> Result<Image, DataError> {
+    let check = |width: u32, height: u32| {
+        if u64::from(width) * u64::from(height) > max_pixels {
+            let file = name.into();
+            return Err(DataError::TooLarge { file, width, height, limit: max_pixels });
+        }
+        Ok(())
+    };
+    match sample {
+        Sample::Pixels { width, height, rgb } => {
+            check(*width, *height)?;
+            Image::new(*width, *height, rgb.clone()).map_err(|reason| DataError::decode(name, reason))
+        }
+        Sample::Encoded(bytes) if bytes.is_empty() => Err(DataError::decode(name, "the file is empty")),
+        Sample::Encoded(bytes) if bytes.starts_with(&JPEG_START) => jpeg(bytes, name, check),
+        Sample::Encoded(bytes) => other(bytes, name, max_pixels, check),
+    }
+}
+
+/// Start-of-image, and the beginning of the marker that follows.
+const JPEG_START: [u8; 3] = [0xFF, 0xD8, 0xFF];
+
+/// Decodes a JPEG file.
+fn jpeg(
+    bytes: &[u8],
+    name: &str,
+    check: impl Fn(u32, u32) -> Result<(), DataError>,
+) -> Result<Image, DataError> {
+    let failed = |error: zune_jpeg::errors::DecodeErrors| DataError::decode(name, error.to_string());
+    // Not strict: strictness refuses stray bytes between segments, which every other reader skips
+    // and real photographs have. What matters, missing data, is looked for below.
+    let options = DecoderOptions::default()
+        .set_strict_mode(false)
+        .set_max_width(usize::MAX)
+        .set_max_height(usize::MAX)
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(failed)?;
+    let info = decoder.info().ok_or_else(|| DataError::decode(name, "no frame header"))?;
+    let (width, height) = (u32::from(info.width), u32::from(info.height));
+    check(width, height)?;
+    if !reaches_end_of_image(bytes) {
+        return Err(DataError::decode(name, "cut short: the end-of-image marker is missing"));
+    }
+    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+    let rgb = decoder.decode().map_err(failed)?;
+    let image = Image::new(width, height, rgb).map_err(|reason| DataError::decode(name, reason))?;
+    Ok(upright(image, orientation.unwrap_or(Orientation::NoTransforms)))
+}
+
+/// Whether the picture in `jpeg` ends with its end-of-image marker.
+///
+/// Almost every file ends with it. In the others (padding, a second picture, or cut short) the
+/// segments are walked: a thumbnail inside the EXIF segment has an end marker of its own, which must
+/// not count.
+fn reaches_end_of_image(jpeg: &[u8]) -> bool {
+    const END: u8 = 0xD9;
+    const START_OF_SCAN: u8 = 0xDA;
+    if jpeg.ends_with(&[0xFF, END]) {
+        return true;
+    }
+    let mut at = 2;
+    let mut in_scan = false;
+    while let Some(offset) = jpeg.get(at..).and_then(|rest| memchr::memchr(0xFF, rest)) {
+        at += offset + 1;
+        // Any number of FF bytes may pad a marker.
+        while jpeg.get(at) == Some(&0xFF) {
+            at += 1;
+        }
+        let Some(&marker) = jpeg.get(at) else { return false };
+        at += 1;
+        match marker {
+            END => return true,
+            // A stuffed zero, a restart marker or a lone marker without a length.
+            0x00 | 0x01 | 0xD0..=0xD8 => {}
+            // Stray bytes in the entropy-coded data may look like a marker; only those that may
+            // legally follow a scan have a length to skip.
+            _ if in_scan && !matches!(marker, 0xC0..=0xCF | 0xDA..=0xDF | 0xE0..=0xEF | 0xFE) => {}
+            _ => {
+                in_scan |= marker == START_OF_SCAN;
+                let Some(length) = jpeg.get(at..at + 2) else { return false };
+                at += usize::from(u16::from_be_bytes([length[0], length[1]]));
+            }
+        }
+    }
+    false
+}
+
+/// Decodes PNG, WebP, BMP and TIFF.
+fn other(
+    bytes: &[u8],
+    name: &str,
+    max_pixels: u64,
+    check: impl Fn(u32, u32) -> Result<(), DataError>,
+) -> Result<Image, DataError> {
+    use ImageFormat::{Bmp, Jpeg, Png, Tiff, WebP};
+    let failed = |error: image::ImageError| DataError::decode(name, error.to_string());
+    let format = match image::guess_format(bytes) {
+        Ok(format @ (Bmp | Jpeg | Png | Tiff | WebP)) => format,
+        Ok(format) => {
+            let reason = format!("{format:?} is not among JPEG, PNG, WebP, BMP and TIFF");
+            return Err(DataError::decode(name, reason));
+        }
+        Err(_) => {
+            let start = bytes.get(..16).unwrap_or(bytes).escape_ascii();
+            let reason = format!("not an image (it starts with \"{start}\")");
+            return Err(DataError::decode(name, reason));
+        }
+    };
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    // The header is read without limits so that the size can be told; 16 bytes a pixel is the
+    // widest that any of the formats decodes to.
+    reader.no_limits();
+    let mut decoder = reader.into_decoder().map_err(failed)?;
+    let (width, height) = decoder.dimensions();
+    check(width, height)?;
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(max_pixels.saturating_mul(16).saturating_add(1 << 20));
+    decoder.set_limits(limits).map_err(failed)?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let rgb = DynamicImage::from_decoder(decoder).map_err(failed)?.into_rgb8().into_raw();
+    let image = Image::new(width, height, rgb).map_err(|reason| DataError::decode(name, reason))?;
+    Ok(upright(image, orientation))
+}
+
+/// Turns and mirrors `image` as its EXIF orientation asks for.
+fn upright(image: Image, orientation: Orientation) -> Image {
+    if orientation == Orientation::NoTransforms {
+        return image;
+    }
+    let Image { width, height, rgb } = image;
+    let Some(pixels) = RgbImage::from_raw(width, height, rgb) else {
+        unreachable!("an Image holds width × height × 3 bytes");
+    };
+    let mut dynamic = DynamicImage::ImageRgb8(pixels);
+    dynamic.apply_orientation(orientation);
+    let (width, height) = (dynamic.width(), dynamic.height());
+    Image { width, height, rgb: dynamic.into_rgb8().into_raw() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reaches_end_of_image;
+
+    #[test]
+    fn the_end_marker_of_a_thumbnail_does_not_count() {
+        // SOI, APP1 with FF D9 inside, SOS, data, and no end.
+        let mut file = vec![0xFF, 0xD8, 0xFF, 0xE1, 0, 6, 1, 2, 0xFF, 0xD9];
+        file.extend([0xFF, 0xDA, 0, 3, 0, 0x12, 0xFF, 0x00, 0x34]);
+        assert!(!reaches_end_of_image(&file));
+        file.extend([0xFF, 0xD9, 0, 0, 0]);
+        assert!(reaches_end_of_image(&file), "padding after the end is no fault");
+    }
+}

@@ -1,0 +1,167 @@
+//! Corrupt files: how many, which, and how many are too many.
+//!
+//! A crawl of a million images holds a few that are cut short. They must not end a run in its third
+//! day, and they must not go by unseen either. So the loader replaces a bad file (see
+//! [`Loader`](crate::Loader)), keeps a list, and stops when the list outgrows a budget.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use crate::decode::{Image, decode};
+use crate::error::DataError;
+use crate::source::Source;
+
+/// A file that could not be read or decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadFile {
+    /// Its index in the source.
+    pub index: usize,
+    /// Its path, or `archive:member`.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// The corrupt files seen so far, each once, in the order of their indices.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealthReport {
+    /// The corrupt files.
+    pub bad: Vec<BadFile>,
+    /// How many samples the source has.
+    pub total: usize,
+    /// The share of them that may be corrupt, from 0 to 1.
+    pub budget: f64,
+}
+
+impl HealthReport {
+    /// How many corrupt files the budget allows.
+    pub fn allowed(&self) -> usize {
+        allowed(self.budget, self.total)
+    }
+
+    /// Whether more files are corrupt than the budget allows, or all of them are.
+    pub fn exceeded(&self) -> bool {
+        self.bad.len() > self.allowed() || (self.total > 0 && self.bad.len() == self.total)
+    }
+}
+
+/// `budget` · `total`, rounded down; a product that should be whole but misses by rounding counts
+/// as whole.
+pub(crate) fn allowed(budget: f64, total: usize) -> usize {
+    (budget * total as f64 + 1e-9).floor() as usize
+}
+
+impl fmt::Display for HealthReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 10;
+        writeln!(
+            f,
+            "{} of {} files are corrupt; data.corrupt_budget = {} allows {}:",
+            self.bad.len(),
+            self.total,
+            self.budget,
+            self.allowed(),
+        )?;
+        for bad in self.bad.iter().take(SHOWN) {
+            if bad.reason.starts_with(&bad.name) {
+                writeln!(f, "  {}", bad.reason)?;
+            } else {
+                writeln!(f, "  {}: {}", bad.name, bad.reason)?;
+            }
+        }
+        if self.bad.len() > SHOWN {
+            writeln!(f, "  … and {} more", self.bad.len() - SHOWN)?;
+        }
+        write!(
+            f,
+            "List them all with `swav data scan`, then remove or repair them, or raise \
+             data.corrupt_budget"
+        )
+    }
+}
+
+/// Reads and decodes sample `index`; a panic on the way (a bug in a decoder) is a bad file too.
+pub(crate) fn try_decode(
+    source: &dyn Source,
+    index: usize,
+    max_pixels: u64,
+) -> Result<Image, BadFile> {
+    let bad = |reason: String| BadFile { index, name: source.name(index), reason };
+    let attempt = || -> Result<Image, DataError> {
+        let sample = source.read(index)?;
+        match sample {
+            // Already pixels: no copy.
+            crate::Sample::Pixels { width, height, rgb }
+                if u64::from(width) * u64::from(height) <= max_pixels =>
+            {
+                Image::new(width, height, rgb)
+                    .map_err(|reason| DataError::decode(&source.name(index), reason))
+            }
+            sample => decode(&sample, &source.name(index), max_pixels),
+        }
+    };
+    match catch_unwind(AssertUnwindSafe(attempt)) {
+        Ok(Ok(image)) => Ok(image),
+        Ok(Err(error)) => Err(bad(error.to_string())),
+        Err(panic) => Err(bad(panic_reason(panic.as_ref()))),
+    }
+}
+
+/// What a caught panic said.
+pub(crate) fn panic_reason(panic: &(dyn std::any::Any + Send)) -> String {
+    let said = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    format!("the decoder panicked: {said}")
+}
+
+/// Reads and decodes every sample once, on `workers` threads (0: all cores), and reports the
+/// corrupt ones. `seen` is called from those threads, with the number of samples done so far.
+///
+/// The report's budget is zero, so [`HealthReport::exceeded`] says whether anything is corrupt.
+pub fn scan(
+    source: &dyn Source,
+    max_pixels: u64,
+    workers: usize,
+    seen: &(dyn Fn(usize) + Sync),
+) -> HealthReport {
+    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let found = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..worker_count(workers) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= source.len() {
+                        break;
+                    }
+                    if let Err(bad) = try_decode(source, index, max_pixels) {
+                        lock(&found).push(bad);
+                    }
+                    seen(done.fetch_add(1, Ordering::Relaxed) + 1);
+                }
+            });
+        }
+    });
+    let mut bad = std::mem::take(&mut *lock(&found));
+    bad.sort_by_key(|bad| bad.index);
+    HealthReport { bad, total: source.len(), budget: 0.0 }
+}
+
+/// `workers`, or the number of cores when it is zero.
+pub(crate) fn worker_count(workers: usize) -> usize {
+    match workers {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        given => given,
+    }
+}
+
+/// Locks; a thread that panicked while it held the lock does not matter to what is kept here.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,511 @@
+//! Batches, made ahead by threads, in an order that does not depend on them.
+//!
+//! ```text
+//!              ┌ worker ┐
+//! sampler ───▶ │ worker │ ───▶ batches in order: [ready][ready][filling] ───▶ next_batch
+//!  (slots)     └ worker ┘           ▲                                             │
+//!                                   └───────── buffers of dropped batches ◀───────┘
+//! ```
+//!
+//! The unit of work is one *slot*: one sample of one batch. Workers take slots in order and put the
+//! finished crops into the batch that is being filled; a slow image holds up its own batch and no
+//! other work. The queue is bounded, so a trainer that is slower than the loader stops it, and buffers
+//! travel in a circle, so in the steady state no memory for pixels is taken or returned.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::augment::Scratch;
+use crate::error::DataError;
+use crate::health::{BadFile, HealthReport, allowed, lock, panic_reason, try_decode, worker_count};
+use crate::multicrop::View;
+use crate::sampler::{Cursor, Order, Sampler, Stretch};
+use crate::source::Source;
+
+/// How a [`Loader`] works.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoaderConfig {
+    /// Samples in a batch of this rank.
+    pub batch_size: usize,
+    /// What becomes of each image.
+    pub view: View,
+    /// In which order they come.
+    pub order: Order,
+    /// Threads; 0 for all cores.
+    pub workers: usize,
+    /// Batches that may lie ready, beside the one that is being filled.
+    pub prefetch: usize,
+    /// Whether an incomplete batch at the end of an epoch is left out.
+    pub drop_last: bool,
+    /// The share of corrupt files that is tolerated, 0 to 1.
+    pub corrupt_budget: f64,
+    /// Images with more pixels count as corrupt.
+    pub max_pixels: u64,
+    /// Which of the ranks this is, from 0.
+    pub rank: usize,
+    /// How many ranks share the samples.
+    pub world: usize,
+    /// What the random draws of the crops depend on, beside epoch, sample and crop.
+    pub seed: u64,
+}
+
+impl Default for LoaderConfig {
+    /// One shuffled rank with batches of 256, seed 0, SwAV's crops, a budget of one percent.
+    fn default() -> Self {
+        use crate::{Augment, CropSpec};
+        let crops = vec![
+            CropSpec { count: 2, size: 224, scale: [0.14, 1.0] },
+            CropSpec { count: 6, size: 96, scale: [0.05, 0.14] },
+        ];
+        Self {
+            batch_size: 256,
+            view: View::MultiCrop { crops, augment: Augment::default() },
+            order: Order::Shuffled { seed: 0 },
+            workers: 0,
+            prefetch: 2,
+            drop_last: true,
+            corrupt_budget: 0.01,
+            max_pixels: crate::DEFAULT_MAX_PIXELS,
+            rank: 0,
+            world: 1,
+            seed: 0,
+        }
+    }
+}
+
+/// One batch on the host. Dropping it hands its buffers back to the loader that made it.
+#[derive(Debug)]
+pub struct Batch {
+    /// The epoch of its samples.
+    pub epoch: u64,
+    /// Where the next batch starts: what a checkpoint saves to go on after this batch.
+    pub cursor: Cursor,
+    /// The samples, B indices into the source.
+    pub indices: Vec<usize>,
+    /// Their labels, where the source has any.
+    pub labels: Vec<Option<u32>>,
+    /// Their crops; neighbours of equal size are one group.
+    pub groups: Vec<CropGroup>,
+    pool: Arc<Pool>,
+}
+
+/// The crops of one size of a whole batch.
+#[derive(Debug)]
+pub struct CropGroup {
+    /// Crops an image.
+    pub count: usize,
+    /// Side of a crop in pixels.
+    pub size: usize,
+    /// `[count · B, size, size, 3]`, 0 to 255, crop-major: crop 0 of all samples, then crop 1 of all
+    /// samples, and so on.
+    pub pixels: Vec<u8>,
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.pool.put(mem::take(&mut self.groups));
+    }
+}
+
+/// Pixel buffers that wait for their next use.
+#[derive(Debug, Default)]
+struct Pool {
+    free: Mutex<Vec<Vec<CropGroup>>>,
+    /// How many are worth keeping.
+    keep: usize,
+}
+
+impl Pool {
+    fn put(&self, groups: Vec<CropGroup>) {
+        let mut free = lock(&self.free);
+        if !groups.is_empty() && free.len() < self.keep {
+            free.push(groups);
+        }
+    }
+
+    /// Buffers for a batch of `len` samples.
+    fn take(&self, view: &View, len: usize) -> Vec<CropGroup> {
+        let mut reused = lock(&self.free).pop().unwrap_or_default().into_iter();
+        let group = |(count, size): (usize, usize)| {
+            let mut pixels = reused.next().map(|group| group.pixels).unwrap_or_default();
+            pixels.resize(count * len * size * size * 3, 0);
+            CropGroup { count, size, pixels }
+        };
+        view.groups().into_iter().map(group).collect()
+    }
+}
+
+/// A batch while workers fill it.
+struct Assembly {
+    stretch: Stretch,
+    /// Slots that are not finished.
+    missing: AtomicUsize,
+    body: Mutex<Body>,
+}
+
+struct Body {
+    groups: Vec<CropGroup>,
+    slots: Vec<Filled>,
+}
+
+/// What became of a slot.
+#[derive(Default)]
+struct Filled {
+    /// The sample whose crops lie there; nothing when no good one was found.
+    sample: Option<usize>,
+    /// Corrupt files met on the way.
+    bad: Vec<BadFile>,
+}
+
+/// What workers and consumer share.
+struct Shared {
+    source: Arc<dyn Source>,
+    config: LoaderConfig,
+    sampler: Sampler,
+    state: Mutex<State>,
+    /// Tells the consumer that a batch is complete.
+    ready: Condvar,
+    /// Tells the workers that there is room for another batch, or that it is over.
+    room: Condvar,
+    pool: Arc<Pool>,
+    /// Corrupt files that some worker has met, so that no other decodes them again.
+    known_bad: RwLock<HashMap<usize, BadFile>>,
+}
+
+struct State {
+    /// Batches from the next to be delivered to the one whose slots are being handed out.
+    queue: VecDeque<Arc<Assembly>>,
+    /// Slots of the last batch of the queue that have been handed out.
+    handed: usize,
+    /// The batch after those; nothing when a sequential pass has been handed out whole.
+    next: Option<Stretch>,
+    stop: bool,
+}
+
+/// Delivers batches of augmented crops in a fixed order.
+///
+/// *Which* bytes come in *which* batch is a function of source, configuration and cursor; number of
+/// workers, timing and interruptions have no part in it.
+///
+/// # Corrupt files
+/// When a file cannot be read or decoded, in a shuffled order the next good sample of the epoch's
+/// order stands in; in a sequential pass the sample is left out and the batch is smaller. Each such
+/// file is listed once in [`health`](Loader::health), as soon as the batch that met it is
+/// delivered. More of them than the budget allows end the loading with [`DataError::Budget`].
+///
+/// # Threads
+/// The loader owns its threads. Dropping it stops them; each finishes the image in its hands first.
+pub struct Loader {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    bad: BTreeMap<usize, BadFile>,
+    waited: Duration,
+}
+
+impl Loader {
+    /// Starts loading at `start`: [`Cursor::default`], or the cursor of the last batch trained on.
+    ///
+    /// # Errors
+    /// [`DataError::Invalid`] names the setting that has no meaning: among them a data set smaller
+    /// than a batch when incomplete batches are left out, and a cursor beyond the end of an epoch.
+    pub fn new(
+        source: Arc<dyn Source>,
+        config: LoaderConfig,
+        start: Cursor,
+    ) -> Result<Self, DataError> {
+        config.view.validate().map_err(DataError::Invalid)?;
+        if !(0.0..=1.0).contains(&config.corrupt_budget) {
+            let message = format!("corrupt_budget = {}: expected 0 to 1", config.corrupt_budget);
+            return Err(DataError::Invalid(message));
+        }
+        let sampler = Sampler::new(
+            source.len(),
+            config.order,
+            config.batch_size,
+            config.drop_last,
+            config.rank,
+            config.world,
+        )?;
+        sampler.check(start)?;
+        let workers = worker_count(config.workers);
+        let state = State {
+            queue: VecDeque::new(),
+            handed: 0,
+            next: sampler.stretch(start),
+            stop: false,
+        };
+        // Those in the queue, and a few in the hands of the trainer.
+        let pool = Arc::new(Pool { free: Mutex::default(), keep: config.prefetch + 4 });
+        let shared = Arc::new(Shared {
+            source,
+            config,
+            sampler,
+            state: Mutex::new(state),
+            ready: Condvar::new(),
+            room: Condvar::new(),
+            pool,
+            known_bad: RwLock::default(),
+        });
+        let mut loader =
+            Self { shared, workers: Vec::new(), bad: BTreeMap::new(), waited: Duration::ZERO };
+        for number in 0..workers {
+            let shared = Arc::clone(&loader.shared);
+            let thread = thread::Builder::new()
+                .name(format!("swav-data-{number}"))
+                .spawn(move || shared.work())
+                .map_err(|error| DataError::Invalid(format!("cannot start a worker: {error}")))?;
+            loader.workers.push(thread);
+        }
+        Ok(loader)
+    }
+
+    /// The next batch; waits for it if need be. In a shuffled order there always is one; a sequential
+    /// pass ends with `None`.
+    ///
+    /// # Errors
+    /// [`DataError::Budget`] when this batch brings the number of corrupt files over the budget, and
+    /// again whenever asked after that.
+    pub fn next_batch(&mut self) -> Result<Option<Batch>, DataError> {
+        loop {
+            self.check_budget()?;
+            let Some(assembly) = self.wait() else { return Ok(None) };
+            let Stretch { start, next, .. } = assembly.stretch;
+            let (mut groups, slots) = {
+                let mut body = lock(&assembly.body);
+                (mem::take(&mut body.groups), mem::take(&mut body.slots))
+            };
+            let samples: Vec<Option<usize>> = slots.iter().map(|slot| slot.sample).collect();
+            for bad in slots.into_iter().flat_map(|slot| slot.bad) {
+                self.bad.entry(bad.index).or_insert(bad);
+            }
+            self.check_budget()?;
+            keep_present(&mut groups, &samples);
+            let indices: Vec<usize> = samples.into_iter().flatten().collect();
+            if indices.is_empty() {
+                // A stretch of a sequential pass with nothing but corrupt files.
+                self.shared.pool.put(groups);
+                continue;
+            }
+            let labels = indices.iter().map(|&index| self.shared.source.label(index)).collect();
+            let pool = Arc::clone(&self.shared.pool);
+            return Ok(Some(Batch { epoch: start.epoch, cursor: next, indices, labels, groups, pool }));
+        }
+    }
+
+    /// Hands the buffers of a batch back. Dropping it does the same.
+    pub fn recycle(&self, batch: Batch) {
+        drop(batch);
+    }
+
+    /// Batches of this rank in a whole epoch.
+    pub fn batches_per_epoch(&self) -> u64 {
+        self.shared.sampler.batches()
+    }
+
+    /// How long [`next_batch`](Self::next_batch) has waited for workers, in all. Close to the time
+    /// of training, it says that loading is the bottleneck.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// The corrupt files met in the batches delivered so far.
+    pub fn health(&self) -> HealthReport {
+        HealthReport {
+            bad: self.bad.values().cloned().collect(),
+            total: self.shared.source.len(),
+            budget: self.shared.config.corrupt_budget,
+        }
+    }
+
+    fn check_budget(&self) -> Result<(), DataError> {
+        let total = self.shared.source.len();
+        let limit = allowed(self.shared.config.corrupt_budget, total).min(total - 1);
+        match self.bad.len() > limit {
+            true => Err(DataError::Budget(self.health())),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes the first batch of the queue when it is complete.
+    fn wait(&mut self) -> Option<Arc<Assembly>> {
+        let begin = Instant::now();
+        let mut state = lock(&self.shared.state);
+        let first = loop {
+            match state.queue.front() {
+                Some(first) if first.missing.load(Ordering::Acquire) == 0 => break state.queue.pop_front(),
+                None if state.next.is_none() => break None,
+                _ => state = wait_on(&self.shared.ready, state),
+            }
+        };
+        drop(state);
+        self.shared.room.notify_all();
+        self.waited += begin.elapsed();
+        first
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        lock(&self.shared.state).stop = true;
+        self.shared.room.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker catches what its work panics with; there is nothing to add here.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    /// The life of a worker.
+    fn work(&self) {
+        let mut scratch = Scratch::default();
+        let mut crops = vec![0; self.config.view.bytes()];
+        while let Some((assembly, slot)) = self.take_slot() {
+            let place = Cursor {
+                position: assembly.stretch.start.position + slot as u64,
+                ..assembly.stretch.start
+            };
+            let filled = self.fill(place, &mut scratch, &mut crops);
+            if assembly.deliver(slot, filled, &crops) {
+                // Under the lock, so that the consumer is either before its look at the batch or
+                // already waiting.
+                let _state = lock(&self.state);
+                self.ready.notify_all();
+            }
+        }
+    }
+
+    /// The next slot in order, when there is room; nothing when it is over.
+    fn take_slot(&self) -> Option<(Arc<Assembly>, usize)> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.stop {
+                return None;
+            }
+            if let Some(last) = state.queue.back()
+                && state.handed < last.stretch.len
+            {
+                let last = Arc::clone(last);
+                state.handed += 1;
+                return Some((last, state.handed - 1));
+            }
+            match state.next {
+                None => return None,
+                Some(stretch) if state.queue.len() <= self.config.prefetch => {
+                    state.queue.push_back(Arc::new(Assembly {
+                        stretch,
+                        body: Mutex::new(Body {
+                            groups: self.pool.take(&self.config.view, stretch.len),
+                            slots: (0..stretch.len).map(|_| Filled::default()).collect(),
+                        }),
+                        missing: AtomicUsize::new(stretch.len),
+                    }));
+                    state.handed = 0;
+                    state.next = self.sampler.stretch(stretch.next);
+                }
+                Some(_) => state = wait_on(&self.room, state),
+            }
+        }
+    }
+
+    /// Finds a good sample for a slot and makes its crops.
+    fn fill(&self, place: Cursor, scratch: &mut Scratch, crops: &mut [u8]) -> Filled {
+        let limit = allowed(self.config.corrupt_budget, self.source.len());
+        let mut filled = Filled::default();
+        for index in self.sampler.candidates(place) {
+            match self.crops_of(index, place.epoch, scratch, crops) {
+                Ok(()) => {
+                    filled.sample = Some(index);
+                    break;
+                }
+                Err(bad) => filled.bad.push(bad),
+            }
+            // The budget is gone with this slot alone; there is no use in looking further.
+            if filled.bad.len() > limit {
+                break;
+            }
+        }
+        filled
+    }
+
+    /// Makes the crops of one sample.
+    fn crops_of(
+        &self,
+        index: usize,
+        epoch: u64,
+        scratch: &mut Scratch,
+        crops: &mut [u8],
+    ) -> Result<(), BadFile> {
+        if let Some(bad) = self.known_bad.read().unwrap_or_else(PoisonError::into_inner).get(&index) {
+            return Err(bad.clone());
+        }
+        let config = &self.config;
+        let made = try_decode(self.source.as_ref(), index, config.max_pixels).and_then(|image| {
+            let key = [config.seed, epoch, index as u64];
+            let render = AssertUnwindSafe(|| config.view.render(&image, key, scratch, crops));
+            catch_unwind(render).map_err(|panic| {
+                // What it left behind may be half done.
+                *scratch = Scratch::default();
+                let reason = panic_reason(panic.as_ref());
+                BadFile { index, name: self.source.name(index), reason }
+            })
+        });
+        if let Err(bad) = &made {
+            let mut known = self.known_bad.write().unwrap_or_else(PoisonError::into_inner);
+            known.insert(index, bad.clone());
+        }
+        made
+    }
+}
+
+impl Assembly {
+    /// Puts the crops of a slot in their places; true when it was the last.
+    fn deliver(&self, slot: usize, filled: Filled, mut crops: &[u8]) -> bool {
+        let mut body = lock(&self.body);
+        let batch = body.slots.len();
+        if filled.sample.is_some() {
+            for CropGroup { count, size, pixels } in &mut body.groups {
+                let bytes = *size * *size * 3;
+                for crop in 0..*count {
+                    let (this, rest) = crops.split_at(bytes);
+                    let at = (crop * batch + slot) * bytes;
+                    pixels[at..at + bytes].copy_from_slice(this);
+                    crops = rest;
+                }
+            }
+        }
+        body.slots[slot] = filled;
+        self.missing.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+}
+
+/// Closes the gaps that missing samples leave in every group.
+fn keep_present(groups: &mut [CropGroup], samples: &[Option<usize>]) {
+    if samples.iter().all(Option::is_some) {
+        return;
+    }
+    for CropGroup { count, size, pixels } in groups {
+        let bytes = *size * *size * 3;
+        let mut to = 0;
+        for crop in 0..*count {
+            for (slot, _) in samples.iter().enumerate().filter(|(_, sample)| sample.is_some()) {
+                let from = (crop * samples.len() + slot) * bytes;
+                pixels.copy_within(from..from + bytes, to);
+                to += bytes;
+            }
+        }
+        pixels.truncate(to);
+    }
+}
+
+fn wait_on<'a, T>(
+    condition: &Condvar,
+    guard: std::sync::MutexGuard<'a, T>,
+) -> std::sync::MutexGuard<'a, T> {
+    condition.wait(guard).unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,159 @@
+//! File contents become the pixels that Pillow would make of them, or an error that says why not.
+//!
+//! `tests/fixtures/make.py` made the files and, with Pillow, what is expected of them.
+
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use swav_data::{DEFAULT_MAX_PIXELS, DataError, Image, Sample, decode};
+
+fn fixture(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    std::fs::read(folder.join(name)).unwrap()
+}
+
+fn decoded(bytes: Vec<u8>) -> Result<Image, DataError> {
+    decode(&Sample::Encoded(bytes), "a file", DEFAULT_MAX_PIXELS)
+}
+
+fn reason(bytes: Vec<u8>) -> String {
+    match decoded(bytes) {
+        Err(DataError::Decode { file, reason }) => {
+            assert_eq!(file, "a file");
+            reason
+        }
+        other => panic!("expected a decoding error, got {other:?}"),
+    }
+}
+
+/// A PNG header that announces the given size, and nothing else.
+fn png_header(width: u32, height: u32) -> Vec<u8> {
+    let mut crc = flate2::Crc::new();
+    let mut header = b"IHDR".to_vec();
+    header.extend(width.to_be_bytes());
+    header.extend(height.to_be_bytes());
+    header.extend([8, 2, 0, 0, 0]);
+    crc.update(&header);
+    let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\x0d".to_vec();
+    png.extend(&header);
+    png.extend(crc.sum().to_be_bytes());
+    // The beginning of the data, which a decoder wants to see before it believes the header.
+    png.extend(b"\0\0\0\x08IDAT");
+    png
+}
+
+#[test]
+fn every_kind_of_file_becomes_what_pillow_makes_of_it() {
+    let bytes = fixture("expected.safetensors");
+    let expected = SafeTensors::deserialize(&bytes).unwrap();
+    assert!(expected.len() >= 30);
+    for (name, tensor) in expected.iter() {
+        let image = decoded(fixture(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let shape = [image.height as usize, image.width as usize, 3];
+        assert_eq!(tensor.shape(), shape, "{name}");
+        let differences = image.rgb.iter().zip(tensor.data()).map(|(a, b)| a.abs_diff(*b));
+        let worst = differences.clone().max().unwrap();
+        let mean = differences.map(f64::from).sum::<f64>() / image.rgb.len() as f64;
+        println!("{name:<24} worst {worst:>2}  mean {mean:.3}");
+        // Lossy decoders differ in their last bits and in how they widen chroma planes. CMYK is
+        // rounded at another place.
+        let limit = match name {
+            _ if name.ends_with(".jpg") || name == "lossy.webp" => 6,
+            "cmyk.tif" => 1,
+            _ => 0,
+        };
+        assert!(worst <= limit && mean < 1.0, "{name}: worst {worst}, mean {mean}");
+    }
+}
+
+#[test]
+fn pixels_pass_through_and_a_wrong_length_is_an_error() {
+    let rgb: Vec<u8> = (0..12).collect();
+    let sample = Sample::Pixels { width: 2, height: 2, rgb: rgb.clone() };
+    assert_eq!(decode(&sample, "x", 100).unwrap().rgb, rgb);
+    let short = Sample::Pixels { width: 2, height: 3, rgb };
+    assert!(matches!(decode(&short, "x", 100), Err(DataError::Decode { .. })));
+    assert!(matches!(decode(&short, "x", 5), Err(DataError::TooLarge { limit: 5, .. })));
+}
+
+#[test]
+fn an_empty_file_says_that_it_is_empty() {
+    assert!(reason(vec![]).contains("empty"));
+}
+
+#[test]
+fn text_with_an_image_extension_is_no_image() {
+    let reason = reason(b"<html>404 Not Found</html>".to_vec());
+    assert!(reason.contains("not an image") && reason.contains("<html>"), "{reason}");
+}
+
+#[test]
+fn a_gif_is_named_as_what_it_is() {
+    assert!(reason(b"GIF89a\x01\0\x01\0\0\0\0;".to_vec()).contains("Gif"));
+}
+
+#[test]
+fn a_file_cut_short_anywhere_is_a_bad_file() {
+    for name in [
+        "rgb.jpg", "progressive.jpg", "restarts.jpg", "cmyk.jpg", "orientation-6.jpg", "rgba.png",
+        "palette.png", "rgb16.png", "rgb.bmp", "rgb.tif", "lzw.tif", "lossless.webp", "lossy.webp",
+    ] {
+        let whole = fixture(name);
+        for tenth in 1..10 {
+            let cut = whole[..whole.len() * tenth / 10].to_vec();
+            assert!(decoded(cut).is_err(), "{name} cut to {tenth} tenths");
+        }
+    }
+}
+
+#[test]
+fn a_jpeg_without_its_last_two_bytes_is_cut_short() {
+    for name in ["rgb.jpg", "progressive.jpg", "grey.jpg"] {
+        let mut bytes = fixture(name);
+        bytes.truncate(bytes.len() - 2);
+        assert!(reason(bytes).contains("cut short"), "{name}");
+    }
+}
+
+#[test]
+fn a_jpeg_with_padding_after_its_end_is_whole() {
+    for name in ["rgb.jpg", "progressive.jpg", "restarts.jpg", "orientation-3.jpg"] {
+        let mut bytes = fixture(name);
+        let plain = decoded(bytes.clone()).unwrap();
+        bytes.extend([0; 100]);
+        assert_eq!(decoded(bytes).unwrap(), plain, "{name}");
+    }
+}
+
+#[test]
+fn damage_in_the_middle_never_panics() {
+    for name in ["rgb.jpg", "progressive.jpg", "cmyk.jpg", "rgba.png", "lzw.tif", "lossy.webp", "rgb.bmp"] {
+        let whole = fixture(name);
+        for at in 0..whole.len() {
+            for value in [0, 0xFF, whole[at] ^ 0x10] {
+                let mut damaged = whole.clone();
+                damaged[at] = value;
+                // A million pixels: damage to the header may announce any size.
+                let _ = decode(&Sample::Encoded(damaged), "damaged", 1_000_000);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_huge_image_is_refused_from_its_header() {
+    match decoded(png_header(60_000, 60_000)) {
+        Err(DataError::TooLarge { width: 60_000, height: 60_000, limit, .. }) => {
+            assert_eq!(limit, DEFAULT_MAX_PIXELS);
+        }
+        other => panic!("expected TooLarge, got {other:?}"),
+    }
+}
+
+#[test]
+fn the_limit_counts_pixels_and_includes_itself() {
+    let image = || Sample::Encoded(fixture("rgb.jpg"));
+    assert!(decode(&image(), "x", 24 * 17).is_ok());
+    let message = decode(&image(), "x", 24 * 17 - 1).unwrap_err().to_string();
+    assert!(message.contains("24 × 17") && message.contains("407"), "{message}");
+}

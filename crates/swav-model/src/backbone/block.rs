@@ -1,0 +1,65 @@
+//! The residual block.
+
+use burn::module::Module;
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+
+use super::layout::BlockSpec;
+use crate::batch_norm::BatchNorm;
+use crate::conv::{Conv, ConvSpec};
+
+/// A residual block: the basic one of two 3×3 convolutions, or the bottleneck of three
+/// (He et al., 2016), grouped in a ResNeXt (Xie et al., 2017).
+#[derive(Module, Debug)]
+pub struct Block {
+    conv1: Conv,
+    bn1: BatchNorm,
+    conv2: Conv,
+    bn2: BatchNorm,
+    conv3: Option<Conv>,
+    bn3: Option<BatchNorm>,
+    downsample: Option<Downsample>,
+}
+
+/// The shortcut of a block whose output has another shape than its input.
+#[derive(Module, Debug)]
+struct Downsample {
+    conv: Conv,
+    bn: BatchNorm,
+}
+
+impl Block {
+    pub(super) fn new(spec: &BlockSpec, device: &Device) -> Self {
+        let pair = |conv: &ConvSpec| (conv.init(device), BatchNorm::new(conv.output, device));
+        let (conv1, bn1) = pair(&spec.convs[0]);
+        let (conv2, bn2) = pair(&spec.convs[1]);
+        let (conv3, bn3) = spec.convs.get(2).map(pair).unzip();
+        let downsample = spec.downsample.as_ref().map(pair);
+        Self {
+            conv1,
+            bn1,
+            conv2,
+            bn2,
+            conv3,
+            bn3,
+            downsample: downsample.map(|(conv, bn)| Downsample { conv, bn }),
+        }
+    }
+
+    /// `[N, input, H, W]` to `[N, output, H/stride, W/stride]`.
+    ///
+    /// # Panics
+    /// If the channels of `x` are not those of the block.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let shortcut = match &self.downsample {
+            Some(downsample) => downsample.bn.forward(downsample.conv.forward(x.clone())),
+            None => x.clone(),
+        };
+        let x = relu(self.bn1.forward(self.conv1.forward(x)));
+        let mut x = self.bn2.forward(self.conv2.forward(x));
+        if let (Some(conv3), Some(bn3)) = (&self.conv3, &self.bn3) {
+            x = bn3.forward(conv3.forward(relu(x)));
+        }
+        relu(x + shortcut)
+    }
+}

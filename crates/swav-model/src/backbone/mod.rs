@@ -1,0 +1,140 @@
+//! Backbones: the ResNet family.
+
+mod architecture;
+mod block;
+mod layout;
+mod stem;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+pub use architecture::{Architecture, UnknownArchitecture};
+pub use block::Block;
+use layout::{Cost, Layout};
+pub use stem::Stem;
+use stem::StemLayers;
+
+/// Everything that defines a [`Backbone`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackboneConfig {
+    /// The architecture.
+    pub name: Architecture,
+    /// Factor on every width, on top of the architecture's own: 0.25 makes of a ResNet-18 one of
+    /// 16, 32, 64 and 128 channels.
+    #[serde(default = "unchanged")]
+    pub width: f64,
+    /// How images are taken in.
+    #[serde(default)]
+    pub stem: Stem,
+}
+
+fn unchanged() -> f64 {
+    1.0
+}
+
+impl BackboneConfig {
+    /// Builds the backbone. Convolutions are drawn from N(0, 2/fan-out) in the order of the layers;
+    /// batch norms start at weight 1 and bias 0, also the last of a block.
+    ///
+    /// # Panics
+    /// If `width` is not a positive number.
+    pub fn init(&self, device: &Device) -> Backbone {
+        let layout = self.checked_layout();
+        let stem = StemLayers::new(&layout, device);
+        let [layer1, layer2, layer3, layer4] = layout
+            .stages
+            .map(|blocks| blocks.iter().map(|b| Block::new(b, device)).collect());
+        Backbone {
+            stem,
+            layer1,
+            layer2,
+            layer3,
+            layer4,
+        }
+    }
+
+    /// Features per image: 512 of a ResNet-18 and 2048 of a ResNet-50, times the width.
+    pub fn dim(&self) -> usize {
+        self.planes(3) * self.name.entry().block.expansion()
+    }
+
+    /// Number of trained values.
+    pub fn parameters(&self) -> u64 {
+        self.cost(1).parameters
+    }
+
+    /// Multiply-adds of one forward pass of one `[3, size, size]` image, convolutions alone. A
+    /// backward pass costs about twice as many.
+    pub fn macs(&self, size: usize) -> u64 {
+        self.cost(size).macs
+    }
+
+    /// Floats that one `[3, size, size]` image keeps alive from the forward to the backward pass.
+    ///
+    /// An estimate of what Burn's autodiff stores: the input of each convolution, batch norm, ReLU
+    /// and pool, once each. Work space of the kernels comes on top.
+    pub fn activations(&self, size: usize) -> u64 {
+        self.cost(size).activations
+    }
+
+    /// The smallest image that is of any use, height or width: the stride of the whole backbone, 32
+    /// with the ImageNet stem and 8 with the CIFAR stem. A smaller one still passes, but its last
+    /// map is a single pixel made mostly of padding.
+    pub fn min_size(&self) -> usize {
+        match self.stem {
+            Stem::Imagenet => 32,
+            Stem::Cifar => 8,
+        }
+    }
+
+    fn cost(&self, size: usize) -> Cost {
+        assert!(size > 0, "an image of size 0 has no cost");
+        Cost::new(&self.checked_layout(), size)
+    }
+
+    fn checked_layout(&self) -> Layout {
+        let width = self.width;
+        assert!(
+            width.is_finite() && width > 0.0,
+            "the width of a backbone must be positive, not {width}"
+        );
+        self.layout()
+    }
+}
+
+/// A ResNet or ResNeXt without its classifier.
+///
+/// Layer by layer the one of torchvision: weights can be taken from there and given back, see
+/// [`weights`](crate::weights).
+#[derive(Module, Debug)]
+pub struct Backbone {
+    stem: StemLayers,
+    layer1: Vec<Block>,
+    layer2: Vec<Block>,
+    layer3: Vec<Block>,
+    layer4: Vec<Block>,
+}
+
+impl Backbone {
+    /// `[N, 3, H, W]` to `[N, dim]`: the mean over the pixels of the last map.
+    ///
+    /// # Panics
+    /// If there are not three channels; while training, if N is 1 and the last map is a single pixel
+    /// (see [`BatchNorm::forward`](crate::BatchNorm::forward)).
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
+        let shape = x.dims();
+        assert_eq!(shape[1], 3, "a backbone takes [N, 3, H, W], not {shape:?}");
+        let x = self.stem.forward(x);
+        let stages = [&self.layer1, &self.layer2, &self.layer3, &self.layer4];
+        let x = stages
+            .into_iter()
+            .flatten()
+            .fold(x, |x, block| block.forward(x));
+        let [images, channels, height, width] = x.dims();
+        x.reshape([images, channels, height * width])
+            .mean_dim(2)
+            .reshape([images, channels])
+    }
+}

@@ -1,0 +1,82 @@
+//! The one place where a convolution is called.
+
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Tensor, module::conv2d};
+
+/// The numbers that define a square convolution without bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConvSpec {
+    pub(crate) input: usize,
+    pub(crate) output: usize,
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    pub(crate) groups: usize,
+}
+
+impl ConvSpec {
+    /// Every convolution of a ResNet is padded so that stride 1 keeps the size.
+    fn padding(&self) -> usize {
+        self.kernel / 2
+    }
+
+    /// Height (or width) of the output for an input of height (or width) `size`.
+    pub(crate) fn output_size(&self, size: usize) -> usize {
+        (size + 2 * self.padding() - self.kernel) / self.stride + 1
+    }
+
+    pub(crate) fn parameters(&self) -> u64 {
+        (self.output * self.input / self.groups * self.kernel * self.kernel) as u64
+    }
+
+    pub(crate) fn init(&self, device: &Device) -> Conv {
+        // PyTorch's fan-out counts every output channel, also of a grouped convolution. Burn's own
+        // layer divides it by the groups, so the standard deviation is computed here.
+        let fan_out = (self.output * self.kernel * self.kernel) as f64;
+        let initializer = Initializer::Normal {
+            mean: 0.0,
+            std: (2.0 / fan_out).sqrt(),
+        };
+        let shape = [
+            self.output,
+            self.input / self.groups,
+            self.kernel,
+            self.kernel,
+        ];
+        Conv {
+            weight: materialise(initializer.init(shape, device)),
+            stride: self.stride,
+            padding: self.padding(),
+            groups: self.groups,
+        }
+    }
+}
+
+/// A two-dimensional convolution with a square kernel and without bias.
+///
+/// Initialised as in PyTorch's ResNets: normal, variance 2 / fan-out (He et al., 2015).
+#[derive(Module, Debug)]
+pub struct Conv {
+    weight: Param<Tensor<4>>,
+    stride: usize,
+    padding: usize,
+    groups: usize,
+}
+
+impl Conv {
+    /// `[N, input, H, W]` to `[N, output, H', W']`.
+    ///
+    /// # Panics
+    /// If the channels of `x` are not those of the weight.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let options = ConvOptions::new([self.stride; 2], [self.padding; 2], [1, 1], self.groups);
+        conv2d(x, self.weight.val(), None, options)
+    }
+}
+
+/// Draws a lazily initialised parameter now: the order of the draws is what makes a seed mean the
+/// same weights every time.
+pub(crate) fn materialise<const D: usize>(parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+    let _drawn = parameter.base();
+    parameter
+}

@@ -1,0 +1,85 @@
+//! The projection head.
+
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+
+use crate::batch_norm::BatchNorm;
+use crate::conv::materialise;
+
+/// Sizes of a [`ProjectionHead`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadConfig {
+    /// Features that come in.
+    pub input: usize,
+    /// Width of the hidden layer; 0 makes the head a single linear layer without batch norm.
+    pub hidden: usize,
+    /// Dimensions of the embedding.
+    pub output: usize,
+}
+
+impl HeadConfig {
+    /// Builds the head, its weights drawn from U(±1/√fan-in) as PyTorch draws a linear layer's.
+    pub fn init(&self, device: &Device) -> ProjectionHead {
+        if self.hidden == 0 {
+            return ProjectionHead {
+                first: linear(self.input, self.output, true, device),
+                norm: None,
+                second: None,
+            };
+        }
+        ProjectionHead {
+            first: linear(self.input, self.hidden, true, device),
+            norm: Some(BatchNorm::new(self.hidden, device)),
+            second: Some(linear(self.hidden, self.output, true, device)),
+        }
+    }
+
+    /// Number of trained values.
+    pub fn parameters(&self) -> u64 {
+        let linear = |input: usize, output: usize| (input * output + output) as u64;
+        if self.hidden == 0 {
+            return linear(self.input, self.output);
+        }
+        linear(self.input, self.hidden) + 2 * self.hidden as u64 + linear(self.hidden, self.output)
+    }
+}
+
+/// Linear, batch norm, ReLU, Linear; or a single Linear.
+///
+/// Its output is not normalised: [`Network`](crate::Network) does that.
+#[derive(Module, Debug)]
+pub struct ProjectionHead {
+    first: Linear,
+    norm: Option<BatchNorm>,
+    second: Option<Linear>,
+}
+
+impl ProjectionHead {
+    /// `[N, input]` to `[N, output]`.
+    ///
+    /// # Panics
+    /// If the second axis is not `input`; while training, if N is 1 (see [`BatchNorm::forward`]).
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let mut x = self.first.forward(x);
+        if let Some(norm) = &self.norm {
+            x = relu(norm.forward(x));
+        }
+        match &self.second {
+            Some(second) => second.forward(x),
+            None => x,
+        }
+    }
+}
+
+/// A linear layer whose weights are drawn at once. Burn's default draw is PyTorch's: Kaiming-uniform
+/// with a = √5, which is U(±1/√fan-in) for weight and bias alike.
+pub(crate) fn linear(input: usize, output: usize, bias: bool, device: &Device) -> Linear {
+    let mut layer = LinearConfig::new(input, output)
+        .with_bias(bias)
+        .init(device);
+    layer.weight = materialise(layer.weight);
+    layer.bias = layer.bias.map(materialise);
+    layer
+}

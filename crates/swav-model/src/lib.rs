@@ -1,0 +1,90 @@
+//! Backbones, projection heads and prototypes of SwAV, on [Burn].
+//!
+//! # What is here
+//!
+//! SwAV (Caron et al., *Unsupervised Learning of Visual Features by Contrasting Cluster
+//! Assignments*, NeurIPS 2020) trains a network without labels. This crate is the network, and
+//! nothing of the training:
+//!
+//! | piece | what it does |
+//! |---|---|
+//! | [`Backbone`] | ResNet and ResNeXt of any depth and width: an image becomes `dim` features |
+//! | [`ProjectionHead`] | Linear, batch norm, ReLU, Linear: features become an embedding |
+//! | [`Prototypes`] | one or more sets of K unit vectors: an embedding becomes K scores |
+//! | [`Network`] | the three together, and the multi-crop forward |
+//! | [`BatchNorm`] | batch normalisation with PyTorch's running statistics |
+//! | [`weights`] | files: Burn's own format, and SafeTensors under torchvision's names |
+//!
+//! # The maths
+//!
+//! Let f be the backbone and g the head. A crop x has the embedding
+//!
+//! ```text
+//! z = g(f(x)) / ‖g(f(x))‖₂            in R^d, d = 128 in the paper
+//! ```
+//!
+//! and, for prototypes c₁ … c_K of unit length, the scores `zᵀc_k`: cosines between −1 and 1.
+//! The trainer turns scores into codes and asks one crop to predict the codes of another.
+//!
+//! An image gives two large crops and several small ones (multi-crop, section 3.2 of the paper).
+//! Crops of one size go through the backbone in one pass, so batch norm sees one batch per
+//! *resolution*. The features of all crops are then put one below the other, crop by crop, and the
+//! head and the prototypes run once over all of them. With C crops and B images row `c·B + b` of the
+//! result is crop c of image b.
+//!
+//! # Example
+//!
+//! ```
+//! use burn::tensor::{Device, Distribution, Tensor};
+//! use swav_model::{BackboneConfig, NetworkConfig, Stem};
+//!
+//! let device = Device::flex();
+//! device.seed(7);
+//! let network = NetworkConfig {
+//!     backbone: BackboneConfig { name: "resnet18".parse()?, width: 0.25, stem: Stem::Cifar },
+//!     hidden: 64,
+//!     dim: 16,
+//!     prototypes: vec![10],
+//! }
+//! .init(&device);
+//!
+//! // Two crops of 32 pixels and one of 16, for a batch of two images.
+//! let large = Tensor::random([4, 3, 32, 32], Distribution::Default, &device);
+//! let small = Tensor::random([2, 3, 16, 16], Distribution::Default, &device);
+//! let outputs = network.forward(vec![large, small]);
+//! assert_eq!(outputs.embeddings.dims(), [6, 16]);
+//! assert_eq!(outputs.scores[0].dims(), [6, 10]);
+//! # Ok::<(), swav_model::UnknownArchitecture>(())
+//! ```
+//!
+//! # Devices
+//!
+//! The crate names no backend: everything takes a [`Device`](burn::tensor::Device) and runs
+//! wherever that is. A network built on `device.autodiff()` trains; [`Module::valid`] of it, or a
+//! network built on the bare device, evaluates, and batch norm then uses its running statistics.
+//! Initialisation draws from the device's random stream in a fixed order, so `device.seed(n)`
+//! before [`NetworkConfig::init`] gives the same weights each time.
+//!
+//! # Features
+//!
+//! | feature | effect |
+//! |---|---|
+//! | none | the backends are chosen by the features of `burn` in the final binary |
+//!
+//! [Burn]: https://burn.dev
+//! [`Module::valid`]: burn::module::Module::valid
+
+mod backbone;
+mod batch_norm;
+mod conv;
+mod head;
+mod network;
+mod prototypes;
+pub mod weights;
+
+pub use backbone::{Architecture, Backbone, BackboneConfig, Block, Stem, UnknownArchitecture};
+pub use batch_norm::{BatchNorm, RunningStatistic};
+pub use conv::Conv;
+pub use head::{HeadConfig, ProjectionHead};
+pub use network::{Network, NetworkConfig, Outputs};
+pub use prototypes::{Prototypes, PrototypesConfig};

@@ -1,0 +1,125 @@
+//! Backbone, head and prototypes together.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::backbone::{Backbone, BackboneConfig};
+use crate::head::{HeadConfig, ProjectionHead};
+use crate::prototypes::{Prototypes, PrototypesConfig};
+
+/// Shortest length that is told apart from zero, as in PyTorch's `normalize`.
+const SHORTEST: f64 = 1e-12;
+
+/// Everything that defines a [`Network`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// The backbone.
+    pub backbone: BackboneConfig,
+    /// Width of the head's hidden layer; 0 makes the head a single linear layer.
+    pub hidden: usize,
+    /// Dimensions of an embedding.
+    pub dim: usize,
+    /// Number of prototypes of each head.
+    pub prototypes: Vec<usize>,
+}
+
+impl NetworkConfig {
+    /// Builds the network, drawing its weights from the device's random stream in a fixed order.
+    pub fn init(&self, device: &Device) -> Network {
+        Network {
+            backbone: self.backbone.init(device),
+            head: self.head().init(device),
+            prototypes: self.heads().init(device),
+            config: self.clone(),
+        }
+    }
+
+    /// Number of trained values.
+    pub fn parameters(&self) -> u64 {
+        self.backbone.parameters() + self.head().parameters() + self.heads().parameters()
+    }
+
+    fn head(&self) -> HeadConfig {
+        HeadConfig {
+            input: self.backbone.dim(),
+            hidden: self.hidden,
+            output: self.dim,
+        }
+    }
+
+    fn heads(&self) -> PrototypesConfig {
+        PrototypesConfig {
+            dim: self.dim,
+            counts: self.prototypes.clone(),
+        }
+    }
+}
+
+/// Backbone, projection head and prototypes.
+#[derive(Module, Debug)]
+pub struct Network {
+    /// Images to features.
+    pub backbone: Backbone,
+    /// Features to embeddings.
+    pub head: ProjectionHead,
+    /// Embeddings to scores.
+    pub prototypes: Prototypes,
+    #[module(skip)]
+    config: NetworkConfig,
+}
+
+/// What a [`Network`] makes of C crops of B images. Rows are crop-major: row `c·B + b` is crop c of
+/// image b.
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    /// `[C·B, dim]`, each row of unit length.
+    pub embeddings: Tensor<2>,
+    /// For each head of prototypes, `[C·B, K]`.
+    pub scores: Vec<Tensor<2>>,
+}
+
+impl Network {
+    /// The multi-crop forward.
+    ///
+    /// Each group holds the crops of one resolution, `[crops·B, 3, H, W]`, crop-major. A group is one
+    /// pass of the backbone, and so one set of batch-norm statistics; the head and the prototypes
+    /// run once over the crops of all groups.
+    ///
+    /// # Panics
+    /// If there is no group, if a group has not three channels, or, while training, if there are too
+    /// few images for batch norm (see [`BatchNorm::forward`](crate::BatchNorm::forward)).
+    pub fn forward(&self, groups: Vec<Tensor<4>>) -> Outputs {
+        assert!(
+            !groups.is_empty(),
+            "a forward pass needs at least one group"
+        );
+        let features: Vec<_> = groups.into_iter().map(|x| self.features(x)).collect();
+        let embeddings = unit(self.head.forward(Tensor::cat(features, 0)), 1);
+        Outputs {
+            scores: self.prototypes.forward(embeddings.clone()),
+            embeddings,
+        }
+    }
+
+    /// The backbone alone: `[N, 3, H, W]` to `[N, dim]`, what evaluations use.
+    ///
+    /// # Panics
+    /// As [`Network::forward`].
+    pub fn features(&self, x: Tensor<4>) -> Tensor<2> {
+        self.backbone.forward(x)
+    }
+
+    /// What the network was built from.
+    pub fn config(&self) -> &NetworkConfig {
+        &self.config
+    }
+}
+
+/// `x` over its length along one axis. Where x is zero so are the result and its gradient.
+pub(crate) fn unit(x: Tensor<2>, axis: usize) -> Tensor<2> {
+    // The clamp comes before the root: the root's gradient at zero is infinite.
+    let squares = x.clone().powi_scalar(2).sum_dim(axis);
+    x / squares.clamp_min(SHORTEST * SHORTEST).sqrt()
+}

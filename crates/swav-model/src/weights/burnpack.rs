@@ -1,0 +1,109 @@
+//! Burn's own format.
+
+use std::path::Path;
+
+use burn::module::ParamId;
+use burn::tensor::{Bytes, TensorData};
+use burn_store::burn_pack::{Error as PackError, Reader, Tensor as PackTensor, Writer};
+
+use super::transfer::{Parameter, Parameters, apply, collect};
+use super::{WeightsError, malformed, read};
+use crate::network::{Network, NetworkConfig};
+
+/// Key of the metadata that holds the [`NetworkConfig`] as JSON.
+const CONFIG: &str = "swav.network";
+
+/// Writes the whole network as a burnpack file, parameter ids included.
+///
+/// The path is taken as it is, no extension is added. An existing file is replaced when the new one
+/// is complete.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn save(network: &Network, path: &Path) -> Result<(), WeightsError> {
+    let config = serde_json::to_string(network.config())
+        .map_err(|error| malformed(path, format!("the configuration: {error}")))?;
+    let tensors = collect(network).into_iter().map(|(name, parameter)| {
+        let id = parameter.id.map(|id| id.val());
+        let (bytes, shape, dtype) = parameter.data.into_parts();
+        PackTensor::new(name, dtype, shape, id, bytes)
+    });
+    Writer::new(tensors.collect())
+        .with_metadata(CONFIG, &config)
+        .auto_extension(false)
+        .write_to_file(path)
+        .map_err(|error| cannot_write(path, error))
+}
+
+/// Loads what [`save`] wrote into a network of the same configuration.
+///
+/// Parameter ids become those of the file, so that an optimizer's saved state finds its parameters.
+///
+/// # Errors
+/// If the file cannot be read, is no burnpack file or a truncated one, or holds another network; the
+/// error names what is missing, left over, or of another shape.
+pub fn load(network: Network, path: &Path) -> Result<Network, WeightsError> {
+    let reader = open(path)?;
+    let saved = saved_config(&reader, path);
+    let mut parameters = Parameters::new();
+    for tensor in reader.into_tensors().map_err(|e| malformed(path, e))? {
+        let (name, dtype, shape, id, bytes) =
+            tensor.into_parts().map_err(|e| malformed(path, e))?;
+        let data = TensorData::try_from_bytes(bytes, shape, dtype)
+            .map_err(|e| malformed(path, format!("tensor `{name}`: {e}")))?;
+        let id = id.map(ParamId::from);
+        parameters.insert(name, Parameter { id, data });
+    }
+    let here = summary(network.config());
+    apply(network, parameters).map_err(|mut error| {
+        if let (WeightsError::Mismatch(mismatch), Ok(saved)) = (&mut error, saved) {
+            mismatch.networks = Some((here, summary(&saved)));
+        }
+        error
+    })
+}
+
+/// The configuration of the network in a file that [`save`] wrote.
+///
+/// # Errors
+/// If the file cannot be read, is no burnpack file or a truncated one, or says nothing of a network.
+pub fn describe(path: &Path) -> Result<NetworkConfig, WeightsError> {
+    saved_config(&open(path)?, path)
+}
+
+fn open(path: &Path) -> Result<Reader, WeightsError> {
+    let bytes = Bytes::from_bytes_vec(read(path)?);
+    Reader::from_bytes(bytes).map_err(|error| malformed(path, error))
+}
+
+fn saved_config(reader: &Reader, path: &Path) -> Result<NetworkConfig, WeightsError> {
+    let json = reader.metadata().get(CONFIG);
+    let json = json.ok_or_else(|| malformed(path, "it does not say what network it holds"))?;
+    serde_json::from_str(json).map_err(|e| malformed(path, format!("its network: {e}")))
+}
+
+fn cannot_write(path: &Path, error: PackError) -> WeightsError {
+    let source = match error {
+        PackError::IoError(message) => std::io::Error::other(message),
+        other => std::io::Error::other(other.to_string()),
+    };
+    WeightsError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// A configuration in a line: `resnet18 (width 0.25, cifar stem), head 64 → 16, prototypes [10]`.
+fn summary(config: &NetworkConfig) -> String {
+    let NetworkConfig {
+        backbone,
+        hidden,
+        dim,
+        prototypes,
+    } = config;
+    let stem = format!("{:?}", backbone.stem).to_lowercase();
+    format!(
+        "{} (width {}, {stem} stem), head {hidden} → {dim}, prototypes {prototypes:?}",
+        backbone.name, backbone.width
+    )
+}

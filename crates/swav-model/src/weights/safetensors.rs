@@ -1,0 +1,102 @@
+//! SafeTensors files.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use burn::tensor::{DType, TensorData};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use super::{Tensors, WeightsError, export, import, import_backbone, malformed, read};
+use crate::network::Network;
+
+/// Writes the whole network as a SafeTensors file under torchvision's names.
+///
+/// PyTorch reads it with `load_state_dict(safetensors.torch.load_file(path), strict=False)`, or
+/// strictly for a model that has the head and the prototypes.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn save_safetensors(network: &Network, path: &Path) -> Result<(), WeightsError> {
+    let tensors = export(network);
+    let views = tensors
+        .iter()
+        .map(|(name, data)| {
+            let shape = data.shape().as_slice().to_vec();
+            let view = TensorView::new(Dtype::F32, shape, data.as_bytes());
+            Ok((name.as_str(), view.map_err(|e| malformed(path, e))?))
+        })
+        .collect::<Result<Vec<_>, WeightsError>>()?;
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let bytes =
+        safetensors::serialize(views, Some(metadata)).map_err(|error| malformed(path, error))?;
+    replace(path, &bytes).map_err(|source| WeightsError::Io {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Loads a SafeTensors file with every tensor of the network, as [`import`] does.
+///
+/// # Errors
+/// If the file cannot be read, is no SafeTensors file or a truncated one, or as [`import`].
+pub fn load_safetensors(network: Network, path: &Path) -> Result<Network, WeightsError> {
+    import(network, tensors(path)?)
+}
+
+/// Loads the backbone from a SafeTensors file, as [`import_backbone`] does: one of torchvision, or of
+/// any network with the same backbone.
+///
+/// # Errors
+/// If the file cannot be read, is no SafeTensors file or a truncated one, or as [`import_backbone`].
+pub fn load_backbone_safetensors(network: Network, path: &Path) -> Result<Network, WeightsError> {
+    import_backbone(network, tensors(path)?)
+}
+
+fn tensors(path: &Path) -> Result<Tensors, WeightsError> {
+    let bytes = read(path)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| malformed(path, error))?;
+    file.iter()
+        // An integer counter of PyTorch's, which nothing reads.
+        .filter(|(name, _)| !name.ends_with("num_batches_tracked"))
+        .map(|(name, view)| {
+            let dtype = match view.dtype() {
+                Dtype::F64 => DType::F64,
+                Dtype::F32 => DType::F32,
+                Dtype::F16 => DType::F16,
+                Dtype::BF16 => DType::BF16,
+                other => {
+                    return Err(WeightsError::NotFloat {
+                        name: name.to_owned(),
+                        dtype: other.to_string(),
+                    });
+                }
+            };
+            let shape = view.shape().to_vec();
+            let data = TensorData::try_from_bytes_vec(view.data().to_vec(), shape, dtype)
+                .map_err(|error| malformed(path, format!("tensor `{name}`: {error}")))?;
+            Ok((name.to_owned(), data))
+        })
+        .collect()
+}
+
+/// Puts a complete file in the place of whatever is at `path`.
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
+    let mut scratch = name.to_owned();
+    scratch.push(format!(".{}.tmp", std::process::id()));
+    let scratch = path.with_file_name(scratch);
+    let written = File::create(&scratch)
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        })
+        .and_then(|()| std::fs::rename(&scratch, path));
+    if written.is_err() {
+        // Nothing more can be done if this fails too; the first error is the one to report.
+        let _ = std::fs::remove_file(&scratch);
+    }
+    written
+}

@@ -1,0 +1,70 @@
+//! What the integration tests share.
+
+#![allow(dead_code)] // each test binary uses a part
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use burn::tensor::{Device, Tensor};
+use swav_model::{BackboneConfig, Network, NetworkConfig, Stem};
+
+/// The random stream of a device is one for the whole process. Tests that draw from it take turns.
+static STREAM: Mutex<()> = Mutex::new(());
+
+pub fn stream(device: &Device, seed: u64) -> MutexGuard<'static, ()> {
+    let turn = STREAM.lock().unwrap_or_else(PoisonError::into_inner);
+    device.seed(seed);
+    turn
+}
+
+pub fn backbone(name: &str, width: f64, stem: Stem) -> BackboneConfig {
+    let name = name.parse().unwrap();
+    BackboneConfig { name, width, stem }
+}
+
+/// A network small enough for a test.
+pub fn small() -> NetworkConfig {
+    NetworkConfig {
+        backbone: backbone("resnet18", 0.125, Stem::Cifar),
+        hidden: 24,
+        dim: 12,
+        prototypes: vec![10, 7],
+    }
+}
+
+pub fn init(config: &NetworkConfig, seed: u64, device: &Device) -> Network {
+    let _turn = stream(device, seed);
+    config.init(device)
+}
+
+/// Images that depend on the name alone.
+pub fn image<const D: usize>(name: &str, shape: [usize; D], device: &Device) -> Tensor<D> {
+    let scale = 3f64.sqrt();
+    let values = uniform(name, shape.iter().product());
+    let values: Vec<f32> = values.map(|u| ((2.0 * u - 1.0) * scale) as f32).collect();
+    Tensor::<1>::from_floats(values.as_slice(), device).reshape(shape)
+}
+
+/// Uniform numbers in [0, 1): the formula of tests/golden/model.py.
+pub fn uniform(name: &str, count: usize) -> impl Iterator<Item = f64> {
+    let fnv = |seed: u64, byte: u8| (seed ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, fnv);
+    (1..=count as u64).map(move |i| {
+        let mut z = i.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(seed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        (z >> 40) as f64 / (1u64 << 24) as f64
+    })
+}
+
+pub fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().unwrap()
+}
+
+/// ‖a − b‖ / ‖b‖.
+pub fn relative(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len(), "as many values");
+    let norm = |it: &mut dyn Iterator<Item = f64>| it.map(|x| x * x).sum::<f64>().sqrt();
+    let difference = norm(&mut a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b)));
+    difference / norm(&mut b.iter().map(|&b| f64::from(b)))
+}

@@ -1,0 +1,278 @@
+//! What PyTorch computes, from tests/golden/model.py: networks whose weights are a formula.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use common::{backbone, host, image, relative, uniform};
+use swav_model::weights::{self, Tensors};
+use swav_model::{BackboneConfig, Network, NetworkConfig, Stem};
+
+/// ‖ours − PyTorch's‖ / ‖PyTorch's‖ may be this much. Single precision alone is good for 1e-5.
+const TOLERANCE: f64 = 1e-4;
+
+struct Golden {
+    name: &'static str,
+    tensors: BTreeMap<String, Vec<f32>>,
+}
+
+impl Golden {
+    fn read(name: &'static str) -> Self {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
+        let path = dir.join(format!("model_{name}.safetensors"));
+        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let values = |data: &[u8]| {
+            let chunks = data.chunks_exact(4);
+            chunks
+                .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                .collect()
+        };
+        let tensors = file
+            .iter()
+            .map(|(name, view)| (name.to_owned(), values(view.data())));
+        let tensors = tensors.collect();
+        Self { name, tensors }
+    }
+
+    fn check(&self, key: &str, ours: &[f32]) {
+        let error = relative(ours, &self.tensors[key]);
+        println!("{:10} {key:20} {error:.1e}", self.name);
+        assert!(error <= TOLERANCE, "{} {key}: {error:.1e}", self.name);
+    }
+}
+
+/// The formula of model.py's `parameter`.
+fn parameter(name: &str, shape: &[usize], margin: f64) -> TensorData {
+    let count = shape.iter().product();
+    let linear_bias = ["projection_head.0.bias", "projection_head.3.bias"].contains(&name);
+    let fan_in = shape[1..].iter().product::<usize>() as f64;
+    let scale = |u: f64| {
+        if name.ends_with("running_var") {
+            0.5 + u
+        } else if name.ends_with("running_mean") || linear_bias {
+            0.1 * (2.0 * u - 1.0)
+        } else if name.ends_with("bias") {
+            let v = 2.0 * u - 1.0;
+            if v < 0.0 { v - margin } else { v + margin }
+        } else if shape.len() == 4 {
+            (2.0 * u - 1.0) * (6.0 / fan_in).sqrt()
+        } else if shape.len() == 2 {
+            (2.0 * u - 1.0) * (1.0 / fan_in).sqrt()
+        } else {
+            0.25 + 0.5 * u
+        }
+    };
+    let values: Vec<f32> = uniform(name, count).map(|u| scale(u) as f32).collect();
+    TensorData::new(values, shape.to_vec())
+}
+
+/// A network on an autodiff device whose every tensor is the formula's.
+fn network(config: &NetworkConfig, margin: f64) -> Network {
+    let device = Device::flex().autodiff();
+    let network = common::init(config, 0, &device);
+    let filled = weights::export(&network).into_iter().map(|(name, data)| {
+        let data = parameter(&name, data.shape().as_slice(), margin);
+        (name, data)
+    });
+    weights::import(network, filled.collect()).unwrap()
+}
+
+fn probe(name: &str, like: &Tensor<2>) -> Tensor<2> {
+    let [rows, columns] = like.dims();
+    let values = uniform(name, rows * columns).map(|u| (2.0 * u - 1.0) as f32);
+    let values: Vec<f32> = values.collect();
+    Tensor::<1>::from_floats(values.as_slice(), &like.device()).reshape([rows, columns])
+}
+
+/// Every stride-th value of some tensors, one after the other by torchvision's name.
+fn strided(tensors: &Tensors, stride: usize, keep: impl Fn(&str) -> bool) -> Vec<f32> {
+    let kept = tensors.iter().filter(|(name, _)| keep(name));
+    let values = kept.flat_map(|(_, data)| data.try_to_vec::<f32>().unwrap());
+    values.step_by(stride).collect()
+}
+
+/// The gradients of a network under torchvision's names: put in the place of the weights, so that
+/// the export names and transposes them.
+fn gradients(network: &Network, gradients: &Gradients) -> Tensors {
+    struct Collect<'a>(&'a Gradients, BTreeMap<ParamId, TensorData>);
+    impl ModuleVisitor for Collect<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = param.val().grad(self.0) {
+                self.1.insert(param.id, gradient.into_data());
+            }
+        }
+    }
+    struct Replace(BTreeMap<ParamId, TensorData>);
+    impl burn::module::ModuleMapper for Replace {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            match self.0.remove(&param.id) {
+                Some(gradient) => param.map(|w| Tensor::from_data(gradient, &w.device())),
+                None => param,
+            }
+        }
+    }
+    let mut collect = Collect(gradients, BTreeMap::new());
+    network.visit(&mut collect);
+    let network = network.clone().map(&mut Replace(collect.1));
+    let mut gradients = weights::export(&network);
+    gradients.retain(|name, _| !name.contains("running_"));
+    gradients
+}
+
+struct Strides {
+    input: usize,
+    gradients: usize,
+    statistics: usize,
+}
+
+fn backbone_case(name: &'static str, config: BackboneConfig, size: usize, strides: Strides) {
+    let golden = Golden::read(name);
+    let (plain, device) = (Device::flex(), Device::flex().autodiff());
+    // The smallest head there is, and no prototypes: the numbers are the backbone's.
+    let network = network(&NetworkConfig {
+        backbone: config,
+        hidden: 0,
+        dim: 1,
+        prototypes: vec![],
+    });
+    let shape = [4, 3, size, size];
+    let x = |i: usize, device: &Device| image(&format!("input.{i}"), shape, device);
+
+    golden.check("eval", &host(network.valid().features(x(0, &plain))));
+
+    let input = x(0, &device).require_grad();
+    let features = network.features(input.clone());
+    golden.check("train", &host(features.clone()));
+    let probe = probe("probe", &features);
+    let grads = (features * probe).sum().backward();
+    let gradient = host(input.grad(&grads).unwrap());
+    let gradient: Vec<f32> = gradient.into_iter().step_by(strides.input).collect();
+    golden.check("input_gradient", &gradient);
+    let grads = gradients(&network, &grads);
+    let of_backbone = |name: &str| !name.starts_with("pro");
+    golden.check(
+        "gradients",
+        &strided(&grads, strides.gradients, of_backbone),
+    );
+
+    network.features(x(1, &device));
+    network.features(x(2, &device));
+    let statistics = |name: &str| name.contains("running_");
+    let tensors = weights::export(&network);
+    golden.check(
+        "statistics",
+        &strided(&tensors, strides.statistics, statistics),
+    );
+    golden.check("eval_after", &host(network.valid().features(x(0, &plain))));
+}
+
+#[test]
+fn resnet18_is_pytorchs() {
+    let strides = Strides {
+        input: 7,
+        gradients: 2003,
+        statistics: 1,
+    };
+    backbone_case(
+        "resnet18",
+        backbone("resnet18", 1.0, Stem::Imagenet),
+        64,
+        strides,
+    );
+}
+
+#[test]
+fn resnet50_is_pytorchs() {
+    let strides = Strides {
+        input: 7,
+        gradients: 4001,
+        statistics: 7,
+    };
+    backbone_case(
+        "resnet50",
+        backbone("resnet50", 1.0, Stem::Imagenet),
+        64,
+        strides,
+    );
+}
+
+#[test]
+fn resnext50_is_pytorchs() {
+    let strides = Strides {
+        input: 13,
+        gradients: 8009,
+        statistics: 13,
+    };
+    let config = backbone("resnext50_32x4d", 1.0, Stem::Imagenet);
+    backbone_case("resnext50", config, 64, strides);
+}
+
+#[test]
+fn a_resnet50_of_quarter_width_is_pytorchs() {
+    let strides = Strides {
+        input: 13,
+        gradients: 499,
+        statistics: 13,
+    };
+    backbone_case(
+        "slim50",
+        backbone("resnet50", 0.25, Stem::Imagenet),
+        64,
+        strides,
+    );
+}
+
+#[test]
+fn the_cifar_stem_is_pytorchs() {
+    let strides = Strides {
+        input: 5,
+        gradients: 4001,
+        statistics: 7,
+    };
+    backbone_case(
+        "cifar18",
+        backbone("resnet18", 1.0, Stem::Cifar),
+        32,
+        strides,
+    );
+}
+
+#[test]
+fn head_prototypes_and_the_multi_crop_forward_are_pytorchs() {
+    let golden = Golden::read("network");
+    let mut network = network(&NetworkConfig {
+        backbone: backbone("resnet18", 0.25, Stem::Cifar),
+        hidden: 64,
+        dim: 16,
+        prototypes: vec![10, 7],
+    });
+    network.prototypes = network.prototypes.normalise();
+    let device = Device::flex().autodiff();
+    let outputs = network.forward(vec![
+        image("input.large", [8, 3, 32, 32], &device),
+        image("input.small", [12, 3, 16, 16], &device),
+    ]);
+    golden.check("embeddings", &host(outputs.embeddings.clone()));
+    let mut loss = Tensor::<1>::zeros([1], &device);
+    for (i, scores) in outputs.scores.into_iter().enumerate() {
+        golden.check(&format!("scores.{i}"), &host(scores.clone()));
+        let probe = probe(&format!("probe.{i}"), &scores);
+        loss = loss + (scores * probe).sum();
+    }
+    let grads = gradients(&network, &loss.backward());
+    let of_head = |name: &str| name.starts_with("pro");
+    golden.check("head_gradients", &strided(&grads, 1, of_head));
+    golden.check(
+        "backbone_gradients",
+        &strided(&grads, 97, |name| !of_head(name)),
+    );
+    let statistics = |name: &str| name.contains("running_");
+    golden.check(
+        "statistics",
+        &strided(&weights::export(&network), 1, statistics),
+    );
+}

@@ -1,0 +1,117 @@
+//! Entropic optimal transport on [Burn](burn) tensors: from scores to codes.
+//!
+//! Clustering a data set and learning from the clusters at the same time has a trivial solution: put
+//! everything into one cluster. SwAV (Caron et al., *Unsupervised Learning of Visual Features by
+//! Contrasting Cluster Assignments*, NeurIPS 2020, section 3.1) forbids it by *how* it assigns: within
+//! each batch every prototype receives the same share of the samples. Such an assignment is the answer
+//! to a transport problem, and this crate solves it.
+//!
+//! # The problem
+//!
+//! Let `Z` be the `B` embeddings of a batch and `C` the `K` prototypes, all of unit length, and let
+//! `S = CᵀZ` be their scores, `K × B`. Among all ways `Q ≥ 0` to spread the samples over the prototypes,
+//! look for
+//!
+//! ```text
+//! max ⟨Q, S⟩ + ε·H(Q)     subject to     Q·1 = 1/K     (each prototype gets an equal share)
+//!  Q                                     Qᵀ·1 = 1/B    (each sample is spent, and counts the same)
+//! ```
+//!
+//! where `H(Q) = −Σ Q ln Q`. Without the entropy this is a linear programme, with assignments that are
+//! nearly hard. With it the problem is strictly concave, and its only solution has a closed form,
+//!
+//! ```text
+//! Q* = diag(u) · exp(S/ε) · diag(v)
+//! ```
+//!
+//! with one positive number for each prototype and one for each sample (Cuturi, *Sinkhorn Distances*,
+//! NeurIPS 2013, lemma 2). The *codes* are `B·Q*ᵀ`: one row for each sample, summing to one, used as the
+//! soft label that another view of the same image has to predict.
+//!
+//! # Sinkhorn-Knopp
+//!
+//! `u` and `v` are found by making one constraint true at a time. Start with `exp(S/ε)`, divided by its
+//! sum; then, again and again, give each prototype its share `1/K` and each sample its share `1/B`. SwAV
+//! stops after three rounds, of which the last step is the samples', so the codes of a sample sum to one
+//! exactly and the prototypes' shares are equal up to the error that is left. That error never grows from one
+//! round to the next, and shrinks fast once the scores are small against `ε`. Three rounds are
+//! part of the method, not a tolerance: results are meant to equal those of three rounds.
+//!
+//! # Why it does not overflow, and is still the same number
+//!
+//! `exp(S/ε)` leaves the range of `f32` for unit vectors once `ε < 0.0113`, and with the largest score taken
+//! out, whole samples vanish to zero once `ε` is below 0.02. Two identities avoid both, with no change to the result:
+//!
+//! 1. The first thing that happens to a prototype is division by its own sum, so any factor common to a
+//!    prototype cancels. Its *potential* `f_k = ε ln Σ_i exp(S_ki/ε)` is computed with that prototype's
+//!    largest score taken out, over all ranks.
+//! 2. A factor common to a sample cancels in the sample's step, which is therefore a softmax. It
+//!    subtracts the sample's largest entry *after* the prototypes have had theirs.
+//!
+//! So one round is: `codes = softmax_k((S − f)/ε)`. (A sample's largest *score* must not be taken out beforehand:
+//! it is a factor the prototypes' sums do depend on, and after three rounds the codes are other ones.) The
+//! next rounds need no exponential. The codes of a round are the kernel of the next: divide by the
+//! prototypes' sums, divide by the samples'. Every prototype's sum is then at least `1/(K·B)`, so nothing is divided
+//! by zero, and an entry that was too small for `f32` can grow back by no more than `K·B²` a round. Every third
+//! round the sums are taken into the potentials and the exponential is computed anew, before
+//! any such entry could matter. [`sinkhorn.rs`](sinkhorn_with) is short enough to read.
+//!
+//! The slow way to say the same, in `f64` and the log domain throughout, is in [`mod@reference`]; the tests
+//! hold the two together.
+//!
+//! # Example
+//!
+//! Six samples, two prototypes. Every sample is closer to the first one, so picking the largest score would
+//! leave the second prototype empty. The codes share them out, three each, and pick those for which the
+//! second prototype is the lesser loss.
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use swav_ot::{CodeStatistics, SinkhornConfig, sinkhorn};
+//!
+//! let device = Device::flex();
+//! let scores = Tensor::<2>::from_floats(
+//!     [[0.9, 0.1], [0.9, 0.2], [0.9, 0.1], [0.9, 0.8], [0.9, 0.7], [0.9, 0.8]],
+//!     &device,
+//! );
+//! let codes = sinkhorn(scores, &SinkhornConfig::default());
+//!
+//! let chosen: Vec<i64> = codes.clone().argmax(1).into_data().iter().collect();
+//! assert_eq!(chosen, [0, 0, 0, 1, 1, 1]);
+//!
+//! let report = CodeStatistics::of(&codes).read();
+//! assert_eq!(report.dead, 0);
+//! assert!(report.marginal_error < 0.2);
+//! ```
+//!
+//! # What is here
+//!
+//! | | |
+//! |---|---|
+//! | [`sinkhorn`], [`sinkhorn_batched`] | scores to codes, for one set of prototypes or several |
+//! | [`sinkhorn_with`], [`Reduce`] | the same with the samples spread over several ranks |
+//! | [`CodeStatistics`], [`code_entropy`], [`marginal_error`], [`assignment_counts`] | is training collapsing? |
+//! | [`dead_prototypes`], [`duplicate_prototypes`] | which prototypes are of no use? |
+//! | [`mod@reference`] | the slow and obvious form, which the rest is tested against |
+//!
+//! # Features
+//!
+//! | feature | what it does |
+//! |---|---|
+//! | none | The crate names no backend. It runs on whatever [`Device`](burn::tensor::Device) its tensors are on; the program that uses it picks backends with Burn's features. |
+//!
+//! Codes are computed in `f32` whatever the scores come in, and carry no gradient: they are targets.
+
+mod diagnostics;
+mod error;
+mod reduce;
+pub mod reference;
+mod sinkhorn;
+
+pub use diagnostics::{
+    CodeReport, CodeStatistics, Duplicate, assignment_counts, code_entropy, dead_prototypes,
+    duplicate_prototypes, marginal_error, usage_entropy,
+};
+pub use error::OtError;
+pub use reduce::{Local, Reduce, max_by_sum};
+pub use sinkhorn::{SinkhornConfig, sinkhorn, sinkhorn_batched, sinkhorn_with};

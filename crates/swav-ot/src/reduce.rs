@@ -1,0 +1,65 @@
+use burn::tensor::Tensor;
+
+/// How the few numbers that Sinkhorn needs from every sample cross ranks.
+///
+/// When a batch is spread over ranks, each holds the scores of its own samples, and codes are to come out as
+/// if one rank held them all. The only thing that depends on every sample is a number per prototype: its sum in
+/// each round, and its largest score at the start. An implementation combines that number
+/// elementwise over the ranks; with `K` prototypes, `K` floats travel a time, however large
+/// the batch is. The ranks' batches need not be equally large.
+///
+/// Every rank has to make the same calls in the same order, with the same [`SinkhornConfig`](crate::SinkhornConfig),
+/// and each has to get the *same bits* back: a collective that adds in another order on each rank would let
+/// the ranks' codes drift apart.
+///
+/// [`Local`] is the implementation for a single rank.
+pub trait Reduce {
+    /// Sums `partial` elementwise over the ranks. The shape is kept.
+    fn sum(&mut self, partial: Tensor<2>) -> Tensor<2>;
+
+    /// The largest value of each element of `partial` over the ranks. The shape is kept.
+    ///
+    /// Where a collective offers sums only (Burn's own `all_reduce` is one), [`max_by_sum`] makes a maximum of one.
+    fn max(&mut self, partial: Tensor<2>) -> Tensor<2>;
+}
+
+/// A single rank: what it has is all there is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Local;
+
+impl Reduce for Local {
+    fn sum(&mut self, partial: Tensor<2>) -> Tensor<2> {
+        partial
+    }
+
+    fn max(&mut self, partial: Tensor<2>) -> Tensor<2> {
+        partial
+    }
+}
+
+/// An elementwise maximum over ranks, made of an elementwise sum: each rank writes into a slot of its own,
+/// where the others add zeros.
+///
+/// `partial` is `[N, K]`; `sum` is called once with `[N, world·K]` and has to return its sum over the
+/// ranks, in that shape.
+///
+/// # Panics
+///
+/// If `rank` is not below `world`.
+pub fn max_by_sum(
+    partial: Tensor<2>,
+    rank: usize,
+    world: usize,
+    sum: impl FnOnce(Tensor<2>) -> Tensor<2>,
+) -> Tensor<2> {
+    assert!(rank < world, "max_by_sum: rank {rank} of {world}");
+    let [sets, width] = partial.dims();
+    let slots = partial
+        .zeros_like()
+        .repeat_dim(1, world)
+        .slice_assign([0..sets, rank * width..(rank + 1) * width], partial);
+    sum(slots)
+        .reshape([sets, world, width])
+        .max_dim(1)
+        .squeeze_dim(1)
+}

@@ -1,0 +1,383 @@
+//! Checkpoints: the whole state in one directory that is either complete or not there.
+//!
+//! ```text
+//! runs/NAME/
+//!   plan.toml                   what runs
+//!   metrics.jsonl               one line per logged step
+//!   checkpoints/step-00001234/
+//!     model.bpk                 weights and batch-norm statistics
+//!     optimizer.bpk             velocities or moments
+//!     queue.safetensors         what the method remembers, if anything
+//!     state.json                step, cursor, and the length and checksum of each file
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use swav_data::Cursor;
+use swav_model::{Network, weights};
+
+use crate::TrainError;
+use crate::files::{sync_directory, write_atomic};
+use crate::monitor::Collapse;
+use crate::plan::Plan;
+use crate::state::State;
+
+const MODEL: &str = "model.bpk";
+const OPTIMIZER: &str = "optimizer.bpk";
+const STATE: &str = "state.json";
+
+/// The small part of a state, and the seal over the large one.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    version: u32,
+    step: u64,
+    cursor: Cursor,
+    collapse: Collapse,
+    files: BTreeMap<String, Seal>,
+}
+
+/// Length and checksum of a file, so that a damaged checkpoint is recognised before it is read.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Seal {
+    bytes: u64,
+    crc32: u32,
+}
+
+impl Seal {
+    fn of(path: &Path) -> Result<Self, TrainError> {
+        let mut file = File::open(path).map_err(TrainError::io(path))?;
+        let mut hasher = crc32fast::Hasher::new();
+        let mut buffer = vec![0; 1 << 20];
+        let mut bytes = 0;
+        loop {
+            match file.read(&mut buffer).map_err(TrainError::io(path))? {
+                0 => break,
+                read => {
+                    hasher.update(&buffer[..read]);
+                    bytes += read as u64;
+                }
+            }
+        }
+        Ok(Self {
+            bytes,
+            crc32: hasher.finalize(),
+        })
+    }
+}
+
+const VERSION: u32 = 1;
+
+/// A run directory.
+#[derive(Clone, Debug)]
+pub struct RunDirectory {
+    path: PathBuf,
+}
+
+impl RunDirectory {
+    /// Makes the directory of a new run.
+    ///
+    /// # Errors
+    /// If the directory holds anything already, or cannot be written.
+    pub fn create(path: &Path) -> Result<Self, TrainError> {
+        let occupied = match fs::read_dir(path) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => return Err(TrainError::io(path)(error)),
+        };
+        if path.join("plan.toml").exists() {
+            return Err(TrainError::checkpoint(
+                path,
+                "already holds a run: continue it with --resume, or choose another --out",
+            ));
+        }
+        if occupied {
+            return Err(TrainError::checkpoint(
+                path,
+                "is not empty and holds no run: choose another --out",
+            ));
+        }
+        let run = Self {
+            path: path.to_path_buf(),
+        };
+        let checkpoints = run.checkpoints();
+        fs::create_dir_all(&checkpoints).map_err(TrainError::io(&checkpoints))?;
+        Ok(run)
+    }
+
+    /// A run that exists.
+    ///
+    /// # Errors
+    /// If there is no plan in the directory.
+    pub fn open(path: &Path) -> Result<Self, TrainError> {
+        if !path.exists() {
+            return Err(TrainError::checkpoint(path, "does not exist"));
+        }
+        if !path.join("plan.toml").is_file() {
+            return Err(TrainError::checkpoint(
+                path,
+                "is no run directory: it holds no plan.toml",
+            ));
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+        })
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `plan.toml`.
+    pub fn plan(&self) -> PathBuf {
+        self.path.join("plan.toml")
+    }
+
+    /// `metrics.jsonl`.
+    pub fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// The checkpoints there are, oldest first, with their steps.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn list(&self) -> Result<Vec<(u64, PathBuf)>, TrainError> {
+        let directory = self.checkpoints();
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&directory).map_err(TrainError::io(&directory))? {
+            let entry = entry.map_err(TrainError::io(&directory))?;
+            let name = entry.file_name();
+            let step = name
+                .to_str()
+                .and_then(|name| name.strip_prefix("step-"))
+                .and_then(|digits| digits.parse().ok());
+            if let Some(step) = step {
+                found.push((step, entry.path()));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// The newest checkpoint.
+    ///
+    /// # Errors
+    /// If there is none, or the directory cannot be read.
+    pub fn latest(&self) -> Result<PathBuf, TrainError> {
+        self.list()?.pop().map(|(_, path)| path).ok_or_else(|| {
+            TrainError::checkpoint(
+                self.checkpoints(),
+                "holds no checkpoint yet: the run ended before its first one",
+            )
+        })
+    }
+
+    /// Saves `state` as the newest checkpoint and removes all but the last `keep`.
+    ///
+    /// # Errors
+    /// If the disk is full or the directory cannot be written; older checkpoints are then intact.
+    pub fn save(&self, state: &State, keep: usize) -> Result<PathBuf, TrainError> {
+        let target = self.checkpoints().join(format!("step-{:08}", state.step));
+        save(state, &target)?;
+        let mut old = self.list()?;
+        old.truncate(old.len().saturating_sub(keep.max(1)));
+        for (_, path) in old {
+            fs::remove_dir_all(&path).map_err(TrainError::io(&path))?;
+        }
+        Ok(target)
+    }
+
+    /// Saves a state that must not be continued from, for a look at what went wrong.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub fn dump(&self, state: &State, why: &str) -> Result<PathBuf, TrainError> {
+        let target = self
+            .checkpoints()
+            .join(format!("{why}-step-{:08}", state.step));
+        save(state, &target)?;
+        Ok(target)
+    }
+
+    /// Removes what an interrupted save left behind.
+    ///
+    /// # Errors
+    /// If the directory cannot be read or written.
+    pub fn clean(&self) -> Result<(), TrainError> {
+        let directory = self.checkpoints();
+        for entry in fs::read_dir(&directory).map_err(TrainError::io(&directory))? {
+            let path = entry.map_err(TrainError::io(&directory))?.path();
+            let partial = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| name.starts_with(PARTIAL));
+            if partial {
+                fs::remove_dir_all(&path).map_err(TrainError::io(&path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const PARTIAL: &str = ".partial-";
+
+/// Writes the whole state beside `target`, and gives it its name when it is complete and durable.
+fn save(state: &State, target: &Path) -> Result<(), TrainError> {
+    let parent = target.parent().unwrap_or(Path::new("."));
+    let partial = tempfile::Builder::new()
+        .prefix(PARTIAL)
+        .tempdir_in(parent)
+        .map_err(TrainError::io(parent))?;
+    let directory = partial.path();
+
+    weights::save(&state.network, &directory.join(MODEL))?;
+    let optimizer = directory.join(OPTIMIZER);
+    state
+        .optimizer
+        .save(&optimizer)
+        .map_err(|error| TrainError::checkpoint(&optimizer, error.to_string()))?;
+    state.method.save(directory)?;
+
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(directory).map_err(TrainError::io(directory))? {
+        let path = entry.map_err(TrainError::io(directory))?.path();
+        File::open(&path)
+            .and_then(|file| file.sync_all())
+            .map_err(TrainError::io(&path))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        files.insert(name.into_owned(), Seal::of(&path)?);
+    }
+    let manifest = Manifest {
+        version: VERSION,
+        step: state.step,
+        cursor: state.cursor,
+        collapse: state.collapse.clone(),
+        files,
+    };
+    let text = serde_json::to_string_pretty(&manifest)
+        .map_err(|error| TrainError::checkpoint(target, error.to_string()))?;
+    write_atomic(&directory.join(STATE), text.as_bytes())?;
+    sync_directory(directory)?;
+
+    if target.exists() {
+        fs::remove_dir_all(target).map_err(TrainError::io(target))?;
+    }
+    let directory = partial.keep();
+    fs::rename(&directory, target).map_err(TrainError::io(target))?;
+    open_to_readers(target)?;
+    sync_directory(parent)
+}
+
+/// Temporary directories are made for their owner alone; a checkpoint is an ordinary one.
+fn open_to_readers(directory: &Path) -> Result<(), TrainError> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
+            .map_err(TrainError::io(directory))?;
+    }
+    Ok(())
+}
+
+/// The manifest of a checkpoint whose files are all as they were written.
+fn verify(directory: &Path) -> Result<Manifest, TrainError> {
+    let path = directory.join(STATE);
+    if !path.is_file() {
+        return Err(TrainError::checkpoint(
+            directory,
+            format!("is no checkpoint: it holds no {STATE}"),
+        ));
+    }
+    let text = fs::read_to_string(&path).map_err(TrainError::io(&path))?;
+    let manifest: Manifest = serde_json::from_str(&text)
+        .map_err(|error| TrainError::checkpoint(&path, format!("is damaged: {error}")))?;
+    if manifest.version != VERSION {
+        return Err(TrainError::checkpoint(
+            &path,
+            format!(
+                "is of version {}, this program reads version {VERSION}",
+                manifest.version
+            ),
+        ));
+    }
+    for (name, seal) in &manifest.files {
+        let file = directory.join(name);
+        let found = Seal::of(&file)?;
+        if found != *seal {
+            return Err(TrainError::checkpoint(
+                file,
+                format!(
+                    "is damaged: {} bytes with checksum {:08x}, written were {} with {:08x}; \
+                     remove this checkpoint to continue from the one before",
+                    found.bytes, found.crc32, seal.bytes, seal.crc32
+                ),
+            ));
+        }
+    }
+    Ok(manifest)
+}
+
+/// Reads the state that a checkpoint of `plan` holds. `device` has gradients turned on.
+///
+/// # Errors
+/// If the checkpoint is damaged or belongs to another architecture.
+pub fn load(directory: &Path, plan: &Plan, device: &Device) -> Result<State, TrainError> {
+    let manifest = verify(directory)?;
+    let mut state = State::new(plan, device);
+    state.network = weights::load(state.network, &directory.join(MODEL))?;
+    let path = directory.join(OPTIMIZER);
+    state.optimizer = plan
+        .optimizer
+        .init(&state.network)
+        .load(&path)
+        .map_err(|error| TrainError::checkpoint(&path, format!("is damaged: {error}")))?;
+    state.method.load(directory, &device.clone().inner())?;
+    state.step = manifest.step;
+    state.cursor = manifest.cursor;
+    state.collapse = manifest.collapse;
+    Ok(state)
+}
+
+/// Reads the network alone, for evaluation: without gradients on `device`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_network(
+    directory: &Path,
+    plan: &Plan,
+    device: &Device,
+) -> Result<Network, TrainError> {
+    verify(directory)?;
+    let network = plan.model.init(device);
+    Ok(weights::load(network, &directory.join(MODEL))?)
+}
+
+/// A trained network: its plan and the checkpoint that holds it.
+///
+/// `path` is a run directory, whose newest checkpoint is meant, or one checkpoint of a run.
+///
+/// # Errors
+/// If it is neither.
+pub fn find(path: &Path) -> Result<(Plan, PathBuf), TrainError> {
+    if path.is_dir() && path.join(STATE).is_file() {
+        let checkpoint = std::path::absolute(path).map_err(TrainError::io(path))?;
+        let run = checkpoint.parent().and_then(Path::parent).ok_or_else(|| {
+            TrainError::checkpoint(path, "lies in no run directory, where its plan.toml would be")
+        })?;
+        let plan = Plan::load(&run.join("plan.toml"))?;
+        return Ok((plan, checkpoint));
+    }
+    let run = RunDirectory::open(path)?;
+    Ok((Plan::load(&run.plan())?, run.latest()?))
+}

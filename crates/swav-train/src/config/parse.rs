@@ -1,0 +1,164 @@
+//! From text and overrides to a [`Recipe`], with errors that say where and what instead.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::Recipe;
+use crate::TrainError;
+
+impl Recipe {
+    /// Reads a recipe file.
+    ///
+    /// # Errors
+    /// Names the file, the line and, for an unknown field, the nearest known one.
+    pub fn from_file(path: &Path) -> Result<Self, TrainError> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            TrainError::Recipe(format!("cannot read the recipe {}: {error}", path.display()))
+        })?;
+        Self::from_toml(&text, &path.display().to_string())
+    }
+
+    /// Parses a recipe; `origin` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`from_file`](Self::from_file).
+    pub fn from_toml(text: &str, origin: &str) -> Result<Self, TrainError> {
+        toml::from_str(text).map_err(|error| {
+            let message = error.to_string();
+            TrainError::Recipe(format!("{origin}: {}", with_suggestion(message.trim_end())))
+        })
+    }
+
+    /// Applies one `section.field=value` override.
+    ///
+    /// The value is TOML (`2`, `0.5`, `[64, 64]`, `"10 epochs"`); text that is no TOML value is
+    /// taken as a string, so that quotes may be left out on a command line.
+    ///
+    /// # Errors
+    /// Names the override and, for an unknown field, the nearest known one.
+    pub fn set(self, assignment: &str) -> Result<Self, TrainError> {
+        let wrong = |reason: String| TrainError::Recipe(format!("--set {assignment}: {reason}"));
+        let (key, text) = assignment.split_once('=').ok_or_else(|| {
+            wrong("write section.field=value, for instance train.epochs=2".to_string())
+        })?;
+        let mut root = Value::try_from(&self).map_err(|error| wrong(error.to_string()))?;
+        insert(&mut root, key.trim(), value(text.trim())).map_err(wrong)?;
+        Self::deserialize(root).map_err(|error| wrong(with_suggestion(error.to_string().trim())))
+    }
+}
+
+/// A TOML value, or else the text itself as a string.
+fn value(text: &str) -> Value {
+    toml::from_str::<Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(text.to_string()))
+}
+
+/// Puts `value` at the dotted `key`, making tables on the way; a number indexes an array.
+fn insert(root: &mut Value, key: &str, value: Value) -> Result<(), String> {
+    let mut place = root;
+    for part in key.split('.') {
+        place = match place {
+            Value::Table(table) => table
+                .entry(part)
+                .or_insert_with(|| Value::Table(Table::new())),
+            Value::Array(items) => {
+                let length = items.len();
+                part.parse::<usize>()
+                    .ok()
+                    .and_then(|index| items.get_mut(index))
+                    .ok_or_else(|| format!("`{part}` is no index into a list of {length}"))?
+            }
+            _ => return Err(format!("`{part}` lies below a plain value")),
+        };
+    }
+    *place = value;
+    Ok(())
+}
+
+/// Adds "did you mean" to serde's message about an unknown field or variant.
+fn with_suggestion(message: &str) -> String {
+    let quoted = |text: &str| -> Vec<String> {
+        text.split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_string)
+            .collect()
+    };
+    let line = message
+        .lines()
+        .find(|line| line.contains("unknown field") || line.contains("unknown variant"));
+    let Some(names) = line.map(quoted) else {
+        return message.to_string();
+    };
+    let Some((unknown, known)) = names.split_first() else {
+        return message.to_string();
+    };
+    let nearest = known
+        .iter()
+        .map(|name| (strsim::jaro_winkler(unknown, name), name))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match nearest {
+        Some((likeness, name)) if likeness > 0.7 => {
+            format!("{message}\ndid you mean `{name}`?")
+        }
+        _ => message.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        Recipe::from_toml(text, "r.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_with_the_line_and_the_nearest_name() {
+        let message = refusal("[train]\nepoch = 3\n");
+        assert!(message.contains("r.toml"), "{message}");
+        assert!(message.contains("line 2"), "{message}");
+        assert!(message.contains("did you mean `epochs`?"), "{message}");
+    }
+
+    #[test]
+    fn a_negative_size_is_refused() {
+        let message = refusal("[[crops]]\ncount = 2\nsize = -32\nscale = [0.1, 1.0]\n");
+        assert!(message.contains("-32"), "{message}");
+    }
+
+    #[test]
+    fn an_override_replaces_one_field_and_leaves_the_others() {
+        let recipe = Recipe::from_toml("[train]\nepochs = 9\nseed = 4\n", "r").unwrap();
+        let recipe = recipe
+            .set("train.epochs=2")
+            .and_then(|r| r.set("method.freeze=1 epoch"))
+            .and_then(|r| r.set("model.prototypes=[16, 16]"))
+            .unwrap();
+        assert_eq!(recipe.train.epochs, Some(2));
+        assert_eq!(recipe.train.seed, Some(4));
+        assert_eq!(recipe.method.freeze, Some(super::super::Span::Epochs(1.0)));
+        assert_eq!(recipe.model.prototypes, Some(vec![16, 16]));
+    }
+
+    #[test]
+    fn an_override_of_an_unknown_field_names_the_flag_and_the_nearest_field() {
+        let message = Recipe::default().set("optimizer.larning_rate=1").unwrap_err().to_string();
+        assert!(message.contains("--set optimizer.larning_rate=1"), "{message}");
+        let message = Recipe::default().set("train.bach_size=8").unwrap_err().to_string();
+        assert!(message.contains("did you mean `batch_size`?"), "{message}");
+        assert!(Recipe::default().set("train.epochs").is_err());
+    }
+
+    #[test]
+    fn an_override_reaches_into_the_list_of_crops() {
+        let text = "[[crops]]\ncount = 2\nsize = 32\nscale = [0.1, 1.0]\n";
+        let recipe = Recipe::from_toml(text, "r").unwrap().set("crops.0.size=48").unwrap();
+        assert_eq!(recipe.crops[0].size, 48);
+        assert!(Recipe::from_toml(text, "r").unwrap().set("crops.3.size=48").is_err());
+    }
+}

@@ -1,0 +1,43 @@
+//! Where images come from: a path, or the set that ships inside.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use swav_data::{Format, Source, TarSource};
+
+use crate::TrainError;
+
+/// The images of `swav quickstart`: Twemoji graphics, CC-BY 4.0 (see `assets/`).
+static QUICKSTART: &[u8] = include_bytes!("../../../assets/quickstart.tar");
+
+/// What the paths of the built-in set begin with: `builtin:quickstart/train`, `…/test`.
+const BUILTIN: &str = "builtin:quickstart/";
+
+/// Opens a folder, a tar file, a folder of tar shards, or a part of the built-in set.
+///
+/// # Errors
+/// If there is nothing there, nothing that is an image, or the archive is damaged.
+pub fn open(path: &Path, format: Format) -> Result<Arc<dyn Source>, TrainError> {
+    match builtin_part(path) {
+        Some(part) => {
+            let source = TarSource::from_static("quickstart", QUICKSTART, &format!("{part}/"))?;
+            Ok(Arc::new(source))
+        }
+        None => Ok(swav_data::open(path, format)?),
+    }
+}
+
+/// The path as it is kept in a plan: absolute, so that a run continues from anywhere.
+///
+/// # Errors
+/// If the current directory is gone.
+pub fn resolve(path: &Path) -> Result<PathBuf, TrainError> {
+    match builtin_part(path) {
+        Some(_) => Ok(path.to_path_buf()),
+        None => std::path::absolute(path).map_err(TrainError::io(path)),
+    }
+}
+
+fn builtin_part(path: &Path) -> Option<&str> {
+    path.to_str()?.strip_prefix(BUILTIN)
+}

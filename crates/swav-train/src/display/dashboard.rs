@@ -1,0 +1,188 @@
+//! The dashboard: curves and progress in the terminal, drawn by burn-train's renderer.
+
+use std::io::IsTerminal;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use burn_train::Interrupter;
+use burn_train::metric::{
+    MetricAttributes, MetricDefinition, MetricEntry, MetricId, NumericAttributes, NumericEntry,
+    SerializedEntry,
+};
+use burn_train::renderer::{MetricState, MetricsRenderer, default_renderer};
+
+use super::Display;
+use crate::TrainError;
+use crate::metrics::{KnnRecord, StepRecord};
+use crate::plan::Plan;
+use crate::trainer::Outcome;
+
+/// Drives burn-train's terminal renderer from our own loop.
+pub struct Dashboard {
+    /// None once the user has killed it: the renderer then panics at every call.
+    renderer: Option<Box<dyn MetricsRenderer>>,
+    interrupter: Interrupter,
+    steps_per_epoch: u64,
+    epoch: u64,
+    killed: bool,
+    /// Said again on stderr when the terminal is ours again.
+    notes: Vec<String>,
+}
+
+const METRICS: [(&str, bool); 7] = [
+    ("Loss", false),
+    ("kNN accuracy", true),
+    ("Learning rate", true),
+    ("Images per second", true),
+    ("Waiting for data", false),
+    ("Code entropy", false),
+    ("Used prototypes", true),
+];
+
+impl Dashboard {
+    /// Whether a dashboard can be shown: stdout and stdin are a terminal.
+    pub fn possible() -> bool {
+        std::io::stdout().is_terminal() && std::io::stdin().is_terminal()
+    }
+
+    /// Takes over the terminal.
+    pub fn new() -> Self {
+        let interrupter = Interrupter::new();
+        let mut dashboard = Self {
+            renderer: Some(default_renderer(interrupter.clone(), None)),
+            interrupter,
+            steps_per_epoch: 1,
+            epoch: 0,
+            killed: false,
+            notes: Vec::new(),
+        };
+        dashboard.with(|renderer| {
+            for (name, higher_is_better) in METRICS {
+                let name = Arc::new(name.to_string());
+                renderer.register_metric(MetricDefinition {
+                    metric_id: MetricId::new(name.clone()),
+                    name,
+                    description: None,
+                    attributes: MetricAttributes::Numeric(NumericAttributes {
+                        unit: None,
+                        higher_is_better,
+                    }),
+                });
+            }
+        });
+        dashboard
+    }
+
+    /// Calls the renderer. Its "kill" key answers with a panic, which here means: end, but save.
+    fn with(&mut self, call: impl FnOnce(&mut dyn MetricsRenderer)) {
+        let Some(renderer) = &mut self.renderer else {
+            return;
+        };
+        if catch_unwind(AssertUnwindSafe(|| call(renderer.as_mut()))).is_err() {
+            self.killed = true;
+            self.close();
+        }
+    }
+
+    /// Gives the terminal back.
+    fn close(&mut self) {
+        let renderer = self.renderer.take();
+        // Dropping it after a kill panics once more, after its thread has been told to end.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(renderer)));
+    }
+
+    fn show(&mut self, metric: &str, value: f64, text: String) {
+        let id = MetricId::new(Arc::new(metric.to_string()));
+        let entry = MetricEntry::new(id, SerializedEntry::new(text, value.to_string()));
+        self.with(|renderer| {
+            renderer.update_train(MetricState::Numeric(entry, Some(NumericEntry::Value(value))));
+        });
+    }
+}
+
+impl Default for Dashboard {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Display for Dashboard {
+    fn start(&mut self, plan: &Plan, step: u64) {
+        self.steps_per_epoch = plan.train.steps_per_epoch.max(1);
+        self.epoch = step / self.steps_per_epoch;
+        let (epochs, first) = (plan.train.epochs as usize, self.epoch as usize + 1);
+        let items = self.steps_per_epoch as usize;
+        self.with(|renderer| {
+            renderer.start(epochs, first, Some(items), Some("swav"));
+            renderer.start_split("train", items);
+        });
+    }
+
+    fn step(&mut self, record: &StepRecord) {
+        self.show("Loss", record.loss, format!("{:.4}", record.loss));
+        self.show("Learning rate", record.lr, format!("{:.3e}", record.lr));
+        let speed = record.images_per_s;
+        self.show("Images per second", speed, format!("{speed:.0}"));
+        let share = 100.0 * record.wait_share;
+        self.show("Waiting for data", share, format!("{share:.0} %"));
+        let entropy = record.code_entropy;
+        self.show("Code entropy", entropy, format!("{entropy:.3} nats"));
+        let used = record.used_prototypes;
+        self.show("Used prototypes", used as f64, used.to_string());
+
+        let epoch = (record.step - 1) / self.steps_per_epoch;
+        let within = (record.step - epoch * self.steps_per_epoch) as usize;
+        let items = self.steps_per_epoch as usize;
+        let turned = epoch != self.epoch;
+        self.epoch = epoch;
+        self.with(|renderer| {
+            if turned {
+                renderer.end_split();
+                renderer.update_epoch(epoch as usize);
+                renderer.start_split("train", items);
+            }
+            renderer.update_split(within);
+        });
+    }
+
+    fn knn(&mut self, record: &KnnRecord) {
+        let percent = 100.0 * record.knn;
+        self.show("kNN accuracy", percent, format!("{percent:.1} %"));
+    }
+
+    fn note(&mut self, message: &str) {
+        self.notes.push(message.to_string());
+        let message = message.to_string();
+        self.with(|renderer| renderer.log_event_training(message));
+    }
+
+    fn progress(&mut self, what: &str, done: usize, total: usize) {
+        if done >= total {
+            let message = format!("{what}: {total} images");
+            self.with(|renderer| renderer.log_event_training(message));
+        }
+    }
+
+    fn stop_requested(&mut self) -> bool {
+        self.killed || self.interrupter.should_stop()
+    }
+
+    fn finish(&mut self, outcome: Result<&Outcome, &TrainError>) {
+        self.with(|renderer| {
+            renderer.end();
+        });
+        self.close();
+        for note in &self.notes {
+            eprintln!("{note}");
+        }
+        if matches!(outcome, Ok(Outcome::Interrupted)) {
+            eprintln!("interrupted; the state is saved");
+        }
+    }
+}
+
+impl Drop for Dashboard {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

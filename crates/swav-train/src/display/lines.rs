@@ -1,0 +1,114 @@
+//! Plain lines on stderr, a few a minute: for logs, pipes and batch systems.
+
+use std::time::{Duration, Instant};
+
+use super::{Display, Progress, readable};
+use crate::TrainError;
+use crate::metrics::{KnnRecord, StepRecord};
+use crate::plan::Plan;
+use crate::trainer::Outcome;
+
+/// One line every few seconds and one for whatever matters.
+#[derive(Debug)]
+pub struct Lines {
+    steps: u64,
+    epochs: u64,
+    first_step: u64,
+    began: Instant,
+    shown: Option<Instant>,
+    wait: Option<Progress>,
+}
+
+impl Lines {
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    /// A display that has shown nothing yet.
+    pub fn new() -> Self {
+        Self {
+            steps: 0,
+            epochs: 0,
+            first_step: 0,
+            began: Instant::now(),
+            shown: None,
+            wait: None,
+        }
+    }
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Display for Lines {
+    fn start(&mut self, plan: &Plan, step: u64) {
+        self.steps = plan.train.steps;
+        self.epochs = plan.train.epochs;
+        self.first_step = step;
+        self.began = Instant::now();
+        match step {
+            0 => eprintln!("training {} steps, {} epochs", self.steps, self.epochs),
+            _ => eprintln!("continuing at step {step} of {}", self.steps),
+        }
+    }
+
+    fn step(&mut self, record: &StepRecord) {
+        self.wait = None;
+        let last = record.step == self.steps;
+        if !last && self.shown.is_some_and(|at| at.elapsed() < Self::INTERVAL) {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let done = (record.step - self.first_step).max(1) as f64;
+        let left = (self.steps - record.step) as f64;
+        eprintln!(
+            "step {}/{}  epoch {:.2}/{}  loss {:.4}  lr {:.2e}  {:.0} images/s  waiting {:.0} %  \
+             entropy {:.2}  prototypes {}  left {}",
+            record.step,
+            self.steps,
+            record.epoch,
+            self.epochs,
+            record.loss,
+            record.lr,
+            record.images_per_s,
+            100.0 * record.wait_share,
+            record.code_entropy,
+            record.used_prototypes,
+            readable(self.began.elapsed().mul_f64(left / done)),
+        );
+    }
+
+    fn knn(&mut self, record: &KnnRecord) {
+        self.wait = None;
+        eprintln!(
+            "step {}/{}  epoch {:.2}/{}  kNN-{} {:.1} %",
+            record.step,
+            self.steps,
+            record.epoch,
+            self.epochs,
+            record.k,
+            100.0 * record.knn
+        );
+    }
+
+    fn note(&mut self, message: &str) {
+        eprintln!("{message}");
+    }
+
+    fn progress(&mut self, what: &str, done: usize, total: usize) {
+        self.wait
+            .get_or_insert_with(|| Progress::new(what))
+            .update(done, total);
+    }
+
+    fn finish(&mut self, outcome: Result<&Outcome, &TrainError>) {
+        self.wait = None;
+        let took = readable(self.began.elapsed());
+        match outcome {
+            Ok(Outcome::Finished { .. }) => eprintln!("finished after {took}"),
+            Ok(Outcome::Interrupted) => eprintln!("interrupted after {took}; the state is saved"),
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What a person sees while training goes on: a dashboard in a terminal, plain lines elsewhere.
+
+mod dashboard;
+mod lines;
+mod progress;
+
+use std::time::Duration;
+
+pub use dashboard::Dashboard;
+pub use lines::Lines;
+pub use progress::Progress;
+
+use crate::metrics::{KnnRecord, StepRecord};
+use crate::plan::Plan;
+use crate::trainer::Outcome;
+use crate::TrainError;
+
+/// Shows a run. Nothing that it does can change the run, except that it may ask for an end.
+pub trait Display {
+    /// The run begins, or continues, at `step`.
+    fn start(&mut self, plan: &Plan, step: u64);
+    /// A logged step.
+    fn step(&mut self, record: &StepRecord);
+    /// A kNN measurement.
+    fn knn(&mut self, record: &KnnRecord);
+    /// Something the user should know: a skipped file, a warning.
+    fn note(&mut self, message: &str);
+    /// A wait that is not a step: `done` of `total` images.
+    fn progress(&mut self, what: &str, done: usize, total: usize);
+    /// Whether the user has asked for an end through the display.
+    fn stop_requested(&mut self) -> bool {
+        false
+    }
+    /// The run is over.
+    fn finish(&mut self, outcome: Result<&Outcome, &TrainError>);
+}
+
+/// A duration as people say it: `48s`, `12m 05s`, `3h 20m`.
+pub fn readable(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h {:02}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}

@@ -1,0 +1,73 @@
+//! What can go wrong in a run, each kind with the exit code that the binary gives it.
+
+use std::path::PathBuf;
+
+use swav_data::DataError;
+use swav_model::weights::WeightsError;
+
+/// Everything that can stop a run.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The recipe does not parse, names something unknown, or asks for what cannot work.
+    #[error("{0}")]
+    Recipe(String),
+    /// The data cannot be read, or too much of it is corrupt.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A run directory or a checkpoint cannot be used.
+    #[error("{path}: {reason}", path = path.display())]
+    Checkpoint {
+        /// The file or directory at fault.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+    /// Weights cannot be written or do not fit.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A file of the run cannot be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file at fault.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The device failed or is not there.
+    #[error("{0}")]
+    Device(String),
+    /// Training stopped itself: the loss is no number any more, or the features have collapsed.
+    #[error("{0}")]
+    Stopped(String),
+    /// The user asked for an end; what had to be saved is saved.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl TrainError {
+    /// The process's exit code: 2 configuration, 3 data, 4 device, 5 training stopped itself,
+    /// 130 interrupted.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Recipe(_) | Self::Checkpoint { .. } | Self::Weights(_) | Self::Io { .. } => 2,
+            Self::Data(_) => 3,
+            Self::Device(_) => 4,
+            Self::Stopped(_) => 5,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// An [`Io`](Self::Io) error about `path`.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+
+    /// A [`Checkpoint`](Self::Checkpoint) error about `path`.
+    pub(crate) fn checkpoint(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        Self::Checkpoint {
+            path: path.into(),
+            reason: reason.into(),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Training with swapped assignments: from a recipe and a folder of images to features.
+//!
+//! # The way of a run
+//!
+//! A [`Recipe`] is what the user wrote. With what is known of the data and the device ([`Facts`])
+//! it becomes a [`Plan`], in which nothing is left open and which is saved with the run. A
+//! [`Trainer`] carries the plan out, step by step, on a [`State`] that holds all that changes; a
+//! checkpoint is that state on disk, and a run that continues from one gives the same losses, to
+//! the bit, as a run that was never stopped.
+//!
+//! What differs between methods lives behind [`Method`]; the trainer does not know which one runs.
+//! [`Extraction`] and [`knn`] measure what was learned.
+//!
+//! # Example
+//!
+//! ```
+//! use swav_train::{Facts, Plan, Recipe};
+//!
+//! let recipe = Recipe::from_toml("[train]\nepochs = 200\n[data]\npath = \"photos\"\n", "example")?;
+//! let facts = Facts { images: 50_000, classes: 0, side: 32, accelerated: false };
+//! let plan = Plan::derive(&recipe, &facts)?;
+//! assert_eq!(plan.train.steps_per_epoch, 195);
+//! assert_eq!(plan.model.prototypes, [593]);
+//! for note in &plan.notes {
+//!     println!("{note}");
+//! }
+//! # Ok::<(), swav_train::TrainError>(())
+//! ```
+//!
+//! # Features
+//!
+//! None: the crate names no backend. Whoever builds a binary enables Burn's (`flex`, `wgpu`, `cuda`)
+//! and hands over a [`Device`](burn::tensor::Device).
+
+pub mod checkpoint;
+pub mod config;
+pub mod data;
+pub mod display;
+mod error;
+pub mod eval;
+pub mod files;
+pub mod method;
+pub mod metrics;
+pub mod monitor;
+pub mod optim;
+mod plan;
+mod state;
+mod stop;
+mod trainer;
+mod upload;
+
+pub use checkpoint::RunDirectory;
+pub use config::Recipe;
+pub use error::TrainError;
+pub use eval::{
+    Extraction, Features, KnnAccuracy, KnnConfig, Layer, Queries, RowFormat, RowWriter, knn,
+};
+pub use method::Method;
+pub use plan::{DataPlan, EvaluationPlan, Facts, Note, Plan, TrainPlan};
+pub use state::State;
+pub use stop::Stop;
+pub use trainer::{Outcome, Parts, Trainer};
+pub use upload::{Normalisation, upload};

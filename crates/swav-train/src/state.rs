@@ -1,0 +1,65 @@
+//! All that a run is: with a state and the plan, training goes on as if it had never stopped.
+
+use burn::optim::ModuleOptimizer;
+use burn::tensor::Device;
+use swav_data::Cursor;
+use swav_model::Network;
+
+use crate::method::{Method, Swav};
+use crate::monitor::Collapse;
+use crate::plan::Plan;
+
+/// Everything that changes from step to step.
+///
+/// There is no random state in it beyond the seed in the plan: the order of the images and the
+/// augmentation of each crop are functions of (seed, epoch, sample, crop), and the device's own
+/// random stream is used for the initial weights alone.
+pub struct State {
+    /// Weights and batch-norm statistics.
+    pub network: Network,
+    /// Velocities or moments.
+    pub optimizer: ModuleOptimizer,
+    /// The method with its queue or banks.
+    pub method: Box<dyn Method>,
+    /// Steps done.
+    pub step: u64,
+    /// Where the next batch begins.
+    pub cursor: Cursor,
+    /// The collapse monitor with its patience.
+    pub collapse: Collapse,
+}
+
+impl State {
+    /// The state before the first step. `device` has gradients turned on.
+    pub fn new(plan: &Plan, device: &Device) -> Self {
+        let network = Self::untrained(plan, device);
+        let method = Swav::new(
+            plan.method.clone(),
+            &plan.model.prototypes,
+            plan.model.dim,
+            &device.clone().inner(),
+        );
+        let collapse = Collapse::new(
+            method.chance_loss(),
+            plan.method.freeze_steps,
+            plan.train.steps_per_epoch,
+        );
+        Self {
+            optimizer: plan.optimizer.init(&network),
+            network,
+            method: Box::new(method),
+            step: 0,
+            cursor: Cursor {
+                epoch: 0,
+                position: 0,
+            },
+            collapse,
+        }
+    }
+
+    /// The network as it was before the first step.
+    pub fn untrained(plan: &Plan, device: &Device) -> Network {
+        device.seed(plan.train.seed);
+        plan.model.init(device)
+    }
+}

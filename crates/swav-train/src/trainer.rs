@@ -1,0 +1,486 @@
+//! The loop.
+//!
+//! One step is: the next batch from the loader, one pass of the backbone per resolution, the
+//! method's targets and loss, backward, update. Around it: records, kNN accuracy, the collapse
+//! monitor, checkpoints, and a clean stop between any two steps.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::{Device, Tensor};
+use swav_data::{Batch, Loader, LoaderConfig, Order, Source, View};
+use swav_model::{Network, Outputs};
+
+use crate::checkpoint::{self, RunDirectory};
+use crate::config::OnCollapse;
+use crate::display::Display;
+use crate::eval::read;
+use crate::method::Targets;
+use crate::metrics::{KnnRecord, MetricsFile, StepRecord};
+use crate::monitor::{OnlineKnn, Verdict, spread};
+use crate::plan::Plan;
+use crate::state::State;
+use crate::upload::{Normalisation, upload};
+use crate::{Stop, TrainError};
+
+/// Trains by a plan, from a state, into a run directory.
+pub struct Trainer {
+    plan: Plan,
+    run: RunDirectory,
+    state: State,
+    loader: Loader,
+    knn: Option<OnlineKnn>,
+    device: Device,
+    metrics: MetricsFile,
+    display: Box<dyn Display>,
+    stop: Stop,
+    window: Window,
+    loss_sum: Option<Tensor<1>>,
+    bad_files: usize,
+}
+
+/// How a run ended without an error.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Outcome {
+    /// All steps are done.
+    Finished {
+        /// The last measured kNN accuracy.
+        knn: Option<f64>,
+    },
+    /// The user asked for an end; the state is saved.
+    Interrupted,
+}
+
+/// What a trainer is made of besides the plan.
+pub struct Parts {
+    /// The training images.
+    pub source: Arc<dyn Source>,
+    /// Held-out images for the online kNN.
+    pub test: Option<Arc<dyn Source>>,
+    /// Where it runs, without gradients; the trainer turns them on.
+    pub device: Device,
+    /// Where it is shown.
+    pub display: Box<dyn Display>,
+    /// By whom it is stopped.
+    pub stop: Stop,
+}
+
+/// What one step leaves to look at. Nothing is read back from the device before it is asked for.
+struct Step {
+    loss: Tensor<1>,
+    targets: Targets,
+    embeddings: Tensor<2>,
+    lr: f64,
+}
+
+/// Time and images since the last record.
+struct Window {
+    began: Instant,
+    waited: Duration,
+    images: usize,
+}
+
+impl Window {
+    fn open(waited: Duration) -> Self {
+        Self {
+            began: Instant::now(),
+            waited,
+            images: 0,
+        }
+    }
+}
+
+impl Trainer {
+    /// A new run in the empty directory `run`.
+    ///
+    /// # Errors
+    /// If the data or the directory cannot be used.
+    pub fn start(plan: Plan, run: RunDirectory, parts: Parts) -> Result<Self, TrainError> {
+        plan.save(&run.plan())?;
+        let state = State::new(&plan, &parts.device.clone().autodiff());
+        Self::assemble(plan, run, state, parts)
+    }
+
+    /// Continues `run` from its newest checkpoint, or from its beginning if there is none.
+    ///
+    /// # Errors
+    /// If the checkpoint is damaged or the data is not what it was.
+    pub fn resume(run: RunDirectory, parts: Parts) -> Result<Self, TrainError> {
+        let plan = Plan::load(&run.plan())?;
+        let images = parts.source.len();
+        if images != plan.data.images {
+            return Err(TrainError::Recipe(format!(
+                "the run was started on {} images, {} now holds {images}: the same images cannot \
+                 be met again; restore them or start a new run",
+                plan.data.images,
+                plan.data.path.display()
+            )));
+        }
+        run.clean()?;
+        let device = parts.device.clone().autodiff();
+        let state = match run.list()?.pop() {
+            Some((_, newest)) => checkpoint::load(&newest, &plan, &device)?,
+            None => State::new(&plan, &device),
+        };
+        Self::assemble(plan, run, state, parts)
+    }
+
+    fn assemble(
+        plan: Plan,
+        run: RunDirectory,
+        state: State,
+        parts: Parts,
+    ) -> Result<Self, TrainError> {
+        let Parts {
+            source,
+            test,
+            device,
+            display,
+            stop,
+        } = parts;
+        let knn = (plan.train.knn_steps > 0).then(|| OnlineKnn::new(source.clone(), test));
+        let loader = Loader::new(source, loader_config(&plan), state.cursor)?;
+        let metrics = MetricsFile::open(&run.metrics(), state.step)?;
+        Ok(Self {
+            device: device.autodiff(),
+            window: Window::open(Duration::ZERO),
+            loss_sum: None,
+            bad_files: 0,
+            plan,
+            run,
+            state,
+            loader,
+            knn,
+            metrics,
+            display,
+            stop,
+        })
+    }
+
+    /// Trains until the last step, an interruption or an error; whatever ends it, the state is
+    /// saved first unless it is no good.
+    ///
+    /// # Errors
+    /// If data, device or disk fail, or training stops itself.
+    pub fn run(mut self) -> Result<Outcome, TrainError> {
+        self.display.start(&self.plan, self.state.step);
+        let outcome = self.steps();
+        if let Err(TrainError::Data(_)) = &outcome {
+            self.save()?;
+        }
+        self.display.finish(outcome.as_ref());
+        outcome
+    }
+
+    fn steps(&mut self) -> Result<Outcome, TrainError> {
+        let mut knn = None;
+        let mut saved = self.state.step;
+        while self.state.step < self.plan.train.steps {
+            let batch = self.next_batch()?;
+            let step = self.step(&batch);
+            self.loader.recycle(batch);
+
+            let last = self.state.step == self.plan.train.steps;
+            if last || self.due(self.plan.train.log_steps) {
+                self.record(step)?;
+            }
+            if self.plan.train.knn_steps > 0 && (last || self.due(self.plan.train.knn_steps)) {
+                knn = self.measure_knn()?.or(knn);
+            }
+            if last || self.due(self.plan.train.checkpoint_steps) {
+                self.save()?;
+                saved = self.state.step;
+            }
+            if self.interrupted() && !last {
+                if saved != self.state.step {
+                    self.save()?;
+                }
+                return Ok(Outcome::Interrupted);
+            }
+        }
+        Ok(Outcome::Finished { knn })
+    }
+
+    /// One optimizer step over `batch`.
+    fn step(&mut self, batch: &Batch) -> Step {
+        let State {
+            network,
+            optimizer,
+            method,
+            step,
+            ..
+        } = &mut self.state;
+        let lr = self.plan.optimizer.schedule.at(*step);
+        let current = method.prepare(network.clone());
+
+        let crops: Vec<Tensor<4>> = batch
+            .groups
+            .iter()
+            .map(|group| upload(group, &Normalisation::TRAINING, &self.device))
+            .collect();
+        let micro_batches = self.plan.train.accumulate;
+        let samples = batch.indices.len();
+        let rows = samples / micro_batches;
+
+        let mut forwards = if micro_batches == 1 {
+            vec![current.forward(crops.clone())]
+        } else {
+            // The codes are taken over the whole batch before any part of it is learned from.
+            let silent = untracked(&current);
+            (0..micro_batches)
+                .map(|m| silent.forward(part(&crops, samples, m * rows, rows)))
+                .collect()
+        };
+        let embeddings = by_crop(&forwards, rows);
+        let targets = method.targets(*step, &current, &embeddings);
+
+        let mut gradients = GradientsAccumulator::new();
+        let mut loss = Tensor::<1>::zeros([1], &self.device.clone().inner());
+        for m in 0..micro_batches {
+            let outputs = if micro_batches == 1 {
+                forwards.remove(0)
+            } else {
+                current.forward(part(&crops, samples, m * rows, rows))
+            };
+            let partial = method.loss(&outputs, &targets.rows(m * rows, rows));
+            let partial = partial / micro_batches as f64;
+            loss = loss + partial.clone().inner();
+            let partial = GradientsParams::from_grads(partial.backward(), &current);
+            gradients.accumulate(&current, partial);
+        }
+
+        let mut gradients = gradients.grads();
+        for id in method.frozen(*step, &current) {
+            gradients.remove::<2>(id);
+        }
+        *network = optimizer.step(lr, current, gradients);
+        *step += 1;
+        self.state.cursor = batch.cursor;
+        self.window.images += samples;
+        self.loss_sum = Some(match self.loss_sum.take() {
+            Some(sum) => sum + loss.clone(),
+            None => loss.clone(),
+        });
+        Step {
+            loss,
+            targets,
+            embeddings: embeddings[0].clone(),
+            lr,
+        }
+    }
+
+    fn next_batch(&mut self) -> Result<Batch, TrainError> {
+        self.loader.next_batch()?.ok_or_else(|| {
+            TrainError::Recipe("the loader ended although training never does".to_string())
+        })
+    }
+
+    /// Whether the step just done is a multiple of `every`.
+    fn due(&self, every: u64) -> bool {
+        self.state.step.is_multiple_of(every)
+    }
+
+    fn epoch(&self) -> f64 {
+        self.state.step as f64 / self.plan.train.steps_per_epoch as f64
+    }
+
+    fn interrupted(&mut self) -> bool {
+        self.stop.requested() || self.display.stop_requested()
+    }
+
+    /// Reads the step back from the device, writes it down, and judges it.
+    fn record(&mut self, step: Step) -> Result<(), TrainError> {
+        self.guard()?;
+        let loss = f64::from(read(step.loss)?[0]);
+        let codes = self.state.method.statistics(&step.targets);
+        let waited = self.loader.waited();
+        let seconds = self.window.began.elapsed().as_secs_f64().max(1e-9);
+        let health = self.loader.health();
+        let record = StepRecord {
+            step: self.state.step,
+            epoch: self.epoch(),
+            loss,
+            lr: step.lr,
+            images_per_s: self.window.images as f64 / seconds,
+            wait_share: ((waited - self.window.waited).as_secs_f64() / seconds).min(1.0),
+            code_entropy: codes.entropy,
+            used_prototypes: codes.used,
+            spread: spread(&step.embeddings),
+            bad_files: health.bad.len(),
+        };
+        self.metrics.write(&record)?;
+        self.display.step(&record);
+        for bad in &health.bad[self.bad_files.min(health.bad.len())..] {
+            let message = format!("skipped {}: {}", bad.name, bad.reason);
+            self.display.note(&message);
+        }
+        self.bad_files = health.bad.len();
+        self.window = Window::open(waited);
+
+        match self
+            .state
+            .collapse
+            .observe(self.state.step, loss, record.spread)
+        {
+            Verdict::Healthy => Ok(()),
+            Verdict::Warning(sign) => {
+                self.display.note(&format!("this may be a collapse: {sign}"));
+                Ok(())
+            }
+            Verdict::Collapsed(sign) if self.plan.train.on_collapse == OnCollapse::Warn => {
+                self.display.note(&format!("collapsed: {sign}"));
+                Ok(())
+            }
+            Verdict::Collapsed(sign) => {
+                let dump = self.run.dump(&self.state, "collapsed")?;
+                Err(TrainError::Stopped(format!(
+                    "training stopped at step {}: {sign}. The state is in {}; \
+                     train.on_collapse=warn goes on regardless",
+                    self.state.step,
+                    dump.display()
+                )))
+            }
+        }
+    }
+
+    fn measure_knn(&mut self) -> Result<Option<f64>, TrainError> {
+        let Some(knn) = &self.knn else {
+            return Ok(None);
+        };
+        let network = self.state.network.valid();
+        let device = self.device.clone().inner();
+        let display = &mut self.display;
+        let progress = |done, total| display.progress("kNN", done, total);
+        let accuracy = match knn.measure(&network, &self.plan, &device, &self.stop, progress) {
+            // The next look at the flag ends the run with the state saved.
+            Err(TrainError::Interrupted) => return Ok(None),
+            accuracy => accuracy?,
+        };
+        let record = KnnRecord {
+            step: self.state.step,
+            epoch: self.epoch(),
+            knn: accuracy,
+            k: knn.k(),
+        };
+        self.metrics.write(&record)?;
+        self.display.knn(&record);
+        self.window = Window::open(self.loader.waited());
+        Ok(Some(accuracy))
+    }
+
+    fn save(&mut self) -> Result<(), TrainError> {
+        self.guard()?;
+        self.metrics.sync()?;
+        self.run.save(&self.state, self.plan.train.keep)?;
+        self.window = Window::open(self.loader.waited());
+        Ok(())
+    }
+
+    /// Never goes on, and never saves over a good state, once a number is none any more.
+    fn guard(&mut self) -> Result<(), TrainError> {
+        let sums = [
+            self.loss_sum.take(),
+            Some(sum_of_weights(&self.state.network)),
+        ];
+        for sum in sums.into_iter().flatten() {
+            if !read(sum)?[0].is_finite() {
+                let dump = self.run.dump(&self.state, "non-finite")?;
+                return Err(TrainError::Stopped(format!(
+                    "training stopped at step {}: the loss or a weight is no finite number any \
+                     more. The state is in {} for a look; continue from the last good checkpoint \
+                     with --resume after a change of cause: a smaller optimizer.lr, a longer \
+                     optimizer.warmup, or a larger method.epsilon",
+                    self.state.step,
+                    dump.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn loader_config(plan: &Plan) -> LoaderConfig {
+    LoaderConfig {
+        batch_size: plan.train.batch_size,
+        view: View::MultiCrop {
+            crops: plan.crops.clone(),
+            augment: plan.augment.clone(),
+        },
+        order: Order::Shuffled {
+            seed: plan.train.seed,
+        },
+        workers: plan.data.workers,
+        prefetch: plan.data.prefetch,
+        drop_last: true,
+        corrupt_budget: plan.data.corrupt_budget,
+        max_pixels: plan.data.max_pixels,
+        rank: 0,
+        world: 1,
+        seed: plan.train.seed,
+    }
+}
+
+/// The network with batch statistics as in training but without a graph, and with running
+/// statistics of its own, so that looking at a batch does not count as having trained on it.
+fn untracked(network: &Network) -> Network {
+    network.valid().train().no_grad()
+}
+
+/// Samples `start .. start + rows` of every crop; `groups` are crop-major over `samples` samples.
+fn part(groups: &[Tensor<4>], samples: usize, start: usize, rows: usize) -> Vec<Tensor<4>> {
+    groups
+        .iter()
+        .map(|group| {
+            let [all, channels, height, width] = group.dims();
+            let crops = all / samples;
+            group
+                .clone()
+                .reshape([crops, samples, channels, height, width])
+                .narrow(1, start, rows)
+                .reshape([crops * rows, channels, height, width])
+        })
+        .collect()
+}
+
+/// The embeddings of each crop over all forward passes, `[B, dim]`, without gradients; each pass
+/// saw `rows` samples.
+fn by_crop(forwards: &[Outputs], rows: usize) -> Vec<Tensor<2>> {
+    let detached: Vec<_> = forwards
+        .iter()
+        .map(|outputs| outputs.embeddings.clone().detach().inner())
+        .collect();
+    let crops = detached.first().map_or(0, |first| first.dims()[0] / rows);
+    (0..crops)
+        .map(|crop| {
+            let parts = detached
+                .iter()
+                .map(|embeddings| embeddings.clone().narrow(0, crop * rows, rows));
+            Tensor::cat(parts.collect(), 0)
+        })
+        .collect()
+}
+
+/// The sum over all weights: finite only if each of them is (and they are not absurdly large).
+fn sum_of_weights(network: &Network) -> Tensor<1> {
+    #[derive(Default)]
+    struct Sum(Option<Tensor<1>>);
+
+    impl ModuleVisitor for Sum {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let sum = param.val().inner().sum();
+            self.0 = Some(match self.0.take() {
+                Some(total) => total + sum,
+                None => sum,
+            });
+        }
+    }
+
+    let mut sum = Sum::default();
+    network.visit(&mut sum);
+    match sum.0 {
+        Some(total) => total,
+        None => unreachable!("a network has weights"),
+    }
+}

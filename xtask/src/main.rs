@@ -1,0 +1,2 @@
+//! The binary `swav`.
+fn main() {}
