@@ -1,2 +1,42 @@
-//! The binary `swav`.
-fn main() {}
+//! Tasks of the workspace: `cargo xtask ci`, `cargo xtask golden`, `cargo xtask assets`.
+
+mod assets;
+mod ci;
+mod golden;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of the workspace.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run every check that a change must pass, the quick ones first.
+    Ci,
+    /// Make the golden numbers anew, or compare them with what is committed.
+    Golden(golden::Args),
+    /// Build assets/quickstart.tar from the emoji crates.
+    Assets,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().task {
+        Task::Ci => ci::run(),
+        Task::Golden(args) => golden::run(&args),
+        Task::Assets => assets::quickstart(&root().join("assets/quickstart.tar")),
+    }
+}
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map_or_else(PathBuf::new, Path::to_path_buf)
+}

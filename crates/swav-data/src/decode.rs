@@ -61,7 +61,10 @@ impl Image {
         }
         let expected = u64::from(width) * u64::from(height) * 3;
         if rgb.len() as u64 != expected {
-            return Err(format!("{width} × {height} takes {expected} bytes, got {}", rgb.len()));
+            return Err(format!(
+                "{width} × {height} takes {expected} bytes, got {}",
+                rgb.len()
+            ));
         }
         Ok(Self { width, height, rgb })
     }
@@ -76,16 +79,24 @@ pub fn decode(sample: &Sample, name: &str, max_pixels: u64) -> Result<Image, Dat
     let check = |width: u32, height: u32| {
         if u64::from(width) * u64::from(height) > max_pixels {
             let file = name.into();
-            return Err(DataError::TooLarge { file, width, height, limit: max_pixels });
+            return Err(DataError::TooLarge {
+                file,
+                width,
+                height,
+                limit: max_pixels,
+            });
         }
         Ok(())
     };
     match sample {
         Sample::Pixels { width, height, rgb } => {
             check(*width, *height)?;
-            Image::new(*width, *height, rgb.clone()).map_err(|reason| DataError::decode(name, reason))
+            Image::new(*width, *height, rgb.clone())
+                .map_err(|reason| DataError::decode(name, reason))
         }
-        Sample::Encoded(bytes) if bytes.is_empty() => Err(DataError::decode(name, "the file is empty")),
+        Sample::Encoded(bytes) if bytes.is_empty() => {
+            Err(DataError::decode(name, "the file is empty"))
+        }
         Sample::Encoded(bytes) if bytes.starts_with(&JPEG_START) => jpeg(bytes, name, check),
         Sample::Encoded(bytes) => other(bytes, name, max_pixels, check),
     }
@@ -100,7 +111,8 @@ fn jpeg(
     name: &str,
     check: impl Fn(u32, u32) -> Result<(), DataError>,
 ) -> Result<Image, DataError> {
-    let failed = |error: zune_jpeg::errors::DecodeErrors| DataError::decode(name, error.to_string());
+    let failed =
+        |error: zune_jpeg::errors::DecodeErrors| DataError::decode(name, error.to_string());
     // Not strict: strictness refuses stray bytes between segments, which every other reader skips
     // and real photographs have. What matters, missing data, is looked for below.
     let options = DecoderOptions::default()
@@ -110,16 +122,26 @@ fn jpeg(
         .jpeg_set_out_colorspace(ColorSpace::RGB);
     let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(failed)?;
-    let info = decoder.info().ok_or_else(|| DataError::decode(name, "no frame header"))?;
+    let info = decoder
+        .info()
+        .ok_or_else(|| DataError::decode(name, "no frame header"))?;
     let (width, height) = (u32::from(info.width), u32::from(info.height));
     check(width, height)?;
     if !reaches_end_of_image(bytes) {
-        return Err(DataError::decode(name, "cut short: the end-of-image marker is missing"));
+        return Err(DataError::decode(
+            name,
+            "cut short: the end-of-image marker is missing",
+        ));
     }
-    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+    let orientation = decoder
+        .exif()
+        .and_then(|exif| Orientation::from_exif_chunk(exif));
     let rgb = decoder.decode().map_err(failed)?;
     let image = Image::new(width, height, rgb).map_err(|reason| DataError::decode(name, reason))?;
-    Ok(upright(image, orientation.unwrap_or(Orientation::NoTransforms)))
+    Ok(upright(
+        image,
+        orientation.unwrap_or(Orientation::NoTransforms),
+    ))
 }
 
 /// Whether the picture in `jpeg` ends with its end-of-image marker.
@@ -141,7 +163,9 @@ fn reaches_end_of_image(jpeg: &[u8]) -> bool {
         while jpeg.get(at) == Some(&0xFF) {
             at += 1;
         }
-        let Some(&marker) = jpeg.get(at) else { return false };
+        let Some(&marker) = jpeg.get(at) else {
+            return false;
+        };
         at += 1;
         match marker {
             END => return true,
@@ -152,7 +176,9 @@ fn reaches_end_of_image(jpeg: &[u8]) -> bool {
             _ if in_scan && !matches!(marker, 0xC0..=0xCF | 0xDA..=0xDF | 0xE0..=0xEF | 0xFE) => {}
             _ => {
                 in_scan |= marker == START_OF_SCAN;
-                let Some(length) = jpeg.get(at..at + 2) else { return false };
+                let Some(length) = jpeg.get(at..at + 2) else {
+                    return false;
+                };
                 at += usize::from(u16::from_be_bytes([length[0], length[1]]));
             }
         }
@@ -192,7 +218,10 @@ fn other(
     limits.max_alloc = Some(max_pixels.saturating_mul(16).saturating_add(1 << 20));
     decoder.set_limits(limits).map_err(failed)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let rgb = DynamicImage::from_decoder(decoder).map_err(failed)?.into_rgb8().into_raw();
+    let rgb = DynamicImage::from_decoder(decoder)
+        .map_err(failed)?
+        .into_rgb8()
+        .into_raw();
     let image = Image::new(width, height, rgb).map_err(|reason| DataError::decode(name, reason))?;
     Ok(upright(image, orientation))
 }
@@ -209,7 +238,11 @@ fn upright(image: Image, orientation: Orientation) -> Image {
     let mut dynamic = DynamicImage::ImageRgb8(pixels);
     dynamic.apply_orientation(orientation);
     let (width, height) = (dynamic.width(), dynamic.height());
-    Image { width, height, rgb: dynamic.into_rgb8().into_raw() }
+    Image {
+        width,
+        height,
+        rgb: dynamic.into_rgb8().into_raw(),
+    }
 }
 
 #[cfg(test)]
@@ -223,6 +256,9 @@ mod tests {
         file.extend([0xFF, 0xDA, 0, 3, 0, 0x12, 0xFF, 0x00, 0x34]);
         assert!(!reaches_end_of_image(&file));
         file.extend([0xFF, 0xD9, 0, 0, 0]);
-        assert!(reaches_end_of_image(&file), "padding after the end is no fault");
+        assert!(
+            reaches_end_of_image(&file),
+            "padding after the end is no fault"
+        );
     }
 }

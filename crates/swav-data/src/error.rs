@@ -88,17 +88,26 @@ impl DataError {
     pub(crate) fn io(path: &Path, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::NotFound => Self::NotFound { path: path.into() },
-            _ => Self::Io { path: path.into(), source },
+            _ => Self::Io {
+                path: path.into(),
+                source,
+            },
         }
     }
 
     /// A [`DataError::Decode`] of `file`.
     pub(crate) fn decode(file: &str, reason: impl Into<String>) -> Self {
-        Self::Decode { file: file.into(), reason: reason.into() }
+        Self::Decode {
+            file: file.into(),
+            reason: reason.into(),
+        }
     }
 
     /// A [`DataError::Format`] of `path`.
     pub(crate) fn format(path: &Path, reason: impl Into<String>) -> Self {
-        Self::Format { path: path.into(), reason: reason.into() }
+        Self::Format {
+            path: path.into(),
+            reason: reason.into(),
+        }
     }
 }

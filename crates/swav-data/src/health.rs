@@ -89,7 +89,11 @@ pub(crate) fn try_decode(
     index: usize,
     max_pixels: u64,
 ) -> Result<Image, BadFile> {
-    let bad = |reason: String| BadFile { index, name: source.name(index), reason };
+    let bad = |reason: String| BadFile {
+        index,
+        name: source.name(index),
+        reason,
+    };
     let attempt = || -> Result<Image, DataError> {
         let sample = source.read(index)?;
         match sample {
@@ -150,7 +154,11 @@ pub fn scan(
     });
     let mut bad = std::mem::take(&mut *lock(&found));
     bad.sort_by_key(|bad| bad.index);
-    HealthReport { bad, total: source.len(), budget: 0.0 }
+    HealthReport {
+        bad,
+        total: source.len(),
+        budget: 0.0,
+    }
 }
 
 /// `workers`, or the number of cores when it is zero.
@@ -163,5 +171,7 @@ pub(crate) fn worker_count(workers: usize) -> usize {
 
 /// Locks; a thread that panicked while it held the lock does not matter to what is kept here.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -105,6 +105,4 @@ pub use health::{BadFile, HealthReport, scan};
 pub use loader::{Batch, CropGroup, Loader, LoaderConfig};
 pub use multicrop::{CropSpec, View};
 pub use sampler::{Cursor, Order, Permutation};
-pub use source::{
-    CifarSource, FolderSource, Format, IdxSource, Sample, Source, TarSource, open,
-};
+pub use source::{CifarSource, FolderSource, Format, IdxSource, Sample, Source, TarSource, open};

@@ -59,12 +59,23 @@ impl Default for LoaderConfig {
     fn default() -> Self {
         use crate::{Augment, CropSpec};
         let crops = vec![
-            CropSpec { count: 2, size: 224, scale: [0.14, 1.0] },
-            CropSpec { count: 6, size: 96, scale: [0.05, 0.14] },
+            CropSpec {
+                count: 2,
+                size: 224,
+                scale: [0.14, 1.0],
+            },
+            CropSpec {
+                count: 6,
+                size: 96,
+                scale: [0.05, 0.14],
+            },
         ];
         Self {
             batch_size: 256,
-            view: View::MultiCrop { crops, augment: Augment::default() },
+            view: View::MultiCrop {
+                crops,
+                augment: Augment::default(),
+            },
             order: Order::Shuffled { seed: 0 },
             workers: 0,
             prefetch: 2,
@@ -134,7 +145,11 @@ impl Pool {
         let group = |(count, size): (usize, usize)| {
             let mut pixels = reused.next().map(|group| group.pixels).unwrap_or_default();
             pixels.resize(count * len * size * size * 3, 0);
-            CropGroup { count, size, pixels }
+            CropGroup {
+                count,
+                size,
+                pixels,
+            }
         };
         view.groups().into_iter().map(group).collect()
     }
@@ -220,7 +235,10 @@ impl Loader {
     ) -> Result<Self, DataError> {
         config.view.validate().map_err(DataError::Invalid)?;
         if !(0.0..=1.0).contains(&config.corrupt_budget) {
-            let message = format!("corrupt_budget = {}: expected 0 to 1", config.corrupt_budget);
+            let message = format!(
+                "corrupt_budget = {}: expected 0 to 1",
+                config.corrupt_budget
+            );
             return Err(DataError::Invalid(message));
         }
         let sampler = Sampler::new(
@@ -240,7 +258,10 @@ impl Loader {
             stop: false,
         };
         // Those in the queue, and a few in the hands of the trainer.
-        let pool = Arc::new(Pool { free: Mutex::default(), keep: config.prefetch + 4 });
+        let pool = Arc::new(Pool {
+            free: Mutex::default(),
+            keep: config.prefetch + 4,
+        });
         let shared = Arc::new(Shared {
             source,
             config,
@@ -251,8 +272,12 @@ impl Loader {
             pool,
             known_bad: RwLock::default(),
         });
-        let mut loader =
-            Self { shared, workers: Vec::new(), bad: BTreeMap::new(), waited: Duration::ZERO };
+        let mut loader = Self {
+            shared,
+            workers: Vec::new(),
+            bad: BTreeMap::new(),
+            waited: Duration::ZERO,
+        };
         for number in 0..workers {
             let shared = Arc::clone(&loader.shared);
             let thread = thread::Builder::new()
@@ -273,7 +298,9 @@ impl Loader {
     pub fn next_batch(&mut self) -> Result<Option<Batch>, DataError> {
         loop {
             self.check_budget()?;
-            let Some(assembly) = self.wait() else { return Ok(None) };
+            let Some(assembly) = self.wait() else {
+                return Ok(None);
+            };
             let Stretch { start, next, .. } = assembly.stretch;
             let (mut groups, slots) = {
                 let mut body = lock(&assembly.body);
@@ -291,9 +318,19 @@ impl Loader {
                 self.shared.pool.put(groups);
                 continue;
             }
-            let labels = indices.iter().map(|&index| self.shared.source.label(index)).collect();
+            let labels = indices
+                .iter()
+                .map(|&index| self.shared.source.label(index))
+                .collect();
             let pool = Arc::clone(&self.shared.pool);
-            return Ok(Some(Batch { epoch: start.epoch, cursor: next, indices, labels, groups, pool }));
+            return Ok(Some(Batch {
+                epoch: start.epoch,
+                cursor: next,
+                indices,
+                labels,
+                groups,
+                pool,
+            }));
         }
     }
 
@@ -337,7 +374,9 @@ impl Loader {
         let mut state = lock(&self.shared.state);
         let first = loop {
             match state.queue.front() {
-                Some(first) if first.missing.load(Ordering::Acquire) == 0 => break state.queue.pop_front(),
+                Some(first) if first.missing.load(Ordering::Acquire) == 0 => {
+                    break state.queue.pop_front();
+                }
                 None if state.next.is_none() => break None,
                 _ => state = wait_on(&self.shared.ready, state),
             }
@@ -441,7 +480,12 @@ impl Shared {
         scratch: &mut Scratch,
         crops: &mut [u8],
     ) -> Result<(), BadFile> {
-        if let Some(bad) = self.known_bad.read().unwrap_or_else(PoisonError::into_inner).get(&index) {
+        if let Some(bad) = self
+            .known_bad
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&index)
+        {
             return Err(bad.clone());
         }
         let config = &self.config;
@@ -452,11 +496,18 @@ impl Shared {
                 // What it left behind may be half done.
                 *scratch = Scratch::default();
                 let reason = panic_reason(panic.as_ref());
-                BadFile { index, name: self.source.name(index), reason }
+                BadFile {
+                    index,
+                    name: self.source.name(index),
+                    reason,
+                }
             })
         });
         if let Err(bad) = &made {
-            let mut known = self.known_bad.write().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self
+                .known_bad
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             known.insert(index, bad.clone());
         }
         made
@@ -469,7 +520,12 @@ impl Assembly {
         let mut body = lock(&self.body);
         let batch = body.slots.len();
         if filled.sample.is_some() {
-            for CropGroup { count, size, pixels } in &mut body.groups {
+            for CropGroup {
+                count,
+                size,
+                pixels,
+            } in &mut body.groups
+            {
                 let bytes = *size * *size * 3;
                 for crop in 0..*count {
                     let (this, rest) = crops.split_at(bytes);
@@ -489,11 +545,20 @@ fn keep_present(groups: &mut [CropGroup], samples: &[Option<usize>]) {
     if samples.iter().all(Option::is_some) {
         return;
     }
-    for CropGroup { count, size, pixels } in groups {
+    for CropGroup {
+        count,
+        size,
+        pixels,
+    } in groups
+    {
         let bytes = *size * *size * 3;
         let mut to = 0;
         for crop in 0..*count {
-            for (slot, _) in samples.iter().enumerate().filter(|(_, sample)| sample.is_some()) {
+            for (slot, _) in samples
+                .iter()
+                .enumerate()
+                .filter(|(_, sample)| sample.is_some())
+            {
                 let from = (crop * samples.len() + slot) * bytes;
                 pixels.copy_within(from..from + bytes, to);
                 to += bytes;
@@ -507,5 +572,7 @@ fn wait_on<'a, T>(
     condition: &Condvar,
     guard: std::sync::MutexGuard<'a, T>,
 ) -> std::sync::MutexGuard<'a, T> {
-    condition.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    condition
+        .wait(guard)
+        .unwrap_or_else(PoisonError::into_inner)
 }

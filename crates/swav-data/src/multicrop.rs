@@ -31,7 +31,10 @@ impl CropSpec {
             return Err(format!("crops.count = {}: expected 1 or more", self.count));
         }
         if !(1..=1 << 14).contains(&self.size) {
-            return Err(format!("crops.size = {}: expected 1 to 16384 pixels", self.size));
+            return Err(format!(
+                "crops.size = {}: expected 1 to 16384 pixels",
+                self.size
+            ));
         }
         let [low, high] = self.scale;
         if !(low > 0.0 && low <= high && high <= 1.0) {
@@ -109,7 +112,10 @@ impl View {
 
     /// Bytes of all crops of one image.
     pub fn bytes(&self) -> usize {
-        self.groups().iter().map(|(count, size)| count * size * size * 3).sum()
+        self.groups()
+            .iter()
+            .map(|(count, size)| count * size * size * 3)
+            .sum()
     }
 
     /// Makes all crops of `image`, one after the other, into `out`.
@@ -129,7 +135,9 @@ impl View {
         match self {
             Self::Centre { resize, size } => crop::centre(image, *resize, *size, scratch, out),
             Self::MultiCrop { crops, augment } => {
-                let kinds = crops.iter().flat_map(|spec| std::iter::repeat_n(spec, spec.count));
+                let kinds = crops
+                    .iter()
+                    .flat_map(|spec| std::iter::repeat_n(spec, spec.count));
                 for (number, CropSpec { size, scale, .. }) in kinds.enumerate() {
                     let (this, rest) = out.split_at_mut(size * size * 3);
                     let key = CropKey::new(seed, epoch, sample, number as u32);
@@ -147,13 +155,20 @@ mod tests {
     use super::*;
 
     fn spec(count: usize, size: usize) -> CropSpec {
-        CropSpec { count, size, scale: [0.1, 1.0] }
+        CropSpec {
+            count,
+            size,
+            scale: [0.1, 1.0],
+        }
     }
 
     #[test]
     fn neighbours_of_one_size_are_one_group() {
         let crops = vec![spec(2, 24), spec(1, 24), spec(4, 16), spec(1, 24)];
-        let view = View::MultiCrop { crops, augment: Augment::default() };
+        let view = View::MultiCrop {
+            crops,
+            augment: Augment::default(),
+        };
         assert_eq!(view.groups(), [(3, 24), (4, 16), (1, 24)]);
     }
 
@@ -162,9 +177,27 @@ mod tests {
         let cases = [
             (spec(0, 24), "crops.count"),
             (spec(1, 0), "crops.size"),
-            (CropSpec { scale: [0.5, 0.2], ..spec(1, 24) }, "crops.scale"),
-            (CropSpec { scale: [0.0, 0.2], ..spec(1, 24) }, "crops.scale"),
-            (CropSpec { scale: [f32::NAN, 0.2], ..spec(1, 24) }, "crops.scale"),
+            (
+                CropSpec {
+                    scale: [0.5, 0.2],
+                    ..spec(1, 24)
+                },
+                "crops.scale",
+            ),
+            (
+                CropSpec {
+                    scale: [0.0, 0.2],
+                    ..spec(1, 24)
+                },
+                "crops.scale",
+            ),
+            (
+                CropSpec {
+                    scale: [f32::NAN, 0.2],
+                    ..spec(1, 24)
+                },
+                "crops.scale",
+            ),
         ];
         for (spec, field) in cases {
             let message = spec.validate().unwrap_err();

@@ -93,14 +93,23 @@ pub struct CropKey {
 impl CropKey {
     /// The key of crop number `crop` (below 2²⁴) of sample `sample` in `epoch`.
     pub fn new(seed: u64, epoch: u64, sample: u64, crop: u32) -> Self {
-        Self { key: epoch_key(seed, epoch, Domain::Augment), sample, crop }
+        Self {
+            key: epoch_key(seed, epoch, Domain::Augment),
+            sample,
+            crop,
+        }
     }
 
     /// The stream of draws for `purpose`, from its beginning.
     pub fn draws(&self, purpose: Purpose) -> Draws {
         let [low, high] = halves(self.sample);
         let counter = [0, (self.crop << 8) | purpose as u32, low, high];
-        Draws { key: self.key, counter, words: [0; 4], used: 4 }
+        Draws {
+            key: self.key,
+            counter,
+            words: [0; 4],
+            used: 4,
+        }
     }
 }
 
@@ -158,8 +167,16 @@ mod tests {
     fn philox_gives_the_published_known_answers() {
         // kat_vectors of the Random123 distribution, "philox4x32 10".
         let known = [
-            ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
-            ([u32::MAX; 4], [u32::MAX; 2], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
+            (
+                [0; 4],
+                [0; 2],
+                [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8],
+            ),
+            (
+                [u32::MAX; 4],
+                [u32::MAX; 2],
+                [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd],
+            ),
             (
                 [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
                 [0xa409_3822, 0x299f_31d0],
@@ -174,7 +191,9 @@ mod tests {
     #[test]
     fn every_part_of_the_key_changes_the_draws() {
         let first = |seed, epoch, sample, crop, purpose| {
-            CropKey::new(seed, epoch, sample, crop).draws(purpose).word()
+            CropKey::new(seed, epoch, sample, crop)
+                .draws(purpose)
+                .word()
         };
         let base = first(1, 2, 3, 4, Purpose::Crop);
         assert_eq!(base, first(1, 2, 3, 4, Purpose::Crop));
@@ -201,7 +220,10 @@ mod tests {
             bins[(unit * 16.0) as usize] += 1;
         }
         // Standard deviation of a bin: about 97.
-        assert!(bins.iter().all(|&count| count.abs_diff(10_000) < 500), "{bins:?}");
+        assert!(
+            bins.iter().all(|&count| count.abs_diff(10_000) < 500),
+            "{bins:?}"
+        );
     }
 
     #[test]
@@ -211,6 +233,9 @@ mod tests {
         for _ in 0..24_000 {
             seen[draws.below(24) as usize] += 1;
         }
-        assert!(seen.iter().all(|&count| count.abs_diff(1000) < 200), "{seen:?}");
+        assert!(
+            seen.iter().all(|&count| count.abs_diff(1000) < 200),
+            "{seen:?}"
+        );
     }
 }

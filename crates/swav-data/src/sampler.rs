@@ -48,7 +48,11 @@ impl Permutation {
     /// The permutation of `len` samples in `epoch`.
     pub fn new(len: u64, seed: u64, epoch: u64) -> Self {
         let total = (u64::BITS - len.saturating_sub(1).leading_zeros()).max(2);
-        Self { len, key: epoch_key(seed, epoch, Domain::Order), bits: [total / 2, total.div_ceil(2)] }
+        Self {
+            len,
+            key: epoch_key(seed, epoch, Domain::Order),
+            bits: [total / 2, total.div_ceil(2)],
+        }
     }
 
     /// The sample at `position`.
@@ -136,13 +140,25 @@ impl Sampler {
             Order::Sequential => len.saturating_sub(rank).div_ceil(world),
         };
         if drop_last && slots < batch {
-            let share = if world > 1 { format!(" for each of {world} ranks") } else { String::new() };
+            let share = if world > 1 {
+                format!(" for each of {world} ranks")
+            } else {
+                String::new()
+            };
             return invalid(format!(
                 "{len} images are {slots}{share}, fewer than a batch of {batch}: an epoch would have no \
                  whole batch; use a smaller batch size or more images"
             ));
         }
-        Ok(Self { len, order, rank, world, batch, drop_last, slots })
+        Ok(Self {
+            len,
+            order,
+            rank,
+            world,
+            batch,
+            drop_last,
+            slots,
+        })
     }
 
     /// Batches of a whole epoch.
@@ -173,8 +189,15 @@ impl Sampler {
             return None;
         }
         let len = self.batch.min(self.slots - start.position);
-        let next = self.settle(Cursor { epoch: start.epoch, position: start.position + len });
-        Some(Stretch { start, len: len as usize, next })
+        let next = self.settle(Cursor {
+            epoch: start.epoch,
+            position: start.position + len,
+        });
+        Some(Stretch {
+            start,
+            len: len as usize,
+            next,
+        })
     }
 
     /// The first place at or after `cursor` where a batch can start.
@@ -183,8 +206,14 @@ impl Sampler {
         let left = self.slots.saturating_sub(cursor.position);
         match self.order {
             _ if left >= least => cursor,
-            Order::Shuffled { .. } => Cursor { epoch: cursor.epoch + 1, position: 0 },
-            Order::Sequential => Cursor { epoch: cursor.epoch, position: self.slots },
+            Order::Shuffled { .. } => Cursor {
+                epoch: cursor.epoch + 1,
+                position: 0,
+            },
+            Order::Sequential => Cursor {
+                epoch: cursor.epoch,
+                position: self.slots,
+            },
         }
     }
 
@@ -234,7 +263,10 @@ mod tests {
                 }
             }
             for row in &counts {
-                assert!(row.iter().all(|&count| count.abs_diff(1000) < 150), "{counts:?}");
+                assert!(
+                    row.iter().all(|&count| count.abs_diff(1000) < 150),
+                    "{counts:?}"
+                );
             }
         }
     }
@@ -244,10 +276,17 @@ mod tests {
         let len = 10_000;
         let order = Permutation::new(len, 0, 0);
         let samples: Vec<u64> = (0..len).map(|position| order.at(position)).collect();
-        let close = samples.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) <= 10).count();
+        let close = samples
+            .windows(2)
+            .filter(|pair| pair[0].abs_diff(pair[1]) <= 10)
+            .count();
         // 2 · 10 / 10,000 of the pairs by chance: about 20.
         assert!(close < 45, "{close} close pairs");
-        let fixed = samples.iter().enumerate().filter(|&(i, &s)| i as u64 == s).count();
+        let fixed = samples
+            .iter()
+            .enumerate()
+            .filter(|&(i, &s)| i as u64 == s)
+            .count();
         assert!(fixed < 8, "{fixed} samples in their own place");
     }
 
@@ -266,7 +305,10 @@ mod tests {
             let mut cursor = Cursor::default();
             while let Some(stretch) = sampler.stretch(cursor) {
                 for slot in 0..stretch.len as u64 {
-                    let place = Cursor { position: stretch.start.position + slot, ..stretch.start };
+                    let place = Cursor {
+                        position: stretch.start.position + slot,
+                        ..stretch.start
+                    };
                     seen[sampler.candidates(place).next().unwrap()] += 1;
                 }
                 cursor = stretch.next;
@@ -280,7 +322,9 @@ mod tests {
         for drop_last in [false, true] {
             let batches = |rank| {
                 let order = Order::Shuffled { seed: 0 };
-                Sampler::new(103, order, 5, drop_last, rank, 4).unwrap().batches()
+                Sampler::new(103, order, 5, drop_last, rank, 4)
+                    .unwrap()
+                    .batches()
             };
             assert!((0..4).all(|rank| batches(rank) == batches(0)));
         }

@@ -2,6 +2,8 @@
 //!
 //! `tests/fixtures/make.py` made the files and, with Pillow, what is expected of them.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 
 use safetensors::SafeTensors;
@@ -51,7 +53,11 @@ fn every_kind_of_file_becomes_what_pillow_makes_of_it() {
         let image = decoded(fixture(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         let shape = [image.height as usize, image.width as usize, 3];
         assert_eq!(tensor.shape(), shape, "{name}");
-        let differences = image.rgb.iter().zip(tensor.data()).map(|(a, b)| a.abs_diff(*b));
+        let differences = image
+            .rgb
+            .iter()
+            .zip(tensor.data())
+            .map(|(a, b)| a.abs_diff(*b));
         let worst = differences.clone().max().unwrap();
         let mean = differences.map(f64::from).sum::<f64>() / image.rgb.len() as f64;
         println!("{name:<24} worst {worst:>2}  mean {mean:.3}");
@@ -62,18 +68,35 @@ fn every_kind_of_file_becomes_what_pillow_makes_of_it() {
             "cmyk.tif" => 1,
             _ => 0,
         };
-        assert!(worst <= limit && mean < 1.0, "{name}: worst {worst}, mean {mean}");
+        assert!(
+            worst <= limit && mean < 1.0,
+            "{name}: worst {worst}, mean {mean}"
+        );
     }
 }
 
 #[test]
 fn pixels_pass_through_and_a_wrong_length_is_an_error() {
     let rgb: Vec<u8> = (0..12).collect();
-    let sample = Sample::Pixels { width: 2, height: 2, rgb: rgb.clone() };
+    let sample = Sample::Pixels {
+        width: 2,
+        height: 2,
+        rgb: rgb.clone(),
+    };
     assert_eq!(decode(&sample, "x", 100).unwrap().rgb, rgb);
-    let short = Sample::Pixels { width: 2, height: 3, rgb };
-    assert!(matches!(decode(&short, "x", 100), Err(DataError::Decode { .. })));
-    assert!(matches!(decode(&short, "x", 5), Err(DataError::TooLarge { limit: 5, .. })));
+    let short = Sample::Pixels {
+        width: 2,
+        height: 3,
+        rgb,
+    };
+    assert!(matches!(
+        decode(&short, "x", 100),
+        Err(DataError::Decode { .. })
+    ));
+    assert!(matches!(
+        decode(&short, "x", 5),
+        Err(DataError::TooLarge { limit: 5, .. })
+    ));
 }
 
 #[test]
@@ -84,7 +107,10 @@ fn an_empty_file_says_that_it_is_empty() {
 #[test]
 fn text_with_an_image_extension_is_no_image() {
     let reason = reason(b"<html>404 Not Found</html>".to_vec());
-    assert!(reason.contains("not an image") && reason.contains("<html>"), "{reason}");
+    assert!(
+        reason.contains("not an image") && reason.contains("<html>"),
+        "{reason}"
+    );
 }
 
 #[test]
@@ -95,8 +121,19 @@ fn a_gif_is_named_as_what_it_is() {
 #[test]
 fn a_file_cut_short_anywhere_is_a_bad_file() {
     for name in [
-        "rgb.jpg", "progressive.jpg", "restarts.jpg", "cmyk.jpg", "orientation-6.jpg", "rgba.png",
-        "palette.png", "rgb16.png", "rgb.bmp", "rgb.tif", "lzw.tif", "lossless.webp", "lossy.webp",
+        "rgb.jpg",
+        "progressive.jpg",
+        "restarts.jpg",
+        "cmyk.jpg",
+        "orientation-6.jpg",
+        "rgba.png",
+        "palette.png",
+        "rgb16.png",
+        "rgb.bmp",
+        "rgb.tif",
+        "lzw.tif",
+        "lossless.webp",
+        "lossy.webp",
     ] {
         let whole = fixture(name);
         for tenth in 1..10 {
@@ -117,7 +154,12 @@ fn a_jpeg_without_its_last_two_bytes_is_cut_short() {
 
 #[test]
 fn a_jpeg_with_padding_after_its_end_is_whole() {
-    for name in ["rgb.jpg", "progressive.jpg", "restarts.jpg", "orientation-3.jpg"] {
+    for name in [
+        "rgb.jpg",
+        "progressive.jpg",
+        "restarts.jpg",
+        "orientation-3.jpg",
+    ] {
         let mut bytes = fixture(name);
         let plain = decoded(bytes.clone()).unwrap();
         bytes.extend([0; 100]);
@@ -127,7 +169,15 @@ fn a_jpeg_with_padding_after_its_end_is_whole() {
 
 #[test]
 fn damage_in_the_middle_never_panics() {
-    for name in ["rgb.jpg", "progressive.jpg", "cmyk.jpg", "rgba.png", "lzw.tif", "lossy.webp", "rgb.bmp"] {
+    for name in [
+        "rgb.jpg",
+        "progressive.jpg",
+        "cmyk.jpg",
+        "rgba.png",
+        "lzw.tif",
+        "lossy.webp",
+        "rgb.bmp",
+    ] {
         let whole = fixture(name);
         for at in 0..whole.len() {
             for value in [0, 0xFF, whole[at] ^ 0x10] {
@@ -143,7 +193,12 @@ fn damage_in_the_middle_never_panics() {
 #[test]
 fn a_huge_image_is_refused_from_its_header() {
     match decoded(png_header(60_000, 60_000)) {
-        Err(DataError::TooLarge { width: 60_000, height: 60_000, limit, .. }) => {
+        Err(DataError::TooLarge {
+            width: 60_000,
+            height: 60_000,
+            limit,
+            ..
+        }) => {
             assert_eq!(limit, DEFAULT_MAX_PIXELS);
         }
         other => panic!("expected TooLarge, got {other:?}"),
@@ -155,5 +210,8 @@ fn the_limit_counts_pixels_and_includes_itself() {
     let image = || Sample::Encoded(fixture("rgb.jpg"));
     assert!(decode(&image(), "x", 24 * 17).is_ok());
     let message = decode(&image(), "x", 24 * 17 - 1).unwrap_err().to_string();
-    assert!(message.contains("24 × 17") && message.contains("407"), "{message}");
+    assert!(
+        message.contains("24 × 17") && message.contains("407"),
+        "{message}"
+    );
 }

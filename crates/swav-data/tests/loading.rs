@@ -1,5 +1,7 @@
 //! Batches: the same bytes whatever the threads, resumed anywhere, and honest about bad files.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -21,11 +23,20 @@ struct Made {
 impl Made {
     fn new(len: usize) -> Self {
         let (bad, panics) = (vec![], vec![]);
-        Self { len, bad, panics, read: AtomicUsize::new(0), delay: Duration::ZERO }
+        Self {
+            len,
+            bad,
+            panics,
+            read: AtomicUsize::new(0),
+            delay: Duration::ZERO,
+        }
     }
 
     fn with_bad(len: usize, bad: &[usize]) -> Self {
-        Self { bad: bad.to_vec(), ..Self::new(len) }
+        Self {
+            bad: bad.to_vec(),
+            ..Self::new(len)
+        }
     }
 }
 
@@ -37,13 +48,18 @@ impl Source for Made {
     fn read(&self, index: usize) -> Result<Sample, DataError> {
         self.read.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(self.delay);
-        assert!(!self.panics.contains(&index), "sample {index} upsets the decoder");
+        assert!(
+            !self.panics.contains(&index),
+            "sample {index} upsets the decoder"
+        );
         if self.bad.contains(&index) {
             return Ok(Sample::Encoded(b"nonsense".to_vec()));
         }
         let (width, height) = (20 + index as u32 % 7, 16 + index as u32 % 5);
         let seeds = 0..width as usize * height as usize * 3;
-        let rgb = seeds.map(|i| (i * 7 + i * i / 11 + index * 31) as u8).collect();
+        let rgb = seeds
+            .map(|i| (i * 7 + i * i / 11 + index * 31) as u8)
+            .collect();
         Ok(Sample::Pixels { width, height, rgb })
     }
 
@@ -66,12 +82,23 @@ impl Source for Made {
 
 fn config(batch_size: usize) -> LoaderConfig {
     let crops = vec![
-        CropSpec { count: 2, size: 16, scale: [0.14, 1.0] },
-        CropSpec { count: 3, size: 8, scale: [0.05, 0.14] },
+        CropSpec {
+            count: 2,
+            size: 16,
+            scale: [0.14, 1.0],
+        },
+        CropSpec {
+            count: 3,
+            size: 8,
+            scale: [0.05, 0.14],
+        },
     ];
     LoaderConfig {
         batch_size,
-        view: View::MultiCrop { crops, augment: Augment::default() },
+        view: View::MultiCrop {
+            crops,
+            augment: Augment::default(),
+        },
         order: Order::Shuffled { seed: 3 },
         workers: 2,
         seed: 3,
@@ -82,7 +109,10 @@ fn config(batch_size: usize) -> LoaderConfig {
 
 fn sequential(batch_size: usize) -> LoaderConfig {
     LoaderConfig {
-        view: View::Centre { resize: 10, size: 8 },
+        view: View::Centre {
+            resize: 10,
+            size: 8,
+        },
         order: Order::Sequential,
         drop_last: false,
         ..config(batch_size)
@@ -94,11 +124,27 @@ fn loader(source: Made, config: LoaderConfig) -> Loader {
 }
 
 /// All that a batch says and holds.
-type Content = (u64, Cursor, Vec<usize>, Vec<Option<u32>>, Vec<(usize, usize, Vec<u8>)>);
+type Content = (
+    u64,
+    Cursor,
+    Vec<usize>,
+    Vec<Option<u32>>,
+    Vec<(usize, usize, Vec<u8>)>,
+);
 
 fn content(batch: &Batch) -> Content {
-    let groups = batch.groups.iter().map(|g| (g.count, g.size, g.pixels.clone())).collect();
-    (batch.epoch, batch.cursor, batch.indices.clone(), batch.labels.clone(), groups)
+    let groups = batch
+        .groups
+        .iter()
+        .map(|g| (g.count, g.size, g.pixels.clone()))
+        .collect();
+    (
+        batch.epoch,
+        batch.cursor,
+        batch.indices.clone(),
+        batch.labels.clone(),
+        groups,
+    )
 }
 
 fn next(loader: &mut Loader) -> Content {
@@ -125,7 +171,12 @@ fn refused(source: Made, config: LoaderConfig, start: Cursor) -> String {
 fn the_same_seed_gives_the_same_bytes_with_1_2_and_7_workers() {
     let run = |workers, prefetch| {
         let source = Made::with_bad(41, &[4, 17]);
-        let config = LoaderConfig { workers, prefetch, corrupt_budget: 0.1, ..config(6) };
+        let config = LoaderConfig {
+            workers,
+            prefetch,
+            corrupt_budget: 0.1,
+            ..config(6)
+        };
         take(&mut loader(source, config), 15)
     };
     let one = run(1, 0);
@@ -137,9 +188,18 @@ fn the_same_seed_gives_the_same_bytes_with_1_2_and_7_workers() {
 #[test]
 fn another_seed_gives_other_crops_and_another_order() {
     let base = take(&mut loader(Made::new(41), config(6)), 3);
-    let crops = LoaderConfig { seed: 4, ..config(6) };
-    let order = LoaderConfig { order: Order::Shuffled { seed: 4 }, ..config(6) };
-    let (crops, order) = (take(&mut loader(Made::new(41), crops), 3), take(&mut loader(Made::new(41), order), 3));
+    let crops = LoaderConfig {
+        seed: 4,
+        ..config(6)
+    };
+    let order = LoaderConfig {
+        order: Order::Shuffled { seed: 4 },
+        ..config(6)
+    };
+    let (crops, order) = (
+        take(&mut loader(Made::new(41), crops), 3),
+        take(&mut loader(Made::new(41), order), 3),
+    );
     assert_eq!(base[0].2, crops[0].2);
     assert_ne!(base[0].4, crops[0].4);
     assert_ne!(base[0].2, order[0].2);
@@ -196,14 +256,22 @@ fn crops_of_one_sample_differ_from_one_another() {
 #[test]
 fn a_run_resumed_at_any_batch_goes_on_as_if_uninterrupted() {
     for drop_last in [true, false] {
-        let config = LoaderConfig { drop_last, corrupt_budget: 0.2, ..config(5) };
+        let config = LoaderConfig {
+            drop_last,
+            corrupt_budget: 0.2,
+            ..config(5)
+        };
         let source = || Arc::new(Made::with_bad(23, &[2, 9]));
         let mut whole = Loader::new(source(), config.clone(), Cursor::default()).unwrap();
         let batches = take(&mut whole, 14);
         for cut in 0..10 {
             let cursor = batches[cut].1;
             let mut resumed = Loader::new(source(), config.clone(), cursor).unwrap();
-            assert_eq!(take(&mut resumed, 4), batches[cut + 1..cut + 5], "after batch {cut}");
+            assert_eq!(
+                take(&mut resumed, 4),
+                batches[cut + 1..cut + 5],
+                "after batch {cut}"
+            );
         }
     }
 }
@@ -226,7 +294,10 @@ fn any_position_is_a_place_to_start() {
     for position in 0..30 {
         let rest = samples(position);
         let whole_batches = (30 - position as usize) / 5 * 5;
-        assert_eq!(rest, whole[position as usize..position as usize + whole_batches]);
+        assert_eq!(
+            rest,
+            whole[position as usize..position as usize + whole_batches]
+        );
     }
 }
 
@@ -247,15 +318,24 @@ fn a_sequential_pass_sees_every_sample_once_and_ends() {
     assert_eq!(batches[4].2.len(), 3);
     assert_eq!(batches[4].4[0].2.len(), 3 * 8 * 8 * 3);
     assert_eq!(batches[4].3, [20, 21, 22].map(|index| Some(index % 3)));
-    assert!(loader.next_batch().unwrap().is_none(), "and stays at its end");
+    assert!(
+        loader.next_batch().unwrap().is_none(),
+        "and stays at its end"
+    );
 }
 
 #[test]
 fn the_last_batch_of_an_epoch_is_short_or_left_out() {
-    let short = LoaderConfig { drop_last: false, ..config(5) };
+    let short = LoaderConfig {
+        drop_last: false,
+        ..config(5)
+    };
     let lengths = |config| {
         let batches = take(&mut loader(Made::new(12), config), 4);
-        batches.iter().map(|batch| (batch.0, batch.2.len())).collect::<Vec<_>>()
+        batches
+            .iter()
+            .map(|batch| (batch.0, batch.2.len()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(lengths(short), [(0, 5), (0, 5), (0, 2), (1, 5)]);
     assert_eq!(lengths(config(5)), [(0, 5), (0, 5), (1, 5), (1, 5)]);
@@ -265,7 +345,11 @@ fn the_last_batch_of_an_epoch_is_short_or_left_out() {
 fn ranks_together_see_what_one_sees() {
     let whole = take(&mut loader(Made::new(24), config(12)), 2);
     let [first, second] = [0, 1].map(|rank| {
-        let config = LoaderConfig { rank, world: 2, ..config(6) };
+        let config = LoaderConfig {
+            rank,
+            world: 2,
+            ..config(6)
+        };
         take(&mut loader(Made::new(24), config), 2)
     });
     for (step, whole) in whole.iter().enumerate() {
@@ -277,10 +361,15 @@ fn ranks_together_see_what_one_sees() {
 
 #[test]
 fn a_bad_file_is_replaced_by_the_next_in_the_order_and_listed_once() {
-    let order: Vec<usize> =
-        take(&mut loader(Made::new(20), config(5)), 4).into_iter().flat_map(|b| b.2).collect();
+    let order: Vec<usize> = take(&mut loader(Made::new(20), config(5)), 4)
+        .into_iter()
+        .flat_map(|b| b.2)
+        .collect();
     let source = Made::with_bad(20, &[order[3], order[4], order[19]]);
-    let config = LoaderConfig { corrupt_budget: 0.2, ..config(5) };
+    let config = LoaderConfig {
+        corrupt_budget: 0.2,
+        ..config(5)
+    };
     let mut loader = loader(source, config);
     let first = next(&mut loader);
     assert_eq!(first.2, [order[0], order[1], order[2], order[5], order[5]]);
@@ -290,13 +379,20 @@ fn a_bad_file_is_replaced_by_the_next_in_the_order_and_listed_once() {
     take(&mut loader, 8);
     let health = loader.health();
     assert_eq!((health.bad.len(), health.total), (3, 20));
-    assert!(health.bad[0].reason.contains("not an image"), "{}", health.bad[0].reason);
+    assert!(
+        health.bad[0].reason.contains("not an image"),
+        "{}",
+        health.bad[0].reason
+    );
     assert!(health.bad.is_sorted_by_key(|bad| bad.index));
 }
 
 #[test]
 fn a_sequential_pass_leaves_bad_files_out() {
-    let config = LoaderConfig { corrupt_budget: 0.5, ..sequential(4) };
+    let config = LoaderConfig {
+        corrupt_budget: 0.5,
+        ..sequential(4)
+    };
     let clean = pass(&mut loader(Made::new(14), config.clone()));
     let mut damaged = loader(Made::with_bad(14, &[1, 4, 5, 6, 7, 13]), config);
     let batches = pass(&mut damaged);
@@ -306,7 +402,11 @@ fn a_sequential_pass_leaves_bad_files_out() {
         for (slot, &index) in batch.2.iter().enumerate() {
             let bytes = 8 * 8 * 3;
             let theirs = &clean[index / 4].4[0].2[index % 4 * bytes..][..bytes];
-            assert_eq!(&batch.4[0].2[slot * bytes..][..bytes], theirs, "sample {index}");
+            assert_eq!(
+                &batch.4[0].2[slot * bytes..][..bytes],
+                theirs,
+                "sample {index}"
+            );
         }
         assert_eq!(batch.4[0].2.len(), batch.2.len() * 8 * 8 * 3);
     }
@@ -315,14 +415,20 @@ fn a_sequential_pass_leaves_bad_files_out() {
 
 #[test]
 fn crops_of_a_thinned_sequential_batch_stay_crop_major() {
-    let config = LoaderConfig { corrupt_budget: 0.5, order: Order::Sequential, ..config(4) };
+    let config = LoaderConfig {
+        corrupt_budget: 0.5,
+        order: Order::Sequential,
+        ..config(4)
+    };
     let clean = pass(&mut loader(Made::new(4), config.clone()));
     let thinned = pass(&mut loader(Made::with_bad(4, &[1]), config));
     for (clean, thinned) in clean[0].4.iter().zip(&thinned[0].4) {
         let bytes = clean.1 * clean.1 * 3;
         let rows: Vec<&[u8]> = clean.2.chunks(bytes).collect();
-        let kept: Vec<u8> =
-            (0..rows.len()).filter(|row| row % 4 != 1).flat_map(|row| rows[row].to_vec()).collect();
+        let kept: Vec<u8> = (0..rows.len())
+            .filter(|row| row % 4 != 1)
+            .flat_map(|row| rows[row].to_vec())
+            .collect();
         assert_eq!(thinned.2, kept);
     }
 }
@@ -330,7 +436,10 @@ fn crops_of_a_thinned_sequential_batch_stay_crop_major() {
 #[test]
 fn more_bad_files_than_the_budget_end_the_loading_with_their_names() {
     let source = Made::with_bad(40, &[3, 30]);
-    let config = LoaderConfig { corrupt_budget: 0.025, ..config(8) };
+    let config = LoaderConfig {
+        corrupt_budget: 0.025,
+        ..config(8)
+    };
     let mut loader = loader(source, config);
     let error = loop {
         match loader.next_batch() {
@@ -339,17 +448,31 @@ fn more_bad_files_than_the_budget_end_the_loading_with_their_names() {
         }
     };
     let message = error.to_string();
-    for part in ["made-3:", "made-30:", "2 of 40", "0.025 allows 1", "swav data scan", "corrupt_budget"] {
+    for part in [
+        "made-3:",
+        "made-30:",
+        "2 of 40",
+        "0.025 allows 1",
+        "swav data scan",
+        "corrupt_budget",
+    ] {
         assert!(message.contains(part), "{message}");
     }
-    assert!(matches!(loader.next_batch(), Err(DataError::Budget(_))), "and it stays ended");
+    assert!(
+        matches!(loader.next_batch(), Err(DataError::Budget(_))),
+        "and it stays ended"
+    );
 }
 
 #[test]
 fn the_budget_ends_at_the_same_batch_with_any_number_of_workers() {
     let run = |workers| {
         let bad: Vec<usize> = (0..60).filter(|i| i % 9 == 0).collect();
-        let config = LoaderConfig { workers, corrupt_budget: 0.07, ..config(4) };
+        let config = LoaderConfig {
+            workers,
+            corrupt_budget: 0.07,
+            ..config(4)
+        };
         let mut loader = loader(Made::with_bad(60, &bad), config);
         let good = std::iter::from_fn(|| loader.next_batch().ok()).count();
         (good, loader.health())
@@ -364,28 +487,49 @@ fn nothing_but_bad_files_is_an_error_and_no_endless_search() {
     let all: Vec<usize> = (0..12).collect();
     for budget in [0.0, 0.5, 1.0] {
         for config in [config(4), sequential(4)] {
-            let config = LoaderConfig { corrupt_budget: budget, ..config };
+            let config = LoaderConfig {
+                corrupt_budget: budget,
+                ..config
+            };
             let mut loader = loader(Made::with_bad(12, &all), config);
-            assert!(matches!(loader.next_batch(), Err(DataError::Budget(_))), "budget {budget}");
+            assert!(
+                matches!(loader.next_batch(), Err(DataError::Budget(_))),
+                "budget {budget}"
+            );
         }
     }
 }
 
 #[test]
 fn a_decoder_that_panics_makes_a_bad_file() {
-    let source = Made { panics: vec![5], ..Made::new(20) };
-    let config = LoaderConfig { corrupt_budget: 0.05, ..config(5) };
+    let source = Made {
+        panics: vec![5],
+        ..Made::new(20)
+    };
+    let config = LoaderConfig {
+        corrupt_budget: 0.05,
+        ..config(5)
+    };
     let mut loader = loader(source, config);
     take(&mut loader, 8);
     let health = loader.health();
     assert_eq!(health.bad.len(), 1);
-    assert!(health.bad[0].reason.contains("panicked: sample 5 upsets"), "{}", health.bad[0].reason);
+    assert!(
+        health.bad[0].reason.contains("panicked: sample 5 upsets"),
+        "{}",
+        health.bad[0].reason
+    );
 }
 
 #[test]
 fn a_bad_file_is_decoded_once_and_not_in_every_epoch() {
     let source = Arc::new(Made::with_bad(10, &[6]));
-    let config = LoaderConfig { corrupt_budget: 0.1, workers: 1, prefetch: 0, ..config(10) };
+    let config = LoaderConfig {
+        corrupt_budget: 0.1,
+        workers: 1,
+        prefetch: 0,
+        ..config(10)
+    };
     let mut loader = Loader::new(source.clone(), config, Cursor::default()).unwrap();
     take(&mut loader, 3);
     drop(loader);
@@ -398,18 +542,61 @@ fn a_bad_file_is_decoded_once_and_not_in_every_epoch() {
 fn settings_without_a_meaning_are_named() {
     let zero = Cursor::default();
     let too_few = refused(Made::new(7), config(8), zero);
-    assert!(too_few.contains("7 images") && too_few.contains("batch of 8"), "{too_few}");
-    let ranks = LoaderConfig { rank: 1, world: 4, ..config(8) };
+    assert!(
+        too_few.contains("7 images") && too_few.contains("batch of 8"),
+        "{too_few}"
+    );
+    let ranks = LoaderConfig {
+        rank: 1,
+        world: 4,
+        ..config(8)
+    };
     assert!(refused(Made::new(30), ranks, zero).contains("4 ranks"));
-    assert!(refused(Made::new(9), LoaderConfig { batch_size: 0, ..config(1) }, zero).contains("batch_size"));
-    assert!(refused(Made::new(9), LoaderConfig { rank: 1, ..config(1) }, zero).contains("rank 1 of 1"));
+    assert!(
+        refused(
+            Made::new(9),
+            LoaderConfig {
+                batch_size: 0,
+                ..config(1)
+            },
+            zero
+        )
+        .contains("batch_size")
+    );
+    assert!(
+        refused(
+            Made::new(9),
+            LoaderConfig {
+                rank: 1,
+                ..config(1)
+            },
+            zero
+        )
+        .contains("rank 1 of 1")
+    );
     assert!(refused(Made::new(0), config(1), zero).contains("no samples"));
-    let budget = LoaderConfig { corrupt_budget: 1.5, ..config(1) };
+    let budget = LoaderConfig {
+        corrupt_budget: 1.5,
+        ..config(1)
+    };
     assert!(refused(Made::new(9), budget, zero).contains("corrupt_budget"));
-    let centre = LoaderConfig { view: View::Centre { resize: 8, size: 9 }, ..config(1) };
+    let centre = LoaderConfig {
+        view: View::Centre { resize: 8, size: 9 },
+        ..config(1)
+    };
     assert!(refused(Made::new(9), centre, zero).contains("centre crop"));
-    let beyond = refused(Made::new(9), config(2), Cursor { epoch: 0, position: 10 });
-    assert!(beyond.contains("resume at sample 10") && beyond.contains("changed"), "{beyond}");
+    let beyond = refused(
+        Made::new(9),
+        config(2),
+        Cursor {
+            epoch: 0,
+            position: 10,
+        },
+    );
+    assert!(
+        beyond.contains("resume at sample 10") && beyond.contains("changed"),
+        "{beyond}"
+    );
 }
 
 #[test]
@@ -421,18 +608,32 @@ fn one_image_in_batches_of_one_trains() {
 
 #[test]
 fn fewer_images_than_a_batch_are_fine_when_short_batches_are() {
-    let config = LoaderConfig { drop_last: false, ..config(8) };
+    let config = LoaderConfig {
+        drop_last: false,
+        ..config(8)
+    };
     assert_eq!(next(&mut loader(Made::new(3), config)).2.len(), 3);
 }
 
 #[test]
 fn buffers_of_dropped_and_recycled_batches_come_back() {
-    let mut loader = loader(Made::new(16), LoaderConfig { workers: 1, prefetch: 0, ..config(4) });
+    let mut loader = loader(
+        Made::new(16),
+        LoaderConfig {
+            workers: 1,
+            prefetch: 0,
+            ..config(4)
+        },
+    );
     let mut seen = std::collections::HashSet::new();
     for step in 0..40 {
         let batch = loader.next_batch().unwrap().unwrap();
         seen.insert(batch.groups[0].pixels.as_ptr() as usize);
-        if step % 2 == 0 { loader.recycle(batch) } else { drop(batch) }
+        if step % 2 == 0 {
+            loader.recycle(batch)
+        } else {
+            drop(batch)
+        }
     }
     assert!(seen.len() <= 3, "{} buffers for 40 batches", seen.len());
 }
@@ -440,61 +641,111 @@ fn buffers_of_dropped_and_recycled_batches_come_back() {
 #[test]
 fn the_queue_is_bounded() {
     let source = Arc::new(Made::new(1000));
-    let config = LoaderConfig { prefetch: 2, ..config(10) };
+    let config = LoaderConfig {
+        prefetch: 2,
+        ..config(10)
+    };
     let loader = Loader::new(source.clone(), config, Cursor::default()).unwrap();
     std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(source.read.load(Ordering::Relaxed), 30, "two ready and one filled");
+    assert_eq!(
+        source.read.load(Ordering::Relaxed),
+        30,
+        "two ready and one filled"
+    );
     drop(loader);
 }
 
 #[test]
 fn dropping_a_loader_at_work_stops_it_promptly() {
-    let source = Arc::new(Made { delay: Duration::from_millis(20), ..Made::new(1000) });
+    let source = Arc::new(Made {
+        delay: Duration::from_millis(20),
+        ..Made::new(1000)
+    });
     for workers in [1, 4] {
-        let config = LoaderConfig { workers, prefetch: 50, ..config(16) };
+        let config = LoaderConfig {
+            workers,
+            prefetch: 50,
+            ..config(16)
+        };
         let mut loader = Loader::new(source.clone(), config, Cursor::default()).unwrap();
         let batch = loader.next_batch().unwrap().unwrap();
         assert!(loader.waited() > Duration::from_millis(20));
         let begin = Instant::now();
         drop(loader);
-        assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+        assert!(
+            begin.elapsed() < Duration::from_millis(500),
+            "{:?}",
+            begin.elapsed()
+        );
         // A batch outlives its loader.
         assert_eq!(batch.indices.len(), 16);
     }
-    assert_eq!(Arc::strong_count(&source), 1, "no thread holds on to the source");
+    assert_eq!(
+        Arc::strong_count(&source),
+        1,
+        "no thread holds on to the source"
+    );
 }
 
 #[test]
 fn a_scan_finds_every_bad_file() {
-    let source = Made { panics: vec![7], ..Made::with_bad(30, &[3, 29]) };
+    let source = Made {
+        panics: vec![7],
+        ..Made::with_bad(30, &[3, 29])
+    };
     let seen = AtomicUsize::new(0);
     let report = scan(&source, 1_000_000, 3, &|done| {
         seen.fetch_max(done, Ordering::Relaxed);
     });
-    assert_eq!(report.bad.iter().map(|bad| bad.index).collect::<Vec<_>>(), [3, 7, 29]);
+    assert_eq!(
+        report.bad.iter().map(|bad| bad.index).collect::<Vec<_>>(),
+        [3, 7, 29]
+    );
     assert_eq!((report.total, seen.into_inner()), (30, 30));
     assert!(report.exceeded());
 }
 
 #[test]
 fn recipes_with_unknown_or_impossible_settings_are_refused() {
-    assert_eq!(serde_json::from_str::<Augment>("{}").unwrap(), Augment::default());
+    assert_eq!(
+        serde_json::from_str::<Augment>("{}").unwrap(),
+        Augment::default()
+    );
     let partial: Augment = serde_json::from_str(r#"{"jitter": {"hue": 0.1}, "flip": 0}"#).unwrap();
-    assert_eq!((partial.jitter.hue, partial.jitter.contrast, partial.flip), (0.1, 0.8, 0.0));
-    for unknown in [r#"{"gray": 1}"#, r#"{"jitter": {"colour": 1}}"#, r#"{"blur": {"radius": 1}}"#] {
-        assert!(serde_json::from_str::<Augment>(unknown).is_err(), "{unknown}");
+    assert_eq!(
+        (partial.jitter.hue, partial.jitter.contrast, partial.flip),
+        (0.1, 0.8, 0.0)
+    );
+    for unknown in [
+        r#"{"gray": 1}"#,
+        r#"{"jitter": {"colour": 1}}"#,
+        r#"{"blur": {"radius": 1}}"#,
+    ] {
+        assert!(
+            serde_json::from_str::<Augment>(unknown).is_err(),
+            "{unknown}"
+        );
     }
     assert!(serde_json::from_str::<CropSpec>(r#"{"count": 2, "size": 8}"#).is_err());
     for (json, field) in [
         (r#"{"grey": 1.5}"#, "augment.grey"),
         (r#"{"flip": -1}"#, "augment.flip"),
-        (r#"{"jitter": {"probability": 2}}"#, "augment.jitter.probability"),
-        (r#"{"jitter": {"contrast": -0.1}}"#, "augment.jitter.contrast"),
+        (
+            r#"{"jitter": {"probability": 2}}"#,
+            "augment.jitter.probability",
+        ),
+        (
+            r#"{"jitter": {"contrast": -0.1}}"#,
+            "augment.jitter.contrast",
+        ),
         (r#"{"jitter": {"hue": 0.6}}"#, "augment.jitter.hue"),
         (r#"{"blur": {"sigma": [0, 1]}}"#, "augment.blur.sigma"),
         (r#"{"blur": {"sigma": [2, 1]}}"#, "augment.blur.sigma"),
     ] {
-        let message = serde_json::from_str::<Augment>(json).unwrap().validate().unwrap_err();
+        let message = serde_json::from_str::<Augment>(json)
+            .unwrap()
+            .validate()
+            .unwrap_err();
         assert!(message.starts_with(field), "{message}");
     }
 }

@@ -5,6 +5,8 @@
 //! torch, torchvision, Pillow and numpy, and the photographs in `data/photos` of a folder `shared`
 //! beside the workspace, or wherever `SWAV_SHARED` says.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -56,13 +58,24 @@ impl Expected<'_> {
         let data = tensor.data();
         match tensor.dtype() {
             safetensors::Dtype::U8 => data.iter().map(|&byte| f64::from(byte)).collect(),
-            safetensors::Dtype::F32 => {
-                data.as_chunks().0.iter().map(|&word| f64::from(f32::from_le_bytes(word))).collect()
-            }
-            safetensors::Dtype::F64 => {
-                data.as_chunks().0.iter().map(|&word| f64::from_le_bytes(word)).collect()
-            }
-            _ => data.as_chunks().0.iter().map(|&word| i64::from_le_bytes(word) as f64).collect(),
+            safetensors::Dtype::F32 => data
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&word| f64::from(f32::from_le_bytes(word)))
+                .collect(),
+            safetensors::Dtype::F64 => data
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&word| f64::from_le_bytes(word))
+                .collect(),
+            _ => data
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&word| i64::from_le_bytes(word) as f64)
+                .collect(),
         }
     }
 
@@ -78,29 +91,53 @@ fn compare(file: &Path) -> usize {
     let bytes = std::fs::read(file).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let names = [
-        "large", "small", "centre", "flip", "brightness", "contrast", "saturation", "grey", "hue",
+        "large",
+        "small",
+        "centre",
+        "flip",
+        "brightness",
+        "contrast",
+        "saturation",
+        "grey",
+        "hue",
         "blur",
     ];
     let mut differences = names.map(|name| (name, Difference::default()));
     let mut scratch = Scratch::default();
     let mut images = 0;
     loop {
-        let expected = Expected { tensors: &tensors, number: images };
+        let expected = Expected {
+            tensors: &tensors,
+            number: images,
+        };
         if expected.tensor("image").is_none() {
             break;
         }
         images += 1;
         let image = expected.image();
-        let [left, top, width, height] = expected.numbers("region")[..] else { panic!() };
+        let [left, top, width, height] = expected.numbers("region")[..] else {
+            panic!()
+        };
         let [left, top, width, height] = [left, top, width, height].map(|side| side as u32);
-        let region = crop::Region { left, top, width, height };
-        let [resize, _] = expected.numbers("sizes")[..] else { panic!() };
+        let region = crop::Region {
+            left,
+            top,
+            width,
+            height,
+        };
+        let [resize, _] = expected.numbers("sizes")[..] else {
+            panic!()
+        };
         let small = expected.bytes("small");
         let side = small.len().div_euclid(3).isqrt();
         let amounts = expected.numbers("amounts");
-        let [brightness, contrast, saturation, hue, sigma] = amounts[..] else { panic!() };
+        let [brightness, contrast, saturation, hue, sigma] = amounts[..] else {
+            panic!()
+        };
         for (name, difference) in &mut differences {
-            let Some(tensor) = expected.tensor(name) else { continue };
+            let Some(tensor) = expected.tensor(name) else {
+                continue;
+            };
             let size = tensor.shape()[0];
             let mut ours = match *name {
                 "large" | "small" | "centre" => vec![0; size * size * 3],
@@ -122,7 +159,11 @@ fn compare(file: &Path) -> usize {
         }
     }
     for (name, difference) in &differences {
-        println!("{name:<10} worst {:.3}  mean {:.4}", difference.worst, difference.mean());
+        println!(
+            "{name:<10} worst {:.3}  mean {:.4}",
+            difference.worst,
+            difference.mean()
+        );
     }
     for (name, difference) in &differences {
         // What needs no rounding choice is equal to the bit. Against an unrounded expectation half a
@@ -132,8 +173,16 @@ fn compare(file: &Path) -> usize {
             "hue" | "blur" => (1.0, 0.3),
             _ => (2.0, 0.5),
         };
-        assert!(difference.worst <= worst, "{name}: worst {}", difference.worst);
-        assert!(difference.mean() <= mean, "{name}: mean {}", difference.mean());
+        assert!(
+            difference.worst <= worst,
+            "{name}: worst {}",
+            difference.worst
+        );
+        assert!(
+            difference.mean() <= mean,
+            "{name}: mean {}",
+            difference.mean()
+        );
     }
     images
 }
@@ -145,13 +194,20 @@ fn workspace() -> PathBuf {
 /// The photographs and the interpreter; says what is missing otherwise.
 fn photographs_and_python() -> Option<(PathBuf, PathBuf)> {
     let shared = std::env::var_os("SWAV_SHARED").map(PathBuf::from);
-    let photos = shared.unwrap_or_else(|| workspace().join("../shared")).join("data/photos");
+    let photos = shared
+        .unwrap_or_else(|| workspace().join("../shared"))
+        .join("data/photos");
     if !photos.is_dir() {
-        eprintln!("skipped: no photographs in {} (SWAV_SHARED names their place)", photos.display());
+        eprintln!(
+            "skipped: no photographs in {} (SWAV_SHARED names their place)",
+            photos.display()
+        );
         return None;
     }
     let Some(python) = std::env::var_os("SWAV_PYTHON") else {
-        eprintln!("skipped: SWAV_PYTHON names no interpreter with torch, torchvision, Pillow, numpy");
+        eprintln!(
+            "skipped: SWAV_PYTHON names no interpreter with torch, torchvision, Pillow, numpy"
+        );
         return None;
     };
     Some((photos, python.into()))
@@ -159,12 +215,17 @@ fn photographs_and_python() -> Option<(PathBuf, PathBuf)> {
 
 #[test]
 fn transforms_agree_with_pillow_and_torchvision_on_computed_images() {
-    assert_eq!(compare(&workspace().join("tests/golden/augment.safetensors")), 3);
+    assert_eq!(
+        compare(&workspace().join("tests/golden/augment.safetensors")),
+        3
+    );
 }
 
 #[test]
 fn transforms_agree_with_pillow_and_torchvision_on_photographs() {
-    let Some((photos, python)) = photographs_and_python() else { return };
+    let Some((photos, python)) = photographs_and_python() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("photos.safetensors");
     let script = workspace().join("tests/golden/augment.py");
@@ -190,9 +251,21 @@ fn transforms_agree_with_pillow_and_torchvision_on_photographs() {
         let sample = source.read(number).unwrap();
         assert!(matches!(sample, Sample::Encoded(_)));
         let image = decode(&sample, &source.name(number), u64::MAX).unwrap();
-        let expected = Expected { tensors: &tensors, number };
+        let expected = Expected {
+            tensors: &tensors,
+            number,
+        };
         difference.add(&image.rgb, &expected.numbers("image"));
     }
-    println!("{:<10} worst {:.3}  mean {:.4}", "decoding", difference.worst, difference.mean());
-    assert!(difference.mean() < 0.5, "decoding: mean {}", difference.mean());
+    println!(
+        "{:<10} worst {:.3}  mean {:.4}",
+        "decoding",
+        difference.worst,
+        difference.mean()
+    );
+    assert!(
+        difference.mean() < 0.5,
+        "decoding: mean {}",
+        difference.mean()
+    );
 }

@@ -1,5 +1,7 @@
 //! What PyTorch computes, from tests/golden/model.py: networks whose weights are a formula.
 
+#![allow(clippy::unwrap_used)] // `allow-unwrap-in-tests` does not reach helpers outside of tests
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -123,23 +125,31 @@ fn gradients(network: &Network, gradients: &Gradients) -> Tensors {
     gradients
 }
 
-struct Strides {
-    input: usize,
+/// A backbone by itself, and which of its numbers model.py keeps.
+struct Case {
+    name: &'static str,
+    config: BackboneConfig,
+    size: usize,
+    /// Distance of the batch norms' biases from zero.
+    margin: f64,
+    /// Every how manyth value is kept.
+    inputs: usize,
     gradients: usize,
     statistics: usize,
 }
 
-fn backbone_case(name: &'static str, config: BackboneConfig, size: usize, strides: Strides) {
-    let golden = Golden::read(name);
+fn check(case: Case) {
+    let golden = Golden::read(case.name);
     let (plain, device) = (Device::flex(), Device::flex().autodiff());
     // The smallest head there is, and no prototypes: the numbers are the backbone's.
-    let network = network(&NetworkConfig {
-        backbone: config,
+    let config = NetworkConfig {
+        backbone: case.config,
         hidden: 0,
         dim: 1,
         prototypes: vec![],
-    });
-    let shape = [4, 3, size, size];
+    };
+    let network = network(&config, case.margin);
+    let shape = [4, 3, case.size, case.size];
     let x = |i: usize, device: &Device| image(&format!("input.{i}"), shape, device);
 
     golden.check("eval", &host(network.valid().features(x(0, &plain))));
@@ -150,14 +160,11 @@ fn backbone_case(name: &'static str, config: BackboneConfig, size: usize, stride
     let probe = probe("probe", &features);
     let grads = (features * probe).sum().backward();
     let gradient = host(input.grad(&grads).unwrap());
-    let gradient: Vec<f32> = gradient.into_iter().step_by(strides.input).collect();
+    let gradient: Vec<f32> = gradient.into_iter().step_by(case.inputs).collect();
     golden.check("input_gradient", &gradient);
     let grads = gradients(&network, &grads);
     let of_backbone = |name: &str| !name.starts_with("pro");
-    golden.check(
-        "gradients",
-        &strided(&grads, strides.gradients, of_backbone),
-    );
+    golden.check("gradients", &strided(&grads, case.gradients, of_backbone));
 
     network.features(x(1, &device));
     network.features(x(2, &device));
@@ -165,91 +172,86 @@ fn backbone_case(name: &'static str, config: BackboneConfig, size: usize, stride
     let tensors = weights::export(&network);
     golden.check(
         "statistics",
-        &strided(&tensors, strides.statistics, statistics),
+        &strided(&tensors, case.statistics, statistics),
     );
     golden.check("eval_after", &host(network.valid().features(x(0, &plain))));
 }
 
 #[test]
 fn resnet18_is_pytorchs() {
-    let strides = Strides {
-        input: 7,
+    check(Case {
+        name: "resnet18",
+        config: backbone("resnet18", 1.0, Stem::Imagenet),
+        size: 64,
+        margin: 1.0,
+        inputs: 7,
         gradients: 2003,
         statistics: 1,
-    };
-    backbone_case(
-        "resnet18",
-        backbone("resnet18", 1.0, Stem::Imagenet),
-        64,
-        strides,
-    );
+    });
 }
 
 #[test]
 fn resnet50_is_pytorchs() {
-    let strides = Strides {
-        input: 7,
+    check(Case {
+        name: "resnet50",
+        config: backbone("resnet50", 1.0, Stem::Imagenet),
+        size: 64,
+        margin: 3.0,
+        inputs: 7,
         gradients: 4001,
         statistics: 7,
-    };
-    backbone_case(
-        "resnet50",
-        backbone("resnet50", 1.0, Stem::Imagenet),
-        64,
-        strides,
-    );
+    });
 }
 
 #[test]
 fn resnext50_is_pytorchs() {
-    let strides = Strides {
-        input: 13,
+    check(Case {
+        name: "resnext50",
+        config: backbone("resnext50_32x4d", 1.0, Stem::Imagenet),
+        size: 64,
+        margin: 3.0,
+        inputs: 13,
         gradients: 8009,
         statistics: 13,
-    };
-    let config = backbone("resnext50_32x4d", 1.0, Stem::Imagenet);
-    backbone_case("resnext50", config, 64, strides);
+    });
 }
 
 #[test]
 fn a_resnet50_of_quarter_width_is_pytorchs() {
-    let strides = Strides {
-        input: 13,
+    check(Case {
+        name: "slim50",
+        config: backbone("resnet50", 0.25, Stem::Imagenet),
+        size: 64,
+        margin: 3.0,
+        inputs: 13,
         gradients: 499,
         statistics: 13,
-    };
-    backbone_case(
-        "slim50",
-        backbone("resnet50", 0.25, Stem::Imagenet),
-        64,
-        strides,
-    );
+    });
 }
 
 #[test]
 fn the_cifar_stem_is_pytorchs() {
-    let strides = Strides {
-        input: 5,
+    check(Case {
+        name: "cifar18",
+        config: backbone("resnet18", 1.0, Stem::Cifar),
+        size: 32,
+        margin: 1.0,
+        inputs: 5,
         gradients: 4001,
         statistics: 7,
-    };
-    backbone_case(
-        "cifar18",
-        backbone("resnet18", 1.0, Stem::Cifar),
-        32,
-        strides,
-    );
+    });
 }
 
 #[test]
 fn head_prototypes_and_the_multi_crop_forward_are_pytorchs() {
     let golden = Golden::read("network");
-    let mut network = network(&NetworkConfig {
+    let config = NetworkConfig {
         backbone: backbone("resnet18", 0.25, Stem::Cifar),
         hidden: 64,
         dim: 16,
         prototypes: vec![10, 7],
-    });
+    };
+    let mut network = network(&config, 1.0);
     network.prototypes = network.prototypes.normalise();
     let device = Device::flex().autodiff();
     let outputs = network.forward(vec![

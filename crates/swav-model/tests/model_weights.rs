@@ -1,5 +1,7 @@
 //! Weights in files.
 
+#![allow(clippy::unwrap_used)] // `allow-unwrap-in-tests` does not reach helpers outside of tests
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -22,7 +22,10 @@ pub struct Blur {
 
 impl Default for Blur {
     fn default() -> Self {
-        Self { probability: 0.5, sigma: [0.1, 2.0] }
+        Self {
+            probability: 0.5,
+            sigma: [0.1, 2.0],
+        }
     }
 }
 
@@ -68,7 +71,9 @@ fn half_kernel(sigma: f32) -> Vec<f32> {
     let radius = (3.0 * sigma).ceil() as usize;
     let weight = |distance: usize| (-0.5 * (distance as f64 / sigma).powi(2)).exp();
     let total = weight(0) + 2.0 * (1..=radius).map(weight).sum::<f64>();
-    (0..=radius).map(|distance| (weight(distance) / total) as f32).collect()
+    (0..=radius)
+        .map(|distance| (weight(distance) / total) as f32)
+        .collect()
 }
 
 /// Blurs `rgb`, rows of `width` pixels, by `sigma` pixels.
@@ -76,7 +81,10 @@ fn half_kernel(sigma: f32) -> Vec<f32> {
 /// # Panics
 /// When `width` or `sigma` is not above zero.
 pub fn apply(rgb: &mut [u8], width: usize, sigma: f32, scratch: &mut Scratch) {
-    assert!(width > 0 && sigma > 0.0, "a blur of σ {sigma} over rows of {width} pixels");
+    assert!(
+        width > 0 && sigma > 0.0,
+        "a blur of σ {sigma} over rows of {width} pixels"
+    );
     let kernel = half_kernel(sigma);
     let radius = kernel.len() - 1;
     let stride = width * 3;
@@ -98,7 +106,11 @@ pub fn apply(rgb: &mut [u8], width: usize, sigma: f32, scratch: &mut Scratch) {
             pixel.copy_from_slice(&middle[stride - 3..]);
         }
         weigh(blurred, &kernel, |distance, sign| {
-            let start = if sign { 3 * (radius + distance) } else { 3 * (radius - distance) };
+            let start = if sign {
+                3 * (radius + distance)
+            } else {
+                3 * (radius - distance)
+            };
             &padded[start..start + stride]
         });
     }
@@ -108,7 +120,11 @@ pub fn apply(rgb: &mut [u8], width: usize, sigma: f32, scratch: &mut Scratch) {
     sum.resize(stride, 0.0);
     for (y, row) in rgb.chunks_exact_mut(stride).enumerate() {
         weigh(sum, &kernel, |distance, sign| {
-            let from = if sign { (y + distance).min(height - 1) } else { y.saturating_sub(distance) };
+            let from = if sign {
+                (y + distance).min(height - 1)
+            } else {
+                y.saturating_sub(distance)
+            };
             &rows[from * stride..(from + 1) * stride]
         });
         for (pixel, &value) in row.iter_mut().zip(sum.iter()) {
@@ -149,7 +165,9 @@ mod tests {
     #[test]
     fn a_blur_is_the_direct_sum_over_the_plane() {
         let (width, height, sigma) = (13usize, 9usize, 1.3f32);
-        let mut rgb: Vec<u8> = (0..width * height * 3).map(|i| (i * i % 251) as u8).collect();
+        let mut rgb: Vec<u8> = (0..width * height * 3)
+            .map(|i| (i * i % 251) as u8)
+            .collect();
         let before = rgb.clone();
         apply(&mut rgb, width, sigma, &mut Scratch::default());
         let radius = (3.0 * sigma).ceil() as i64;

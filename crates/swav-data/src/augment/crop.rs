@@ -36,7 +36,10 @@ pub struct Region {
 /// # Panics
 /// When a side of the image is zero.
 pub fn draw(draws: &mut Draws, width: u32, height: u32, scale: [f32; 2]) -> Region {
-    assert!(width > 0 && height > 0, "a crop of {width} × {height} pixels");
+    assert!(
+        width > 0 && height > 0,
+        "a crop of {width} × {height} pixels"
+    );
     let (image_width, image_height) = (f64::from(width), f64::from(height));
     let [low, high] = scale.map(f64::from);
     for _ in 0..TRIES {
@@ -48,7 +51,12 @@ pub fn draw(draws: &mut Draws, width: u32, height: u32, scale: [f32; 2]) -> Regi
         if (1.0..=image_width).contains(&w) && (1.0..=image_height).contains(&h) {
             let (w, h) = (w as u32, h as u32);
             let (top, left) = (below(row, height - h + 1), below(column, width - w + 1));
-            return Region { left, top, width: w, height: h };
+            return Region {
+                left,
+                top,
+                width: w,
+                height: h,
+            };
         }
     }
     let ratio = image_width / image_height;
@@ -61,7 +69,12 @@ pub fn draw(draws: &mut Draws, width: u32, height: u32, scale: [f32; 2]) -> Regi
     };
     // A sliver rounds to a side of its own; never beyond the image.
     let (w, h) = (w.clamp(1, width), h.clamp(1, height));
-    Region { left: (width - w) / 2, top: (height - h) / 2, width: w, height: h }
+    Region {
+        left: (width - w) / 2,
+        top: (height - h) / 2,
+        width: w,
+        height: h,
+    }
 }
 
 /// Cuts `region` out of `image` and resizes it to `size` × `size`.
@@ -69,9 +82,17 @@ pub fn draw(draws: &mut Draws, width: u32, height: u32, scale: [f32; 2]) -> Regi
 /// # Panics
 /// When `out` is not `size` · `size` · 3 bytes long, or the region is empty or leaves the image.
 pub fn apply(image: &Image, region: Region, size: usize, scratch: &mut Scratch, out: &mut [u8]) {
-    let Region { left, top, width, height } = region;
+    let Region {
+        left,
+        top,
+        width,
+        height,
+    } = region;
     let Ok(part) = TypedCroppedImage::new(view(image), left, top, width, height) else {
-        panic!("{region:?} leaves an image of {} × {} pixels", image.width, image.height);
+        panic!(
+            "{region:?} leaves an image of {} × {} pixels",
+            image.width, image.height
+        );
     };
     resize(&part, size, &bilinear(), scratch, out);
 }
@@ -83,7 +104,10 @@ pub fn apply(image: &Image, region: Region, size: usize, scratch: &mut Scratch, 
 /// # Panics
 /// When `size` is zero or greater than `resize`, or `out` is not `size` · `size` · 3 bytes long.
 pub fn centre(image: &Image, resize_to: usize, size: usize, scratch: &mut Scratch, out: &mut [u8]) {
-    assert!((1..=resize_to).contains(&size), "a centre of {size} pixels out of {resize_to}");
+    assert!(
+        (1..=resize_to).contains(&size),
+        "a centre of {size} pixels out of {resize_to}"
+    );
     let (width, height) = (u64::from(image.width), u64::from(image.height));
     let short = width.min(height);
     // The long side is cut to whole pixels, so the two scales differ a little.
@@ -103,7 +127,9 @@ pub fn centre(image: &Image, resize_to: usize, size: usize, scratch: &mut Scratc
 }
 
 fn bilinear() -> ResizeOptions {
-    ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false)
+    ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+        .use_alpha(false)
 }
 
 fn view(image: &Image) -> TypedImageRef<'_, U8x3> {
@@ -125,15 +151,25 @@ fn resize(
     scratch: &mut Scratch,
     out: &mut [u8],
 ) {
-    assert_eq!(out.len(), size * size * 3, "room for {size} × {size} RGB pixels");
+    assert_eq!(
+        out.len(),
+        size * size * 3,
+        "room for {size} × {size} RGB pixels"
+    );
     let side = size as u32;
     let target = TypedImage::<U8x3>::from_buffer(side, side, out);
-    let done = target.map_err(|error| error.to_string()).and_then(|mut target| {
-        let resized = scratch.resizer.resize_typed(source, &mut target, options);
-        resized.map_err(|error| error.to_string())
-    });
+    let done = target
+        .map_err(|error| error.to_string())
+        .and_then(|mut target| {
+            let resized = scratch.resizer.resize_typed(source, &mut target, options);
+            resized.map_err(|error| error.to_string())
+        });
     if let Err(error) = done {
-        panic!("resizing {} × {} to {size}: {error}", source.width(), source.height());
+        panic!(
+            "resizing {} × {} to {size}: {error}",
+            source.width(),
+            source.height()
+        );
     }
 }
 
@@ -166,21 +202,54 @@ mod tests {
     #[test]
     fn an_image_too_long_for_any_try_gets_the_centre() {
         for region in regions(1000, 10, [0.9, 1.0]) {
-            assert_eq!(region, Region { left: 493, top: 0, width: 13, height: 10 });
+            assert_eq!(
+                region,
+                Region {
+                    left: 493,
+                    top: 0,
+                    width: 13,
+                    height: 10
+                }
+            );
         }
         for region in regions(10, 1000, [0.9, 1.0]) {
-            assert_eq!(region, Region { left: 0, top: 493, width: 10, height: 13 });
+            assert_eq!(
+                region,
+                Region {
+                    left: 0,
+                    top: 493,
+                    width: 10,
+                    height: 13
+                }
+            );
         }
     }
 
     #[test]
     fn one_pixel_is_enough() {
         for region in regions(1, 1, [0.05, 0.14]) {
-            assert_eq!(region, Region { left: 0, top: 0, width: 1, height: 1 });
+            assert_eq!(
+                region,
+                Region {
+                    left: 0,
+                    top: 0,
+                    width: 1,
+                    height: 1
+                }
+            );
         }
-        let image = Image { width: 1, height: 1, rgb: vec![10, 20, 30] };
+        let image = Image {
+            width: 1,
+            height: 1,
+            rgb: vec![10, 20, 30],
+        };
         let mut out = vec![0; 4 * 4 * 3];
-        let whole = Region { left: 0, top: 0, width: 1, height: 1 };
+        let whole = Region {
+            left: 0,
+            top: 0,
+            width: 1,
+            height: 1,
+        };
         apply(&image, whole, 4, &mut Scratch::default(), &mut out);
         assert!(out.chunks(3).all(|pixel| pixel == [10, 20, 30]));
     }
@@ -192,8 +261,17 @@ mod tests {
         for y in 5..15 {
             rgb[(y * 20 + 5) * 3..(y * 20 + 15) * 3].fill(0);
         }
-        let image = Image { width: 20, height: 20, rgb };
-        let region = Region { left: 5, top: 5, width: 10, height: 10 };
+        let image = Image {
+            width: 20,
+            height: 20,
+            rgb,
+        };
+        let region = Region {
+            left: 5,
+            top: 5,
+            width: 10,
+            height: 10,
+        };
         for size in [3, 7, 10, 33] {
             let mut out = vec![1; size * size * 3];
             apply(&image, region, size, &mut Scratch::default(), &mut out);

@@ -44,7 +44,12 @@ pub struct Augment {
 
 impl Default for Augment {
     fn default() -> Self {
-        Self { jitter: Jitter::default(), grey: 0.2, blur: Blur::default(), flip: 0.5 }
+        Self {
+            jitter: Jitter::default(),
+            grey: 0.2,
+            blur: Blur::default(),
+            flip: 0.5,
+        }
     }
 }
 
@@ -52,9 +57,15 @@ impl Augment {
     /// No transform but the crop.
     pub fn none() -> Self {
         Self {
-            jitter: Jitter { probability: 0.0, ..Jitter::default() },
+            jitter: Jitter {
+                probability: 0.0,
+                ..Jitter::default()
+            },
             grey: 0.0,
-            blur: Blur { probability: 0.0, ..Blur::default() },
+            blur: Blur {
+                probability: 0.0,
+                ..Blur::default()
+            },
             flip: 0.0,
         }
     }
@@ -130,5 +141,7 @@ pub(crate) fn probability(field: &str, value: f32) -> Result<(), String> {
     if (0.0..=1.0).contains(&value) {
         return Ok(());
     }
-    Err(format!("{field} = {value} is not a probability: expected 0 to 1"))
+    Err(format!(
+        "{field} = {value} is not a probability: expected 0 to 1"
+    ))
 }

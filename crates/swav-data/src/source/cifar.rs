@@ -52,12 +52,25 @@ impl CifarSource {
         let (folder, names) = if path.is_dir() {
             let all = entries(path)?;
             let pick = |wanted: fn(&str) -> bool| -> Vec<PathBuf> {
-                all.iter().filter(|entry| wanted(&file_name(entry))).cloned().collect()
+                all.iter()
+                    .filter(|entry| wanted(&file_name(entry)))
+                    .cloned()
+                    .collect()
             };
             let training = pick(is_training);
-            (path, if training.is_empty() { pick(is_batch) } else { training })
+            (
+                path,
+                if training.is_empty() {
+                    pick(is_batch)
+                } else {
+                    training
+                },
+            )
         } else {
-            (path.parent().unwrap_or(Path::new("")), vec![path.to_path_buf()])
+            (
+                path.parent().unwrap_or(Path::new("")),
+                vec![path.to_path_buf()],
+            )
         };
         let Some(first) = names.first() else {
             return Err(DataError::Empty {
@@ -108,7 +121,11 @@ impl Source for CifarSource {
         for i in 0..PLANE {
             rgb.extend([planes[i], planes[PLANE + i], planes[2 * PLANE + i]]);
         }
-        Ok(Sample::Pixels { width: SIDE as u32, height: SIDE as u32, rgb })
+        Ok(Sample::Pixels {
+            width: SIDE as u32,
+            height: SIDE as u32,
+            rgb,
+        })
     }
 
     fn name(&self, index: usize) -> String {
@@ -125,14 +142,24 @@ impl Source for CifarSource {
     }
 
     fn describe(&self) -> String {
-        let kind = if self.head == 1 { "CIFAR-10" } else { "CIFAR-100" };
-        format!("{}, {kind} {}", count(self.len(), self.classes.len()), self.path.display())
+        let kind = if self.head == 1 {
+            "CIFAR-10"
+        } else {
+            "CIFAR-100"
+        };
+        format!(
+            "{}, {kind} {}",
+            count(self.len(), self.classes.len()),
+            self.path.display()
+        )
     }
 }
 
 /// How many label bytes a record has: by the file's name where that tells, else by its size.
 fn head(path: &Path) -> Result<usize, DataError> {
-    let size = std::fs::metadata(path).map_err(|error| DataError::io(path, error))?.len();
+    let size = std::fs::metadata(path)
+        .map_err(|error| DataError::io(path, error))?
+        .len();
     let whole = |head: usize| size > 0 && size.is_multiple_of((head + PIXELS) as u64);
     let named = match file_name(path).as_str() {
         "train.bin" | "test.bin" => Some(2),
@@ -153,7 +180,10 @@ fn head(path: &Path) -> Result<usize, DataError> {
 fn read_labels(path: &Path, head: usize, labels: &mut Vec<u8>) -> Result<(), DataError> {
     let classes = if head == 1 { 10 } else { 100 };
     let file = File::open(path).map_err(|error| DataError::io(path, error))?;
-    let size = file.metadata().map_err(|error| DataError::io(path, error))?.len();
+    let size = file
+        .metadata()
+        .map_err(|error| DataError::io(path, error))?
+        .len();
     let record = head + PIXELS;
     if size == 0 || !size.is_multiple_of(record as u64) {
         let reason = format!("{size} bytes are not a whole number of records of {record} bytes");
@@ -179,11 +209,22 @@ fn read_labels(path: &Path, head: usize, labels: &mut Vec<u8>) -> Result<(), Dat
 
 /// Class names from the file that comes with the data, numbers where it is silent.
 fn class_names(folder: &Path, head: usize, labels: &[u8]) -> Vec<String> {
-    let file = if head == 1 { "batches.meta.txt" } else { "fine_label_names.txt" };
+    let file = if head == 1 {
+        "batches.meta.txt"
+    } else {
+        "fine_label_names.txt"
+    };
     let text = std::fs::read_to_string(folder.join(file)).unwrap_or_default();
-    let mut names: Vec<String> =
-        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(Into::into).collect();
-    let used = labels.iter().max().map_or(0, |&label| usize::from(label) + 1);
+    let mut names: Vec<String> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(Into::into)
+        .collect();
+    let used = labels
+        .iter()
+        .max()
+        .map_or(0, |&label| usize::from(label) + 1);
     for number in names.len()..used {
         names.push(number.to_string());
     }

@@ -14,7 +14,11 @@ use crate::error::DataError;
 
 /// Opens `path`, which exists, as what it looks like.
 pub(super) fn open(path: &Path) -> Result<Arc<dyn Source>, DataError> {
-    if path.is_dir() { open_folder(path) } else { open_file(path) }
+    if path.is_dir() {
+        open_folder(path)
+    } else {
+        open_file(path)
+    }
 }
 
 fn open_file(path: &Path) -> Result<Arc<dyn Source>, DataError> {
@@ -24,7 +28,10 @@ fn open_file(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     if is_image(path) {
         return Ok(Arc::new(FolderSource::flat(path)?));
     }
-    if path.extension().is_some_and(|found| found.eq_ignore_ascii_case("bin")) {
+    if path
+        .extension()
+        .is_some_and(|found| found.eq_ignore_ascii_case("bin"))
+    {
         return Ok(Arc::new(CifarSource::open(path)?));
     }
     let mut start = Vec::new();
@@ -34,20 +41,35 @@ fn open_file(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     if start.starts_with(&[0x1F, 0x8B]) || idx::is_magic(&start) {
         return Ok(Arc::new(IdxSource::open(path)?));
     }
-    let looked_for = format!("a folder, .tar, .bin, IDX, or an image ({})", extension_list());
+    let looked_for = format!(
+        "a folder, .tar, .bin, IDX, or an image ({})",
+        extension_list()
+    );
     let found = format!("a file that starts with \"{}\"", start.escape_ascii());
-    Err(DataError::Empty { path: path.into(), looked_for, found })
+    Err(DataError::Empty {
+        path: path.into(),
+        looked_for,
+        found,
+    })
 }
 
 fn open_folder(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     let entries = entries(path)?;
-    if entries.iter().any(|entry| cifar::is_batch(&file_name(entry))) {
+    if entries
+        .iter()
+        .any(|entry| cifar::is_batch(&file_name(entry)))
+    {
         return Ok(Arc::new(CifarSource::open(path)?));
     }
-    if entries.iter().any(|entry| idx::is_images(&file_name(entry))) {
+    if entries
+        .iter()
+        .any(|entry| idx::is_images(&file_name(entry)))
+    {
         return Ok(Arc::new(IdxSource::open(path)?));
     }
-    let direct = entries.iter().any(|entry| is_image(entry) && !entry.is_dir());
+    let direct = entries
+        .iter()
+        .any(|entry| is_image(entry) && !entry.is_dir());
     let mut walk = Walk::default();
     // Per folder: whether there are images in it or below, and whether every such folder has some
     // of its own.

@@ -34,7 +34,9 @@ impl FolderSource {
                 let before = found.files.len();
                 walk.collect(&entry, &mut found.files)?;
                 if found.files.len() > before {
-                    found.labels.resize(found.files.len(), found.classes.len() as u32);
+                    found
+                        .labels
+                        .resize(found.files.len(), found.classes.len() as u32);
                     found.classes.push(file_name(&entry));
                 }
             } else if is_image(&entry) {
@@ -57,7 +59,9 @@ impl FolderSource {
         let mut found = Self::empty(root, "flat folder");
         if root.is_dir() {
             found.files = entries(root)?;
-            found.files.retain(|entry| is_image(entry) && !entry.is_dir());
+            found
+                .files
+                .retain(|entry| is_image(entry) && !entry.is_dir());
         } else if is_image(root) {
             found.files.push(root.into());
         }
@@ -75,7 +79,13 @@ impl FolderSource {
     }
 
     fn empty(root: &Path, layout: &'static str) -> Self {
-        Self { root: root.into(), files: vec![], labels: vec![], classes: vec![], layout }
+        Self {
+            root: root.into(),
+            files: vec![],
+            labels: vec![],
+            classes: vec![],
+            layout,
+        }
     }
 
     fn checked(self) -> Result<Self, DataError> {
@@ -97,7 +107,9 @@ impl Source for FolderSource {
 
     fn read(&self, index: usize) -> Result<Sample, DataError> {
         let path = &self.files[index];
-        fs::read(path).map(Sample::Encoded).map_err(|error| DataError::io(path, error))
+        fs::read(path)
+            .map(Sample::Encoded)
+            .map_err(|error| DataError::io(path, error))
     }
 
     fn name(&self, index: usize) -> String {
@@ -121,7 +133,10 @@ impl Source for FolderSource {
 
 /// The last part of a path, for people.
 pub(super) fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// A walk through folders that reads each of them once, however many links lead there.

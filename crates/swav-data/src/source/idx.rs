@@ -46,7 +46,11 @@ impl IdxSource {
     /// header says, when images and labels differ in number, and [`DataError::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = path.as_ref();
-        let file = if path.is_dir() { find_images(path)? } else { path.to_path_buf() };
+        let file = if path.is_dir() {
+            find_images(path)?
+        } else {
+            path.to_path_buf()
+        };
         let (dims, pixels) = read_idx(&file)?;
         let (number, height, width, channels) = match dims[..] {
             [n, height, width] => (n, height, width, 1),
@@ -58,7 +62,11 @@ impl IdxSource {
         };
         if number == 0 || height == 0 || width == 0 {
             let (looked_for, found) = ("images".into(), format!("dimensions {dims:?}"));
-            return Err(DataError::Empty { path: file, looked_for, found });
+            return Err(DataError::Empty {
+                path: file,
+                looked_for,
+                found,
+            });
         }
         let labels = match find_labels(&file) {
             None => vec![],
@@ -74,7 +82,15 @@ impl IdxSource {
         let classes = labels.iter().max().map_or(vec![], |&last| {
             (0..=last).map(|label| label.to_string()).collect()
         });
-        Ok(Self { path: file, height, width, channels, pixels, labels, classes })
+        Ok(Self {
+            path: file,
+            height,
+            width,
+            channels,
+            pixels,
+            labels,
+            classes,
+        })
     }
 }
 
@@ -90,7 +106,11 @@ impl Source for IdxSource {
             1 => pixels.iter().flat_map(|&grey| [grey; 3]).collect(),
             _ => pixels.to_vec(),
         };
-        Ok(Sample::Pixels { width: self.width as u32, height: self.height as u32, rgb })
+        Ok(Sample::Pixels {
+            width: self.width as u32,
+            height: self.height as u32,
+            rgb,
+        })
     }
 
     fn name(&self, index: usize) -> String {
@@ -108,25 +128,37 @@ impl Source for IdxSource {
     }
 
     fn describe(&self) -> String {
-        format!("{}, IDX {}", count(self.len(), self.classes.len()), self.path.display())
+        format!(
+            "{}, IDX {}",
+            count(self.len(), self.classes.len()),
+            self.path.display()
+        )
     }
 }
 
 fn find_images(folder: &Path) -> Result<PathBuf, DataError> {
     let mut files = entries(folder)?;
     files.retain(|entry| is_images(&file_name(entry)));
-    let training = files.iter().position(|file| file_name(file).starts_with("train"));
-    files.into_iter().nth(training.unwrap_or(0)).ok_or_else(|| DataError::Empty {
-        path: folder.into(),
-        looked_for: "*images*idx3*".into(),
-        found: inventory(folder),
-    })
+    let training = files
+        .iter()
+        .position(|file| file_name(file).starts_with("train"));
+    files
+        .into_iter()
+        .nth(training.unwrap_or(0))
+        .ok_or_else(|| DataError::Empty {
+            path: folder.into(),
+            looked_for: "*images*idx3*".into(),
+            found: inventory(folder),
+        })
 }
 
 /// The labels that belong to a file of images.
 fn find_labels(images: &Path) -> Option<PathBuf> {
     let name = file_name(images);
-    let labels = name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1");
+    let labels = name
+        .replace("images", "labels")
+        .replace("idx3", "idx1")
+        .replace("idx4", "idx1");
     if labels == name {
         return None;
     }
@@ -141,7 +173,10 @@ fn find_labels(images: &Path) -> Option<PathBuf> {
 fn read_idx(path: &Path) -> Result<(Vec<usize>, Vec<u8>), DataError> {
     let file = File::open(path).map_err(|error| DataError::io(path, error))?;
     let mut start = Vec::new();
-    (&file).take(2).read_to_end(&mut start).map_err(|error| DataError::io(path, error))?;
+    (&file)
+        .take(2)
+        .read_to_end(&mut start)
+        .map_err(|error| DataError::io(path, error))?;
     let whole = std::io::Cursor::new(start.clone()).chain(BufReader::new(file));
     let mut reader: Box<dyn Read> = match start[..] {
         [0x1F, 0x8B] => Box::new(MultiGzDecoder::new(whole)),
@@ -168,16 +203,23 @@ fn read_idx(path: &Path) -> Result<(Vec<usize>, Vec<u8>), DataError> {
         reader.read_exact(&mut dim).map_err(failed)?;
         dims.push(u32::from_be_bytes(dim) as usize);
     }
-    let expected = dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
+    let expected = dims
+        .iter()
+        .try_fold(1usize, |product, &dim| product.checked_mul(dim));
     let expected = expected
         .filter(|&bytes| bytes < isize::MAX as usize)
         .ok_or_else(|| DataError::format(path, format!("impossible dimensions {dims:?}")))?;
     // Read what is there, not what the header promises: a wrong header must not take the memory.
     let mut bytes = Vec::new();
     match reader.take(expected as u64 + 1).read_to_end(&mut bytes) {
-        Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => return Err(failed(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+            return Err(failed(error));
+        }
         Err(_) if bytes.len() == expected => {
-            return Err(DataError::format(path, "cut short: the gzip trailer is missing"));
+            return Err(DataError::format(
+                path,
+                "cut short: the gzip trailer is missing",
+            ));
         }
         _ => {}
     }

@@ -137,10 +137,15 @@ impl FromStr for Format {
     type Err = DataError;
 
     fn from_str(text: &str) -> Result<Self, DataError> {
-        Self::ALL.into_iter().find(|format| format.name() == text).ok_or_else(|| {
-            let known = Self::ALL.map(Self::name).join(", ");
-            DataError::Invalid(format!("unknown data format \"{text}\": expected one of {known}"))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|format| format.name() == text)
+            .ok_or_else(|| {
+                let known = Self::ALL.map(Self::name).join(", ");
+                DataError::Invalid(format!(
+                    "unknown data format \"{text}\": expected one of {known}"
+                ))
+            })
     }
 }
 
@@ -191,13 +196,17 @@ pub fn open(path: &Path, format: Format) -> Result<Arc<dyn Source>, DataError> {
 /// Whether `name` ends with one of the [`EXTENSIONS`], in any case.
 fn is_image(name: &Path) -> bool {
     name.extension().is_some_and(|found| {
-        EXTENSIONS.iter().any(|known| found.eq_ignore_ascii_case(OsStr::new(known)))
+        EXTENSIONS
+            .iter()
+            .any(|known| found.eq_ignore_ascii_case(OsStr::new(known)))
     })
 }
 
 /// ".jpg, .jpeg, …"
 fn extension_list() -> String {
-    EXTENSIONS.map(|extension| format!(".{extension}")).join(", ")
+    EXTENSIONS
+        .map(|extension| format!(".{extension}"))
+        .join(", ")
 }
 
 /// "12,345 images in 10 classes"
@@ -234,13 +243,19 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
             found.push(entry.path());
         }
     }
-    found.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
+    found.sort_by(|a, b| {
+        a.as_os_str()
+            .as_encoded_bytes()
+            .cmp(b.as_os_str().as_encoded_bytes())
+    });
     Ok(found)
 }
 
 /// "3 files (.gif, .txt) and 2 folders": what an error names when there is no image.
 fn inventory(folder: &Path) -> String {
-    let Ok(entries) = entries(folder) else { return "nothing readable".into() };
+    let Ok(entries) = entries(folder) else {
+        return "nothing readable".into();
+    };
     let (folders, files): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.is_dir());
     let mut kinds: Vec<String> = files
         .iter()
@@ -256,14 +271,22 @@ fn inventory(folder: &Path) -> String {
         (0, _) => {}
         (1, _) => parts.push(format!("1 file ({})", kinds.join(", "))),
         (n, 0..=6) => parts.push(format!("{} files ({})", thousands(n), kinds.join(", "))),
-        (n, _) => parts.push(format!("{} files ({}, …)", thousands(n), kinds[..6].join(", "))),
+        (n, _) => parts.push(format!(
+            "{} files ({}, …)",
+            thousands(n),
+            kinds[..6].join(", ")
+        )),
     }
     match folders.len() {
         0 => {}
         1 => parts.push("1 folder".into()),
         n => parts.push(format!("{} folders", thousands(n))),
     }
-    if parts.is_empty() { "nothing".into() } else { parts.join(" and ") }
+    if parts.is_empty() {
+        "nothing".into()
+    } else {
+        parts.join(" and ")
+    }
 }
 
 /// Reads `buffer.len()` bytes at `offset` without moving a cursor that other threads share.
@@ -304,6 +327,9 @@ mod tests {
             assert_eq!(format.to_string().parse::<Format>().unwrap(), format);
         }
         let message = "zip".parse::<Format>().unwrap_err().to_string();
-        assert!(message.contains("zip") && message.contains("classes"), "{message}");
+        assert!(
+            message.contains("zip") && message.contains("classes"),
+            "{message}"
+        );
     }
 }

@@ -59,14 +59,19 @@ const BLOCK: u64 = 512;
 
 /// Whether the name ends with `.tar`.
 pub(super) fn is_tar(path: &Path) -> bool {
-    path.extension().is_some_and(|found| found.eq_ignore_ascii_case("tar"))
+    path.extension()
+        .is_some_and(|found| found.eq_ignore_ascii_case("tar"))
 }
 
 /// Whether the name says that this is a compressed tar.
 pub(super) fn is_compressed(path: &Path) -> bool {
     let name = path.to_string_lossy().to_ascii_lowercase();
-    ["tgz", "tbz2", "txz", "tzst"].iter().any(|end| name.ends_with(&format!(".{end}")))
-        || ["gz", "bz2", "xz", "zst"].iter().any(|end| name.ends_with(&format!(".tar.{end}")))
+    ["tgz", "tbz2", "txz", "tzst"]
+        .iter()
+        .any(|end| name.ends_with(&format!(".{end}")))
+        || ["gz", "bz2", "xz", "zst"]
+            .iter()
+            .any(|end| name.ends_with(&format!(".tar.{end}")))
 }
 
 impl TarSource {
@@ -90,7 +95,10 @@ impl TarSource {
         for file in files {
             let handle = File::open(&file).map_err(|error| DataError::io(&file, error))?;
             let name = file.to_string_lossy().into_owned();
-            shards.push(Shard { name, data: Data::File(file, handle) });
+            shards.push(Shard {
+                name,
+                data: Data::File(file, handle),
+            });
         }
         let place = format!("tar {}", path.display());
         Self::index(shards, Path::new(""), place)?.checked(path)
@@ -102,7 +110,10 @@ impl TarSource {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn from_static(name: &str, bytes: &'static [u8], prefix: &str) -> Result<Self, DataError> {
-        let shard = Shard { name: name.into(), data: Data::Static(bytes) };
+        let shard = Shard {
+            name: name.into(),
+            data: Data::Static(bytes),
+        };
         Self::index(vec![shard], Path::new(prefix), name.to_string())?.checked(Path::new(name))
     }
 
@@ -116,19 +127,37 @@ impl TarSource {
                         return Err(compressed(path));
                     }
                     let length = file.metadata().map_err(|e| DataError::io(path, e))?.len();
-                    list(file, length, number as u32, prefix, &shard.name, &mut members)?;
+                    list(
+                        file,
+                        length,
+                        number as u32,
+                        prefix,
+                        &shard.name,
+                        &mut members,
+                    )?;
                 }
                 Data::Static(bytes) => {
                     let length = bytes.len() as u64;
-                    list(Cursor::new(*bytes), length, number as u32, prefix, &shard.name, &mut members)?;
+                    list(
+                        Cursor::new(*bytes),
+                        length,
+                        number as u32,
+                        prefix,
+                        &shard.name,
+                        &mut members,
+                    )?;
                 }
             }
             members[before..].sort_by(|a, b| bytes(&a.path).cmp(bytes(&b.path)));
         }
-        let folders: BTreeSet<&[u8]> =
-            members.iter().filter_map(|member| first_folder(&member.path)).collect();
+        let folders: BTreeSet<&[u8]> = members
+            .iter()
+            .filter_map(|member| first_folder(&member.path))
+            .collect();
         let labelled = folders.len() > 1
-            && members.iter().all(|member| first_folder(&member.path).is_some());
+            && members
+                .iter()
+                .all(|member| first_folder(&member.path).is_some());
         let mut classes = Vec::new();
         let mut labels = Vec::new();
         if labelled {
@@ -140,12 +169,21 @@ impl TarSource {
                     folders.binary_search(&folder).unwrap_or_default() as u32
                 })
                 .collect();
-            classes = folders.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+            classes = folders
+                .iter()
+                .map(|name| String::from_utf8_lossy(name).into_owned())
+                .collect();
         }
         for (member, label) in members.iter_mut().zip(labels) {
             member.label = label;
         }
-        Ok(Self { shards, members, classes, labelled, place })
+        Ok(Self {
+            shards,
+            members,
+            classes,
+            labelled,
+            place,
+        })
     }
 
     fn checked(self, path: &Path) -> Result<Self, DataError> {
@@ -155,8 +193,16 @@ impl TarSource {
                 1 => "other members only".into(),
                 n => format!("other members only in {n} archives"),
             };
-            let looked_for = if self.shards.is_empty() { ".tar".into() } else { extension_list() };
-            return Err(DataError::Empty { path: path.into(), looked_for, found });
+            let looked_for = if self.shards.is_empty() {
+                ".tar".into()
+            } else {
+                extension_list()
+            };
+            return Err(DataError::Empty {
+                path: path.into(),
+                looked_for,
+                found,
+            });
         }
         Ok(self)
     }
@@ -177,14 +223,20 @@ impl Source for TarSource {
             }
             Data::Static(bytes) => {
                 let start = member.offset as usize;
-                Ok(Sample::Encoded(bytes[start..start + member.size as usize].to_vec()))
+                Ok(Sample::Encoded(
+                    bytes[start..start + member.size as usize].to_vec(),
+                ))
             }
         }
     }
 
     fn name(&self, index: usize) -> String {
         let member = &self.members[index];
-        format!("{}:{}", self.shards[member.shard as usize].name, member.path.display())
+        format!(
+            "{}:{}",
+            self.shards[member.shard as usize].name,
+            member.path.display()
+        )
     }
 
     fn label(&self, index: usize) -> Option<u32> {
@@ -214,14 +266,19 @@ fn list(
     name: &str,
     members: &mut Vec<Member>,
 ) -> Result<(), DataError> {
-    let failed = |reason: String| DataError::Archive { file: name.into(), reason };
+    let failed = |reason: String| DataError::Archive {
+        file: name.into(),
+        reason,
+    };
     // A whole archive is a whole number of blocks.
     let damaged = |error: io::Error| match length.is_multiple_of(BLOCK) {
         false => failed(format!("cut short, or not a tar archive: {error}")),
         true => failed(format!("not a tar archive, or a damaged one: {error}")),
     };
     if length < BLOCK {
-        return Err(failed(format!("cut short: {length} bytes are less than one tar header")));
+        return Err(failed(format!(
+            "cut short: {length} bytes are less than one tar header"
+        )));
     }
     let mut archive = Archive::new(reader);
     let mut end = 0;
@@ -239,14 +296,24 @@ fn list(
             let reason = format!("member {} leaves the archive", path.display());
             return Err(failed(reason));
         };
-        let hidden = clean.iter().any(|part| part.as_encoded_bytes().starts_with(b"."));
+        let hidden = clean
+            .iter()
+            .any(|part| part.as_encoded_bytes().starts_with(b"."));
         if hidden || !is_image(&clean) {
             continue;
         }
-        let Ok(below) = clean.strip_prefix(prefix) else { continue };
+        let Ok(below) = clean.strip_prefix(prefix) else {
+            continue;
+        };
         match kind {
             EntryType::Regular | EntryType::Continuous => {
-                members.push(Member { shard, label: 0, offset, size, path: below.into() });
+                members.push(Member {
+                    shard,
+                    label: 0,
+                    offset,
+                    size,
+                    path: below.into(),
+                });
             }
             EntryType::GNUSparse => {
                 return Err(failed(format!("member {} is sparse", path.display())));
@@ -288,8 +355,12 @@ fn first_folder(path: &Path) -> Option<&[u8]> {
 
 /// Whether the file starts as gzip, bzip2, xz or zstd data do.
 fn starts_compressed(file: &File) -> bool {
-    const MAGIC: [&[u8]; 4] =
-        [&[0x1F, 0x8B], b"BZh", &[0xFD, b'7', b'z', b'X', b'Z'], &[0x28, 0xB5, 0x2F, 0xFD]];
+    const MAGIC: [&[u8]; 4] = [
+        &[0x1F, 0x8B],
+        b"BZh",
+        &[0xFD, b'7', b'z', b'X', b'Z'],
+        &[0x28, 0xB5, 0x2F, 0xFD],
+    ];
     let mut start = [0; 5];
     read_at(file, &mut start, 0).is_ok() && MAGIC.iter().any(|magic| start.starts_with(magic))
 }

@@ -56,6 +56,8 @@ impl Dashboard {
             killed: false,
             notes: Vec::new(),
         };
+        #[cfg(unix)]
+        keep_ctrl_c();
         dashboard.with(|renderer| {
             for (name, higher_is_better) in METRICS {
                 let name = Arc::new(name.to_string());
@@ -184,5 +186,28 @@ impl Display for Dashboard {
 impl Drop for Dashboard {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// Lets Ctrl-C raise its signal again, which the renderer's raw mode had turned into a mere key.
+#[cfg(unix)]
+fn keep_ctrl_c() {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    use std::time::{Duration, Instant};
+
+    let stdin = std::io::stdin();
+    // The renderer sets raw mode in a thread of its own, a moment after it was made.
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < deadline {
+        let Ok(mut modes) = tcgetattr(&stdin) else {
+            return;
+        };
+        if !modes.local_modes.contains(LocalModes::ICANON) {
+            modes.local_modes.insert(LocalModes::ISIG);
+            // Without it the dashboard's own `q` still ends the run.
+            let _ = tcsetattr(&stdin, OptionalActions::Now, &modes);
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }

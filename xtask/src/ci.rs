@@ -1,0 +1,63 @@
+//! What a change must pass.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+
+use crate::root;
+
+/// A check: its name, the arguments of cargo, and variables of its environment.
+type Check = (
+    &'static str,
+    &'static [&'static str],
+    &'static [(&'static str, &'static str)],
+);
+
+/// The quick ones first. Everything is built in release, as the program itself is, so that nothing
+/// is built twice.
+const CHECKS: &[Check] = &[
+    ("format", &["fmt", "--all", "--check"], &[]),
+    ("tests", &["test", "--release", "--workspace"], &[]),
+    (
+        "clippy",
+        &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        &[],
+    ),
+    (
+        "documentation",
+        &["doc", "--release", "--workspace", "--no-deps"],
+        &[("RUSTDOCFLAGS", "-D warnings")],
+    ),
+    (
+        "libraries without a backend",
+        &[
+            "check", "--release", "-p", "swav-ot", "-p", "swav-model", "-p", "swav-data", "-p",
+            "swav-train",
+        ],
+        &[],
+    ),
+    // CUDA's bindings skip their build script's download under DOCS_RS: enough to check types.
+    (
+        "wgpu and cuda",
+        &["check", "--release", "--features", "wgpu,cuda"],
+        &[("DOCS_RS", "1")],
+    ),
+];
+
+/// Runs all checks and stops at the first that fails.
+pub fn run() -> anyhow::Result<()> {
+    for (name, arguments, variables) in CHECKS {
+        let began = Instant::now();
+        println!("==> {name}: cargo {}", arguments.join(" "));
+        let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+            .args(*arguments)
+            .envs(variables.iter().copied())
+            .current_dir(root())
+            .status()
+            .with_context(|| format!("cannot start cargo for the check `{name}`"))?;
+        ensure!(status.success(), "the check `{name}` failed");
+        println!("==> {name}: {:.0} s", began.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
