@@ -21,7 +21,15 @@ const CHECKS: &[Check] = &[
     ("tests", &["test", "--release", "--workspace"], &[]),
     (
         "clippy",
-        &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        &[
+            "clippy",
+            "--release",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ],
         &[],
     ),
     (
@@ -32,7 +40,15 @@ const CHECKS: &[Check] = &[
     (
         "libraries without a backend",
         &[
-            "check", "--release", "-p", "swav-ot", "-p", "swav-model", "-p", "swav-data", "-p",
+            "check",
+            "--release",
+            "-p",
+            "swav-ot",
+            "-p",
+            "swav-model",
+            "-p",
+            "swav-data",
+            "-p",
             "swav-train",
         ],
         &[],

@@ -89,9 +89,9 @@ impl Choice {
                     _ => None,
                 };
                 let what = match missing {
-                    Some(feature) => format!(
-                        "this binary was built without it: build with --features {feature}"
-                    ),
+                    Some(feature) => {
+                        format!("this binary was built without it: build with --features {feature}")
+                    }
                     None => "it is not there".to_string(),
                 };
                 TrainError::Device(format!(

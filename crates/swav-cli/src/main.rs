@@ -5,6 +5,7 @@ mod commands;
 mod device;
 mod output;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -15,9 +16,16 @@ use args::{Cli, Command, Eval};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let stop = stop_on_signals();
-    match run(cli, &stop) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    match catch_unwind(AssertUnwindSafe(|| run(cli, &stop))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        // The panic's own message has been printed; a device that fails in the middle ends here too.
+        Err(_) => {
+            eprintln!(
+                "error: this is a defect of swav or a failure of the device; checkpoints are intact"
+            );
+            ExitCode::from(DEFECT)
+        }
+        Ok(Err(error)) => {
             let code = error
                 .downcast_ref::<TrainError>()
                 .map_or(1, TrainError::exit_code);
@@ -30,6 +38,7 @@ fn main() -> ExitCode {
 }
 
 const INTERRUPTED: u8 = 130;
+const DEFECT: u8 = 70;
 
 fn run(cli: Cli, stop: &Stop) -> anyhow::Result<()> {
     match cli.command {

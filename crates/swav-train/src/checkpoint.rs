@@ -353,11 +353,7 @@ pub fn load(directory: &Path, plan: &Plan, device: &Device) -> Result<State, Tra
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_network(
-    directory: &Path,
-    plan: &Plan,
-    device: &Device,
-) -> Result<Network, TrainError> {
+pub fn load_network(directory: &Path, plan: &Plan, device: &Device) -> Result<Network, TrainError> {
     verify(directory)?;
     let network = plan.model.init(device);
     Ok(weights::load(network, &directory.join(MODEL))?)
@@ -373,7 +369,10 @@ pub fn find(path: &Path) -> Result<(Plan, PathBuf), TrainError> {
     if path.is_dir() && path.join(STATE).is_file() {
         let checkpoint = std::path::absolute(path).map_err(TrainError::io(path))?;
         let run = checkpoint.parent().and_then(Path::parent).ok_or_else(|| {
-            TrainError::checkpoint(path, "lies in no run directory, where its plan.toml would be")
+            TrainError::checkpoint(
+                path,
+                "lies in no run directory, where its plan.toml would be",
+            )
         })?;
         let plan = Plan::load(&run.join("plan.toml"))?;
         return Ok((plan, checkpoint));

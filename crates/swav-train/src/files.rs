@@ -40,7 +40,9 @@ impl AtomicFile {
         // What `File::create` gives, less the umask, instead of a temporary file's 0600.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder.tempfile_in(directory).map_err(TrainError::io(path))?;
+        let file = builder
+            .tempfile_in(directory)
+            .map_err(TrainError::io(path))?;
         Ok(Self {
             file,
             path: path.to_path_buf(),

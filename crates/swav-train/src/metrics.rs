@@ -120,7 +120,12 @@ mod tests {
     fn reopening_drops_the_lines_of_steps_that_will_be_done_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("metrics.jsonl");
-        let record = |step| KnnRecord { step, epoch: 0.0, knn: 0.5, k: 20 };
+        let record = |step| KnnRecord {
+            step,
+            epoch: 0.0,
+            knn: 0.5,
+            k: 20,
+        };
         let mut file = MetricsFile::open(&path, 0).unwrap();
         (1..=5).for_each(|step| file.write(&record(step)).unwrap());
         drop(file);

@@ -469,7 +469,10 @@ fn derive_model(
     let (backbone, why) = if facts.accelerated && !small {
         ("resnet50", "a GPU and images of some size")
     } else {
-        ("resnet18", "the smallest backbone, for the CPU or for small images")
+        (
+            "resnet18",
+            "the smallest backbone, for the CPU or for small images",
+        )
     };
     let name = ledger.or(
         wanted.backbone.clone(),
@@ -623,7 +626,11 @@ fn derive_optimizer(
         let (name, shown, why) = if facts.images >= 100_000 {
             (OptimizerName::Larc, "larc", "the paper's, for large sets")
         } else {
-            (OptimizerName::Adam, "adam", "small sets see too few steps for LARC")
+            (
+                OptimizerName::Adam,
+                "adam",
+                "small sets see too few steps for LARC",
+            )
         };
         ledger.note("optimizer.name", shown, why);
         name
@@ -743,7 +750,10 @@ fn check_batch(plan: &Plan, ledger: &mut Ledger) {
 fn check_method(plan: &Plan, ledger: &mut Ledger) {
     let (method, train) = (&plan.method, &plan.train);
     ledger.require(method.temperature > 0.0, || {
-        format!("method.temperature = {} must be above 0", method.temperature)
+        format!(
+            "method.temperature = {} must be above 0",
+            method.temperature
+        )
     });
     ledger.require(method.epsilon >= 0.001, || {
         format!(
@@ -764,9 +774,10 @@ fn check_method(plan: &Plan, ledger: &mut Ledger) {
             format!("method.assign names crop {crop}, but there are only {crops}, counted from 0")
         });
     }
-    ledger.require(!plan.model.prototypes.is_empty() && plan.model.dim > 0, || {
-        "model.prototypes and model.dim must not be empty or 0".to_string()
-    });
+    ledger.require(
+        !plan.model.prototypes.is_empty() && plan.model.dim > 0,
+        || "model.prototypes and model.dim must not be empty or 0".to_string(),
+    );
     for &prototypes in &plan.model.prototypes {
         check_prototypes(plan, prototypes, ledger);
     }

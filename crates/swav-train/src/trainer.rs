@@ -326,7 +326,8 @@ impl Trainer {
         {
             Verdict::Healthy => Ok(()),
             Verdict::Warning(sign) => {
-                self.display.note(&format!("this may be a collapse: {sign}"));
+                self.display
+                    .note(&format!("this may be a collapse: {sign}"));
                 Ok(())
             }
             Verdict::Collapsed(sign) if self.plan.train.on_collapse == OnCollapse::Warn => {
@@ -482,5 +483,94 @@ fn sum_of_weights(network: &Network) -> Tensor<1> {
     match sum.0 {
         Some(total) => total,
         None => unreachable!("a network has weights"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Distribution, TensorData};
+    use swav_model::{BackboneConfig, NetworkConfig, Stem};
+
+    fn network(device: &Device) -> Network {
+        let config = NetworkConfig {
+            backbone: BackboneConfig {
+                name: "resnet18".parse().unwrap(),
+                width: 0.0625,
+                stem: Stem::Imagenet,
+            },
+            hidden: 8,
+            dim: 8,
+            prototypes: vec![4],
+        };
+        device.seed(1);
+        config.init(device)
+    }
+
+    fn evaluated(network: &Network, images: &Tensor<4>) -> TensorData {
+        network.valid().features(images.clone().inner()).to_data()
+    }
+
+    #[test]
+    fn a_forward_pass_without_a_graph_is_that_of_training_and_moves_no_running_statistics() {
+        let device = Device::flex().autodiff();
+        let network = network(&device);
+        let images = Tensor::random([4, 3, 16, 16], Distribution::Default, &device);
+        let before = evaluated(&network, &images);
+
+        let silent = untracked(&network).forward(vec![images.clone()]);
+        assert_eq!(evaluated(&network, &images), before);
+        assert!(!silent.embeddings.is_require_grad());
+
+        let trained = network.forward(vec![images.clone()]);
+        assert_eq!(
+            silent.embeddings.to_data(),
+            trained.embeddings.inner().to_data()
+        );
+        assert_ne!(evaluated(&network, &images), before);
+    }
+
+    #[test]
+    fn a_part_of_a_batch_holds_its_samples_of_every_crop() {
+        let device = Device::flex();
+        let pixels = Tensor::<1, burn::tensor::Int>::arange(0..6, &device).float();
+        let group = pixels.reshape([6, 1, 1, 1]);
+        let part = part(&[group], 3, 1, 2).remove(0);
+        assert_eq!(
+            part.to_data().try_to_vec::<f32>().unwrap(),
+            [1.0, 2.0, 4.0, 5.0]
+        );
+    }
+
+    #[test]
+    fn embeddings_of_several_passes_are_put_together_by_crop() {
+        let device = Device::flex();
+        let outputs = |first: f32| Outputs {
+            embeddings: Tensor::<1>::from_floats(
+                [first, first + 1.0, first + 2.0, first + 3.0],
+                &device,
+            )
+            .reshape([4, 1]),
+            scores: Vec::new(),
+        };
+        let crops = by_crop(&[outputs(0.0), outputs(10.0)], 2);
+        let values = |crop: usize| crops[crop].to_data().try_to_vec::<f32>().unwrap();
+        assert_eq!(values(0), [0.0, 1.0, 10.0, 11.0]);
+        assert_eq!(values(1), [2.0, 3.0, 12.0, 13.0]);
+    }
+
+    #[test]
+    fn one_weight_that_is_no_number_shows_in_the_sum() {
+        let device = Device::flex();
+        let mut network = network(&device);
+        assert!(read(sum_of_weights(&network)).unwrap()[0].is_finite());
+        struct Break;
+        impl burn::module::ModuleMapper for Break {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                param.map(|weights| weights * f32::NAN)
+            }
+        }
+        network.prototypes = network.prototypes.map(&mut Break);
+        assert!(!read(sum_of_weights(&network)).unwrap()[0].is_finite());
     }
 }

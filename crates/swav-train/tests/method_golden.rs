@@ -98,7 +98,10 @@ fn method(golden: &Golden, case: &str, prototypes: usize, dim: usize, device: &D
             .chunks(dim)
             .filter(|row| row.iter().any(|&v| v != 0.0))
             .count();
-        let bytes: Vec<u8> = values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect();
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|&v| (v as f32).to_le_bytes())
+            .collect();
         let view = |i: usize| {
             let part = &bytes[4 * i * ring..4 * (i + 1) * ring];
             TensorView::new(Dtype::F32, shape[1..].to_vec(), part).unwrap()
@@ -134,7 +137,10 @@ fn codes_loss_gradients_and_queue_of_a_step_are_pytorchs() {
             let error = relative_error(found, &step.expected(name));
             assert!(error < TOLERANCE, "{case}: {name} is off by {error:.2e}");
         };
-        check("prototypes", network.prototypes.weights()[0].clone().transpose());
+        check(
+            "prototypes",
+            network.prototypes.weights()[0].clone().transpose(),
+        );
         check("scores", outputs.scores[0].clone());
 
         let by_crop: Vec<_> = (0..step.crops)
@@ -149,7 +155,10 @@ fn codes_loss_gradients_and_queue_of_a_step_are_pytorchs() {
                 targets.codes[i][0].clone(),
                 &step.expected(&format!("codes.{i}")),
             );
-            assert!(error < TOLERANCE, "{case}: codes of crop {i} are off by {error:.2e}");
+            assert!(
+                error < TOLERANCE,
+                "{case}: codes of crop {i} are off by {error:.2e}"
+            );
         }
 
         let loss = step.method.loss(&outputs, &targets);
@@ -159,13 +168,20 @@ fn codes_loss_gradients_and_queue_of_a_step_are_pytorchs() {
         let gradients = loss.backward();
         let of_raw = raw.grad(&gradients).unwrap();
         let error = relative_error(of_raw, &step.expected("grad_embeddings_raw"));
-        assert!(error < 1e-4, "{case}: the embeddings' gradient is off by {error:.2e}");
+        assert!(
+            error < 1e-4,
+            "{case}: the embeddings' gradient is off by {error:.2e}"
+        );
         let id = network.prototypes.param_ids()[0];
-        let of_prototypes = burn::optim::GradientsParams::from_grads(gradients, &network.prototypes)
-            .get::<2>(id)
-            .unwrap();
+        let of_prototypes =
+            burn::optim::GradientsParams::from_grads(gradients, &network.prototypes)
+                .get::<2>(id)
+                .unwrap();
         let error = relative_error(of_prototypes.transpose(), &step.expected("grad_prototypes"));
-        assert!(error < 1e-4, "{case}: the prototypes' gradient is off by {error:.2e}");
+        assert!(
+            error < 1e-4,
+            "{case}: the prototypes' gradient is off by {error:.2e}"
+        );
 
         if let Some(queue) = step.method.queue() {
             let found = Tensor::cat(queue.rings().to_vec(), 0);

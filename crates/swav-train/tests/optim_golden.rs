@@ -40,7 +40,10 @@ impl Parameters {
             ("pause", self.pause.id),
             ("large", self.large.id),
         ] {
-            gradients.register(id, golden.tensor::<2>(&format!("grad.{step}.{name}"), device));
+            gradients.register(
+                id,
+                golden.tensor::<2>(&format!("grad.{step}.{name}"), device),
+            );
         }
         for (name, id) in [
             ("zero_bias", self.zero_bias.id),
@@ -97,7 +100,13 @@ fn five_steps(file: &str, run: &str, name: OptimizerName, decay: &str) {
         momentum: golden.number("momentum"),
         weight_decay: golden.number(decay),
         exclude_bias_and_norm: false,
-        schedule: Schedule { start: 0.0, base: 0.0, end: 0.0, warmup: 0, steps: 5 },
+        schedule: Schedule {
+            start: 0.0,
+            base: 0.0,
+            end: 0.0,
+            warmup: 0,
+            steps: 5,
+        },
     };
     let mut parameters = Parameters::start(&golden, &device.clone().autodiff());
     let mut optimizer = plan.init(&parameters);
@@ -132,12 +141,20 @@ fn biases_and_norms_can_be_left_out_of_decay_and_scaling() {
         momentum: 0.9,
         weight_decay: 0.05,
         exclude_bias_and_norm,
-        schedule: Schedule { start: 0.0, base: 0.0, end: 0.0, warmup: 0, steps: 1 },
+        schedule: Schedule {
+            start: 0.0,
+            base: 0.0,
+            end: 0.0,
+            warmup: 0,
+            steps: 1,
+        },
     };
     let start = Parameters::start(&golden, &device.clone().autodiff());
     let step = |exclude| {
         let gradients = start.gradients(&golden, 0, &device);
-        plan(exclude).init(&start).step(0.5, start.clone(), gradients)
+        plan(exclude)
+            .init(&start)
+            .step(0.5, start.clone(), gradients)
     };
     let (with, without) = (step(false), step(true));
     assert_eq!(with.weight.val().to_data(), without.weight.val().to_data());

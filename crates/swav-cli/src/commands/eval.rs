@@ -69,7 +69,10 @@ pub fn eval_knn(args: &Knn, stop: &Stop) -> anyhow::Result<()> {
             knn: &result,
         });
     }
-    let mut lines = vec![format!("{:>6} {:>12} {:>10}", "k", "temperature", "accuracy")];
+    let mut lines = vec![format!(
+        "{:>6} {:>12} {:>10}",
+        "k", "temperature", "accuracy"
+    )];
     lines.extend(result.iter().map(|row| {
         format!(
             "{:>6} {:>12} {:>8.2} %",
@@ -81,7 +84,11 @@ pub fn eval_knn(args: &Knn, stop: &Stop) -> anyhow::Result<()> {
     print(&lines.join("\n"))
 }
 
-fn open(given: Option<&Path>, planned: &Path, format: Format) -> Result<Arc<dyn Source>, TrainError> {
+fn open(
+    given: Option<&Path>,
+    planned: &Path,
+    format: Format,
+) -> Result<Arc<dyn Source>, TrainError> {
     match given {
         Some(path) => data::open(path, Format::Auto),
         None => data::open(planned, format),
@@ -90,7 +97,9 @@ fn open(given: Option<&Path>, planned: &Path, format: Format) -> Result<Arc<dyn 
 
 fn configs(ks: &[usize], temperatures: &[f64]) -> Result<Vec<KnnConfig>, TrainError> {
     if ks.contains(&0) {
-        return Err(TrainError::Recipe("--k 0: at least one neighbour votes".to_string()));
+        return Err(TrainError::Recipe(
+            "--k 0: at least one neighbour votes".to_string(),
+        ));
     }
     if let Some(wrong) = temperatures.iter().find(|t| t.is_nan() || **t <= 0.0) {
         return Err(TrainError::Recipe(format!(

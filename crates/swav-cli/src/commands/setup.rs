@@ -45,9 +45,7 @@ pub fn recipe(args: &RecipeArgs) -> Result<Recipe, TrainError> {
 /// Opens the data of `recipe` and plans the run.
 pub fn prepare(recipe: &Recipe, accelerated: bool) -> Result<Prepared, TrainError> {
     let path = recipe.data.path.clone().ok_or_else(|| {
-        TrainError::Recipe(
-            "no data: give --data PATH, or [data] path in the recipe".to_string(),
-        )
+        TrainError::Recipe("no data: give --data PATH, or [data] path in the recipe".to_string())
     })?;
     let format = recipe.data.format.unwrap_or(Format::Auto);
     let source = data::open(&path, format)?;

@@ -124,7 +124,12 @@ fn differences(saved: &Plan, given: &Plan) -> Vec<String> {
                         _ => format!("{path}.{key}"),
                     };
                     let null = serde_json::Value::Null;
-                    walk(&path, a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null), found);
+                    walk(
+                        &path,
+                        a.get(key).unwrap_or(&null),
+                        b.get(key).unwrap_or(&null),
+                        found,
+                    );
                 }
             }
             _ if a == b => {}

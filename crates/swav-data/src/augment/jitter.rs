@@ -163,14 +163,11 @@ pub fn saturation(rgb: &mut [u8], factor: f32) {
     if factor == 1.0 {
         return;
     }
-    each_block(rgb, |[reds, greens, blues]| {
-        for i in 0..LANES {
-            let grey = luma_of_floats(reds[i], greens[i], blues[i]);
-            for plane in [&mut *reds, &mut *greens, &mut *blues] {
-                plane[i] = grey + factor * (plane[i] - grey);
-            }
-        }
-    });
+    let (pixels, _) = rgb.as_chunks_mut::<3>();
+    for pixel in pixels {
+        let grey = luma(*pixel);
+        *pixel = pixel.map(|value| blend(grey, value, factor));
+    }
 }
 
 /// Hue alone, by `turns` of the colour wheel.
@@ -180,47 +177,22 @@ pub fn hue(rgb: &mut [u8], turns: f32) {
     if sectors == 0.0 {
         return;
     }
-    each_block(rgb, |[reds, greens, blues]| {
+    // Sixteen pixels at once with their channels apart, so that the arithmetic fills vector registers.
+    // The last block may have fewer pixels; the places after them hold zeros and are not written back.
+    const LANES: usize = 16;
+    let (pixels, _) = rgb.as_chunks_mut::<3>();
+    for block in pixels.chunks_mut(LANES) {
+        let [mut reds, mut greens, mut blues] = [[0.0; LANES]; 3];
+        for (i, pixel) in block.iter().enumerate() {
+            [reds[i], greens[i], blues[i]] = pixel.map(f32::from);
+        }
         for i in 0..LANES {
             [reds[i], greens[i], blues[i]] = turn([reds[i], greens[i], blues[i]], sectors);
         }
-    });
-}
-
-/// Pixels that are worked on at once: enough to fill vector registers, few enough to stay in them.
-const LANES: usize = 16;
-
-/// Runs `step` over all pixels, block by block, with the channels apart and in single precision. What
-/// it leaves is cut to 0…255 and towards zero.
-#[inline(always)]
-fn each_block(rgb: &mut [u8], step: impl Fn(&mut [[f32; LANES]; 3])) {
-    const BYTES: usize = 3 * LANES;
-    let (blocks, rest) = rgb.as_chunks_mut::<BYTES>();
-    let run = |block: &mut [u8; BYTES]| {
-        // Conversion first and channels apart second: the conversion is then over neighbours.
-        let flat: [f32; BYTES] = std::array::from_fn(|i| f32::from(block[i]));
-        let mut planes: [[f32; LANES]; 3] =
-            std::array::from_fn(|channel| std::array::from_fn(|i| flat[3 * i + channel]));
-        step(&mut planes);
-        let flat: [f32; BYTES] = std::array::from_fn(|i| planes[i % 3][i / 3]);
-        // Cut before the conversion, which then has nothing left to mind.
-        *block = flat.map(|value| max(0.0, min(255.0, value)) as i32 as u8);
-    };
-    blocks.iter_mut().for_each(run);
-    if !rest.is_empty() {
-        let mut block = [0; BYTES];
-        block[..rest.len()].copy_from_slice(rest);
-        run(&mut block);
-        rest.copy_from_slice(&block[..rest.len()]);
+        for (i, pixel) in block.iter_mut().enumerate() {
+            *pixel = [reds[i] as u8, greens[i] as u8, blues[i] as u8];
+        }
     }
-}
-
-/// [`luma`] of channels that are whole numbers from 0 to 255: every number on the way is below 2²⁴, so
-/// single precision holds it exactly.
-#[inline(always)]
-fn luma_of_floats(r: f32, g: f32, b: f32) -> f32 {
-    let scaled = (r * 19595.0 + g * 38470.0 + b * 7471.0 + 32768.0) * (1.0 / 65536.0);
-    scaled as i32 as f32
 }
 
 /// One pixel, its hue moved by `sectors` sixths of a turn (0 to 6), and a half added for rounding.
@@ -292,32 +264,17 @@ fn blend(grey: u8, value: u8, factor: f32) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn luma_in_floats_is_luma() {
-        for r in 0..=255u8 {
-            for g in 0..=255u8 {
-                for b in (0..=255u8).step_by(5) {
-                    let floats = luma_of_floats(f32::from(r), f32::from(g), f32::from(b));
-                    assert_eq!(floats, f32::from(luma([r, g, b])));
-                }
-            }
-        }
-    }
+    use crate::random::{CropKey, Purpose};
 
     #[test]
     fn the_pixels_after_the_last_whole_block_are_treated_alike() {
         let pixels: Vec<u8> = (0..53 * 3u32).map(|i| (i * 37 % 256) as u8).collect();
-        for step in [saturation, hue] {
-            let mut together = pixels.clone();
-            step(&mut together, 0.3);
-            let mut alone = pixels.clone();
-            alone.chunks_mut(3).for_each(|pixel| step(pixel, 0.3));
-            assert_eq!(together, alone);
-        }
+        let mut together = pixels.clone();
+        hue(&mut together, 0.3);
+        let mut alone = pixels;
+        alone.chunks_mut(3).for_each(|pixel| hue(pixel, 0.3));
+        assert_eq!(together, alone);
     }
-
-    use crate::random::{CropKey, Purpose};
 
     #[test]
     fn all_orders_of_the_steps_are_reached() {

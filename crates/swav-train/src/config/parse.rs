@@ -15,7 +15,10 @@ impl Recipe {
     /// Names the file, the line and, for an unknown field, the nearest known one.
     pub fn from_file(path: &Path) -> Result<Self, TrainError> {
         let text = std::fs::read_to_string(path).map_err(|error| {
-            TrainError::Recipe(format!("cannot read the recipe {}: {error}", path.display()))
+            TrainError::Recipe(format!(
+                "cannot read the recipe {}: {error}",
+                path.display()
+            ))
         })?;
         Self::from_toml(&text, &path.display().to_string())
     }
@@ -147,9 +150,18 @@ mod tests {
 
     #[test]
     fn an_override_of_an_unknown_field_names_the_flag_and_the_nearest_field() {
-        let message = Recipe::default().set("optimizer.larning_rate=1").unwrap_err().to_string();
-        assert!(message.contains("--set optimizer.larning_rate=1"), "{message}");
-        let message = Recipe::default().set("train.bach_size=8").unwrap_err().to_string();
+        let message = Recipe::default()
+            .set("optimizer.larning_rate=1")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("--set optimizer.larning_rate=1"),
+            "{message}"
+        );
+        let message = Recipe::default()
+            .set("train.bach_size=8")
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("did you mean `batch_size`?"), "{message}");
         assert!(Recipe::default().set("train.epochs").is_err());
     }
@@ -157,8 +169,16 @@ mod tests {
     #[test]
     fn an_override_reaches_into_the_list_of_crops() {
         let text = "[[crops]]\ncount = 2\nsize = 32\nscale = [0.1, 1.0]\n";
-        let recipe = Recipe::from_toml(text, "r").unwrap().set("crops.0.size=48").unwrap();
+        let recipe = Recipe::from_toml(text, "r")
+            .unwrap()
+            .set("crops.0.size=48")
+            .unwrap();
         assert_eq!(recipe.crops[0].size, 48);
-        assert!(Recipe::from_toml(text, "r").unwrap().set("crops.3.size=48").is_err());
+        assert!(
+            Recipe::from_toml(text, "r")
+                .unwrap()
+                .set("crops.3.size=48")
+                .is_err()
+        );
     }
 }

@@ -94,7 +94,14 @@ mod tests {
 
     #[test]
     fn a_span_reads_back_what_it_writes() {
-        for text in ["313 steps", "1 step", "10 epochs", "0.5 epochs", "always", "never"] {
+        for text in [
+            "313 steps",
+            "1 step",
+            "10 epochs",
+            "0.5 epochs",
+            "always",
+            "never",
+        ] {
             assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
         }
         assert_eq!("every 500 steps".parse::<Span>(), Ok(Span::Steps(500)));
@@ -102,7 +109,15 @@ mod tests {
 
     #[test]
     fn a_span_without_a_unit_or_with_a_negative_number_is_refused() {
-        for text in ["10", "ten epochs", "-3 steps", "-1 epochs", "3 weeks", "", "NaN epochs"] {
+        for text in [
+            "10",
+            "ten epochs",
+            "-3 steps",
+            "-1 epochs",
+            "3 weeks",
+            "",
+            "NaN epochs",
+        ] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
     }

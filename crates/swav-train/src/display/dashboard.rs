@@ -97,7 +97,10 @@ impl Dashboard {
         let id = MetricId::new(Arc::new(metric.to_string()));
         let entry = MetricEntry::new(id, SerializedEntry::new(text, value.to_string()));
         self.with(|renderer| {
-            renderer.update_train(MetricState::Numeric(entry, Some(NumericEntry::Value(value))));
+            renderer.update_train(MetricState::Numeric(
+                entry,
+                Some(NumericEntry::Value(value)),
+            ));
         });
     }
 }

@@ -10,10 +10,10 @@ pub use dashboard::Dashboard;
 pub use lines::Lines;
 pub use progress::Progress;
 
+use crate::TrainError;
 use crate::metrics::{KnnRecord, StepRecord};
 use crate::plan::Plan;
 use crate::trainer::Outcome;
-use crate::TrainError;
 
 /// Shows a run. Nothing that it does can change the run, except that it may ask for an end.
 pub trait Display {

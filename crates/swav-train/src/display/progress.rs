@@ -41,7 +41,10 @@ impl Progress {
             bar.set_position(done as u64);
         } else if self.shown.elapsed() >= Self::INTERVAL || self.shown == self.began {
             self.shown = Instant::now();
-            let left = self.began.elapsed().mul_f64(total as f64 / done.max(1) as f64 - 1.0);
+            let left = self
+                .began
+                .elapsed()
+                .mul_f64(total as f64 / done.max(1) as f64 - 1.0);
             eprintln!("{} {done}/{total}, {} left", self.what, readable(left));
         }
     }

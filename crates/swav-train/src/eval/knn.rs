@@ -71,7 +71,10 @@ pub fn knn(
 
     let dim = bank.dim;
     let bank = unit_rows(bank_rows, dim, device).transpose();
-    let classes = bank_labels.iter().max().map_or(0, |&label| label as usize + 1);
+    let classes = bank_labels
+        .iter()
+        .max()
+        .map_or(0, |&label| label as usize + 1);
     let most = configs.iter().map(|config| config.k).max().unwrap_or(0);
     let mut correct = vec![0_usize; configs.len()];
     for (block, labels) in labels.chunks(BLOCK).enumerate() {
@@ -178,7 +181,10 @@ mod tests {
         }
     }
 
-    const NEAREST: KnnConfig = KnnConfig { k: 1, temperature: 0.1 };
+    const NEAREST: KnnConfig = KnnConfig {
+        k: 1,
+        temperature: 0.1,
+    };
 
     #[test]
     fn a_query_takes_the_label_of_the_direction_it_points_in() {
@@ -198,10 +204,19 @@ mod tests {
 
     #[test]
     fn many_far_neighbours_lose_against_a_near_one_at_a_small_temperature() {
-        let bank = features(&[[1.0, 0.0], [0.5, 0.9], [0.5, 0.9], [0.5, 0.9]], &[0, 1, 1, 1]);
+        let bank = features(
+            &[[1.0, 0.0], [0.5, 0.9], [0.5, 0.9], [0.5, 0.9]],
+            &[0, 1, 1, 1],
+        );
         let query = features(&[[1.0, 0.01]], &[0]);
-        let sharp = KnnConfig { k: 4, temperature: 0.07 };
-        let flat = KnnConfig { k: 4, temperature: 100.0 };
+        let sharp = KnnConfig {
+            k: 4,
+            temperature: 0.07,
+        };
+        let flat = KnnConfig {
+            k: 4,
+            temperature: 100.0,
+        };
         let result = knn(&bank, Queries::Of(&query), &[sharp, flat], &Device::flex()).unwrap();
         assert_eq!((result[0].accuracy, result[1].accuracy), (1.0, 0.0));
     }

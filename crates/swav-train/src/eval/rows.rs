@@ -188,7 +188,11 @@ mod tests {
     #[test]
     fn safetensors_reads_what_was_written() {
         let mut bytes = RowFormat::SafeTensors.head(2, 3);
-        bytes.extend([1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0].iter().flat_map(|v| v.to_le_bytes()));
+        bytes.extend(
+            [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0]
+                .iter()
+                .flat_map(|v| v.to_le_bytes()),
+        );
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let tensor = file.tensor("features").unwrap();
         assert_eq!(tensor.shape(), [2, 3]);

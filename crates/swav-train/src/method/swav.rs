@@ -149,7 +149,11 @@ impl Method for Swav {
 
     fn chance_loss(&self) -> f64 {
         let heads = self.prototypes.len() as f64;
-        self.prototypes.iter().map(|&k| (k as f64).ln()).sum::<f64>() / heads
+        self.prototypes
+            .iter()
+            .map(|&k| (k as f64).ln())
+            .sum::<f64>()
+            / heads
     }
 
     fn statistics(&self, targets: &Targets) -> CodeReport {

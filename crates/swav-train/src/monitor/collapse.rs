@@ -96,7 +96,9 @@ mod tests {
         let mut monitor = Collapse::new(512_f64.ln(), 10, 100);
         let mut verdicts = (0..=210).map(|step| monitor.observe(step, 512_f64.ln(), 1.0));
         assert!(verdicts.by_ref().take(110).all(|v| v == Verdict::Healthy));
-        assert!(matches!(verdicts.next(), Some(Verdict::Warning(text)) if text.contains("epsilon")));
+        assert!(
+            matches!(verdicts.next(), Some(Verdict::Warning(text)) if text.contains("epsilon"))
+        );
         assert!(matches!(verdicts.last(), Some(Verdict::Collapsed(_))));
     }
 
@@ -112,7 +114,9 @@ mod tests {
     #[test]
     fn embeddings_without_spread_are_a_collapse_whatever_the_loss() {
         let mut monitor = Collapse::new(512_f64.ln(), 0, 100);
-        let last = (0..=200).map(|step| monitor.observe(step, 3.0, 0.01)).last();
+        let last = (0..=200)
+            .map(|step| monitor.observe(step, 3.0, 0.01))
+            .last();
         assert!(matches!(last, Some(Verdict::Collapsed(text)) if text.contains("same way")));
     }
 }

@@ -44,7 +44,13 @@ mod tests {
     use super::*;
 
     fn paper() -> Schedule {
-        Schedule { start: 0.3, base: 4.8, end: 0.0048, warmup: 10, steps: 100 }
+        Schedule {
+            start: 0.3,
+            base: 4.8,
+            end: 0.0048,
+            warmup: 10,
+            steps: 100,
+        }
     }
 
     #[test]
@@ -62,7 +68,10 @@ mod tests {
 
     #[test]
     fn a_run_without_warm_up_starts_at_the_base() {
-        let schedule = Schedule { warmup: 0, ..paper() };
+        let schedule = Schedule {
+            warmup: 0,
+            ..paper()
+        };
         assert_eq!(schedule.at(0), 4.8);
     }
 }

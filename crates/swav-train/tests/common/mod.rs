@@ -61,7 +61,7 @@ impl Golden {
 
 /// ‖found − expected‖ / ‖expected‖, or ‖found‖ where nothing is expected.
 pub fn relative_error<const D: usize>(found: Tensor<D>, expected: &[f64]) -> f64 {
-    let found = found.into_data().to_vec::<f32>().unwrap();
+    let found = found.into_data().try_to_vec::<f32>().unwrap();
     assert_eq!(found.len(), expected.len());
     let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
     let difference = squares(&mut found.iter().zip(expected).map(|(a, b)| f64::from(*a) - b));

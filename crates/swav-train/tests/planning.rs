@@ -1,0 +1,178 @@
+//! From recipes and facts to plans: what is derived, and what is refused.
+
+use swav_train::config::OptimizerName;
+use swav_train::{Facts, Plan, Recipe, TrainError};
+
+const CIFAR: Facts = Facts {
+    images: 50_000,
+    classes: 10,
+    side: 32,
+    accelerated: false,
+};
+const IMAGENET: Facts = Facts {
+    images: 1_281_167,
+    classes: 1000,
+    side: 375,
+    accelerated: true,
+};
+const FOLDER: Facts = Facts {
+    images: 1300,
+    classes: 0,
+    side: 600,
+    accelerated: false,
+};
+
+fn plan(settings: &[&str], facts: &Facts) -> Result<Plan, TrainError> {
+    let mut recipe = Recipe::default().set("data.path=photos")?;
+    for setting in settings {
+        recipe = recipe.set(setting)?;
+    }
+    Plan::derive(&recipe, facts)
+}
+
+fn refusal(settings: &[&str], facts: &Facts) -> String {
+    let error = plan(settings, facts).unwrap_err();
+    assert_eq!(error.exit_code(), 2, "{error}");
+    error.to_string()
+}
+
+#[test]
+fn without_a_recipe_everything_is_derived_and_every_derivation_has_a_reason() {
+    for facts in [CIFAR, IMAGENET, FOLDER] {
+        let plan = plan(&[], &facts).unwrap();
+        assert!(plan.notes.iter().all(|note| !note.why.is_empty()));
+        assert!(plan.train.steps >= 3000);
+        assert!(plan.memory_estimate() > 0 && plan.macs_per_step() > 0);
+    }
+}
+
+#[test]
+fn large_sets_on_a_gpu_get_the_paper_s_settings() {
+    let plan = plan(&["train.batch_size=4096", "train.epochs=400"], &IMAGENET).unwrap();
+    assert_eq!(plan.optimizer.name, OptimizerName::Larc);
+    assert_eq!(plan.optimizer.schedule.base, 4.8);
+    assert_eq!(plan.optimizer.schedule.warmup, 10 * 312);
+    assert_eq!(plan.model.prototypes, [3000]);
+    assert_eq!(plan.method.queue, None);
+    let crops: Vec<_> = plan.crops.iter().map(|c| (c.count, c.size)).collect();
+    assert_eq!(crops, [(2, 224), (6, 96)]);
+}
+
+#[test]
+fn the_learning_rate_follows_the_batch() {
+    let rate = |batch: &str, name: &str| {
+        let plan = plan(&[batch, name], &IMAGENET).unwrap();
+        plan.optimizer.schedule.base
+    };
+    assert_eq!(rate("train.batch_size=256", "optimizer.name=larc"), 0.6);
+    assert_eq!(rate("train.batch_size=128", "optimizer.name=larc"), 0.3);
+    assert_eq!(rate("train.batch_size=256", "optimizer.name=adam"), 0.002);
+}
+
+#[test]
+fn a_folder_of_1300_pictures_gets_settings_of_its_own_size() {
+    let plan = plan(&[], &FOLDER).unwrap();
+    assert_eq!(plan.train.batch_size, 64);
+    assert_eq!(plan.model.prototypes, [96]);
+    assert_eq!(plan.method.freeze_steps, plan.train.steps_per_epoch);
+    let queue = plan.method.queue.unwrap();
+    assert!(queue.length + 64 >= 96 && queue.length % 64 == 0 && queue.length <= 650);
+}
+
+#[test]
+fn a_queue_is_rounded_down_to_whole_batches() {
+    let settings = [
+        "train.batch_size=256",
+        "method.queue={length=4000, start=\"15 epochs\"}",
+    ];
+    let queue = plan(&settings, &IMAGENET).unwrap().method.queue.unwrap();
+    assert_eq!(queue.length, 3840);
+    assert_eq!(queue.start_step, 15 * 5004);
+    let text = refusal(&["train.batch_size=256", "method.queue.length=200"], &CIFAR);
+    assert!(text.contains("method.queue.length = 200"), "{text}");
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_the_field_and_the_reason() {
+    for (settings, wanted) in [
+        (&["train.batch_size=1"][..], "at least two"),
+        (&["train.batch_size=0"], "train.batch_size = 0"),
+        (&["train.batch_size=60000"], "more than the 50000 images"),
+        (
+            &["train.batch_size=100", "train.accumulate=3"],
+            "no multiple",
+        ),
+        (
+            &["train.batch_size=4", "train.accumulate=4"],
+            "at least two",
+        ),
+        (&["train.epochs=0"], "train.epochs = 0"),
+        (&["train.keep=0"], "train.keep = 0"),
+        (&["model.prototypes=[60000]"], "more than the 50000 images"),
+        (&["model.prototypes=[1]"], "at least two"),
+        (&["model.prototypes=[]"], "model.prototypes"),
+        (
+            &[
+                "train.batch_size=16",
+                "model.prototypes=[3000]",
+                "method.queue.length=0",
+            ],
+            "cannot be filled",
+        ),
+        (
+            &["method.queue.length=60000"],
+            "longer than the 50000 images",
+        ),
+        (
+            &["method.queue={length=2560, start=\"5000 epochs\"}"],
+            "never be used",
+        ),
+        (&["method.temperature=0.0"], "method.temperature"),
+        (&["method.epsilon=0.0001"], "method.epsilon"),
+        (&["method.iterations=0"], "method.iterations"),
+        (&["method.assign=[0, 7]"], "crop 7"),
+        (&["method.assign=[]"], "method.assign"),
+        (&["method.name=byol"], "byol"),
+        (&["optimizer.lr=-1.0"], "optimizer.lr"),
+        (&["optimizer.momentum=1.5"], "optimizer.momentum"),
+        (&["optimizer.weight_decay=-0.1"], "optimizer.weight_decay"),
+        (&["optimizer.warmup=1000 epochs"], "optimizer.warmup"),
+        (&["model.width=0.0"], "model.width"),
+        (&["model.backbone=resnet19"], "resnet18"),
+        (&["data.corrupt_budget=2.0"], "data.corrupt_budget"),
+        (
+            &["crops=[{count=1, size=32, scale=[0.1, 1.0]}]"],
+            "at least two",
+        ),
+        (
+            &["crops=[{count=2, size=32, scale=[1.0, 0.1]}]"],
+            "crops[0]",
+        ),
+    ] {
+        let text = refusal(settings, &CIFAR);
+        assert!(text.contains(wanted), "{settings:?}: {text}");
+    }
+}
+
+#[test]
+fn several_problems_are_told_at_once() {
+    let text = refusal(&["train.keep=0", "method.epsilon=0.0001"], &CIFAR);
+    assert!(
+        text.contains("train.keep") && text.contains("method.epsilon"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_plan_reads_back_what_it_wrote() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("plan.toml");
+    for facts in [CIFAR, IMAGENET, FOLDER] {
+        let mut plan = plan(&["data.test=held-out"], &facts).unwrap();
+        plan.save(&path).unwrap();
+        plan.notes.clear();
+        assert_eq!(Plan::load(&path).unwrap(), plan);
+    }
+    std::fs::write(&path, "version = 1\n").unwrap();
+    assert!(Plan::load(&path).is_err());
+}
