@@ -20,7 +20,7 @@ struct Cli {
 enum Task {
     /// Run every check that a change must pass, the quick ones first.
     Ci,
-    /// Make the golden numbers anew, or compare them with what is committed.
+    /// Make the golden numbers anew.
     Golden(golden::Args),
     /// Build assets/quickstart.tar from the emoji crates.
     Assets,

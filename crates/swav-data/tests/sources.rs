@@ -547,8 +547,8 @@ fn damaged_idx_files_are_errors_that_say_what_is_wrong() {
     case(b"PNG?", "not an IDX file");
     case(&idx(&[u32::MAX, u32::MAX, u32::MAX], &[]), "impossible");
     case(&idx(&[u32::MAX, 1000, 1000], &[1]), "only 1");
-    let noise: Vec<u8> = (0..800u32).map(|i| (i * i % 251) as u8).collect();
-    case(&gzip(&idx(&[2, 20, 20], &noise))[..400], "only");
+    let packed = gzip(&idx(&[2, 20, 20], &[7; 800]));
+    case(&packed[..packed.len() - 9], "only");
     let packed = gzip(&whole);
     case(&packed[..packed.len() - 3], "gzip trailer");
     case(&idx(&[4, 4], &[0; 16]), "[n, height, width(, 3)]");

@@ -4,6 +4,7 @@
 //! method's targets and loss, backward, update. Around it: records, kNN accuracy, the collapse
 //! monitor, checkpoints, and a clean stop between any two steps.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,7 @@ pub struct Trainer {
     stop: Stop,
     window: Window,
     loss_sum: Option<Tensor<1>>,
-    bad_files: usize,
+    noted: HashSet<usize>,
 }
 
 /// How a run ended without an error.
@@ -147,7 +148,7 @@ impl Trainer {
             device: device.autodiff(),
             window: Window::open(Duration::ZERO),
             loss_sum: None,
-            bad_files: 0,
+            noted: HashSet::new(),
             plan,
             run,
             state,
@@ -312,11 +313,12 @@ impl Trainer {
         };
         self.metrics.write(&record)?;
         self.display.step(&record);
-        for bad in &health.bad[self.bad_files.min(health.bad.len())..] {
-            let message = format!("skipped {}: {}", bad.name, bad.reason);
-            self.display.note(&message);
+        for bad in &health.bad {
+            if self.noted.insert(bad.index) {
+                let message = format!("skipped {}: {}", bad.name, bad.reason);
+                self.display.note(&message);
+            }
         }
-        self.bad_files = health.bad.len();
         self.window = Window::open(waited);
 
         match self

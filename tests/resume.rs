@@ -1,0 +1,364 @@
+//! A run interrupted at any step, by Ctrl-C or by `kill -9`, continues with losses identical to the
+//! bit to those of a run that was never stopped.
+//!
+//! These are real processes that get real signals. Wherever a signal happens to arrive, the losses
+//! of all steps must come out the same, so that nothing here depends on timing.
+
+#![cfg(unix)]
+
+mod common;
+
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use common::{Output, Space, TINY};
+
+/// Five steps an epoch, twenty in all; no checkpoint but one falls on the end of an epoch.
+const IMAGES: usize = 10;
+const CLASSES: [&str; 4] = ["a", "b", "c", "d"];
+const STEPS: u64 = 20;
+const RUN: &[&str] = &["train.epochs=4", "train.checkpoint=3 steps", "train.keep=2"];
+
+/// Momentum, a warm-up, frozen prototypes, crops of two sizes, and kNN accuracy on the way.
+const SGD: &[&str] = &[
+    "optimizer.name=sgd",
+    "optimizer.lr=0.1",
+    "optimizer.warmup=6 steps",
+    "method.freeze=8 steps",
+    "crops=[{count=2,size=40,scale=[0.3,1.0]},{count=2,size=32,scale=[0.1,0.4]}]",
+    "train.knn=1 epoch",
+];
+
+/// Two moments, and batches in two parts.
+const ADAM: &[&str] = &[
+    "optimizer.name=adam",
+    "optimizer.lr=0.003",
+    "train.accumulate=2",
+];
+
+/// A queue that begins to fill after two steps and is full after four.
+const QUEUE: &[&str] = &[
+    "optimizer.name=larc",
+    "optimizer.lr=0.6",
+    "method.queue={length=16,start=\"2 steps\"}",
+];
+
+/// Where the set is, and what one command line starts a run with.
+struct Case {
+    space: Space,
+    settings: Vec<&'static str>,
+}
+
+impl Case {
+    fn new(settings: &[&'static str]) -> Self {
+        let space = Space::new();
+        space.classes("set", &CLASSES, IMAGES);
+        let settings = [TINY, RUN, settings].concat();
+        Self { space, settings }
+    }
+
+    fn start(&self, run: &str) -> common::Call {
+        self.space
+            .swav(&format!("train --data set --out {run}"))
+            .sets(&self.settings)
+    }
+
+    fn resume(&self, run: &str) -> common::Call {
+        self.space.swav(&format!("train --resume --out {run}"))
+    }
+
+    /// Starts `run`, kills it as soon as each of the steps `at` is done, and lets it end.
+    fn killed(&self, run: &str, at: &[u64]) {
+        for (i, &step) in at.iter().enumerate() {
+            let call = if i == 0 { self.start(run) } else { self.resume(run) };
+            let mut child = call.spawn();
+            self.wait_for(run, step, &mut child);
+            child.kill().expect("a signal");
+            child.wait().expect("an end");
+        }
+        self.resume(run).run().succeeded();
+    }
+
+    /// Starts `run` and sends `signal` as soon as `step` is done; returns exit code and stderr.
+    fn signalled(&self, run: &str, signal: &str, step: u64) -> Output {
+        let mut child = self.start(run).arg("--json").spawn();
+        self.wait_for(run, step, &mut child);
+        let sent = Command::new("sh")
+            .args(["-c", &format!("kill -{signal} {}", child.id())])
+            .status();
+        assert!(sent.expect("a shell").success());
+        let output = child.wait_with_output().expect("an end");
+        Output {
+            call: format!("{run}, {signal}"),
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Waits until `step` stands in the metrics of `run`.
+    fn wait_for(&self, run: &str, step: u64, child: &mut Child) {
+        let path = self.space.path(run).join("metrics.jsonl");
+        let began = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let done = text
+                .lines()
+                .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+                .filter_map(|line| line["step"].as_u64())
+                .max();
+            if done >= Some(step) {
+                return;
+            }
+            if let Some(status) = child.try_wait().expect("a child") {
+                let done = std::fs::read_to_string(&path).unwrap_or_default();
+                panic!("{run} ended with {status} before step {step}:\n{done}");
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "step {step} never came");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The run that is never stopped: its losses, each step once.
+    fn reference(&self) -> Vec<(u64, u64)> {
+        self.start("whole").run().succeeded();
+        let losses = self.space.losses("whole");
+        let steps: Vec<u64> = losses.iter().map(|(step, _)| *step).collect();
+        assert_eq!(steps, (1..=STEPS).collect::<Vec<_>>());
+        losses
+    }
+
+    /// What a run measured besides: everything in its metrics that does not depend on the clock.
+    fn measured(&self, run: &str) -> Vec<String> {
+        let lines = self.space.metrics(run).into_iter().map(|mut line| {
+            for clock in ["images_per_s", "wait_share"] {
+                line.as_object_mut().expect("an object").remove(clock);
+            }
+            line.to_string()
+        });
+        lines.collect()
+    }
+
+    /// Kills runs before their first checkpoint, in the middle of an epoch, several times, and
+    /// almost at the end.
+    fn survives_being_killed(&self) {
+        let reference = self.reference();
+        for (i, at) in [&[1][..], &[4], &[7, 13], &[3, 6, 18]].into_iter().enumerate() {
+            let run = format!("killed-{i}");
+            self.killed(&run, at);
+            assert_eq!(self.space.losses(&run), reference, "killed at {at:?}");
+            assert_eq!(self.measured(&run), self.measured("whole"), "killed at {at:?}");
+            assert_eq!(self.features(&run), self.features("whole"), "killed at {at:?}");
+        }
+    }
+
+    /// Interrupts runs as Ctrl-C does, and continues them.
+    fn survives_ctrl_c(&self) {
+        let reference = self.reference();
+        for (signal, at) in [("INT", 2), ("INT", 8), ("TERM", 12)] {
+            let run = format!("stopped-{at}");
+            let output = self.signalled(&run, signal, at);
+            assert_eq!(output.code, Some(130), "{}", output.told());
+            assert!(output.stdout.is_empty(), "{}", output.told());
+            let hint = format!("swav train --resume --out {run}");
+            assert!(output.stderr.contains(&hint), "{}", output.told());
+
+            // Nothing is lost: the checkpoint is that of the very last step.
+            let last = self.space.losses(&run).last().map(|(step, _)| *step);
+            let newest = self.space.checkpoints(&run).pop();
+            assert_eq!(newest, last.map(|step| format!("step-{step:08}")));
+            assert!(last < Some(STEPS), "{}", output.told());
+
+            self.resume(&run).run().succeeded();
+            assert_eq!(self.space.losses(&run), reference, "{signal} at {at}");
+            assert_eq!(self.features(&run), self.features("whole"), "{signal} at {at}");
+        }
+    }
+
+    /// What the trained network makes of the images.
+    fn features(&self, run: &str) -> Vec<u8> {
+        let file = format!("{run}.npy");
+        self.space
+            .swav(&format!("embed {run} --data set --out {file}"))
+            .run()
+            .succeeded();
+        std::fs::read(self.space.path(&file)).expect("features")
+    }
+}
+
+#[test]
+fn a_run_with_momentum_and_frozen_prototypes_survives_being_killed() {
+    Case::new(SGD).survives_being_killed();
+}
+
+#[test]
+fn a_run_with_adam_and_accumulation_survives_being_killed() {
+    Case::new(ADAM).survives_being_killed();
+}
+
+#[test]
+fn a_run_with_larc_and_a_queue_survives_being_killed() {
+    Case::new(QUEUE).survives_being_killed();
+}
+
+#[test]
+fn ctrl_c_saves_the_very_step_of_a_run_with_momentum() {
+    Case::new(SGD).survives_ctrl_c();
+}
+
+#[test]
+fn ctrl_c_saves_the_very_step_of_a_run_with_accumulation() {
+    Case::new(ADAM).survives_ctrl_c();
+}
+
+#[test]
+fn ctrl_c_saves_the_very_step_of_a_run_with_a_queue() {
+    Case::new(QUEUE).survives_ctrl_c();
+}
+
+#[test]
+fn losses_do_not_depend_on_the_number_of_decoding_threads() {
+    let case = Case::new(QUEUE);
+    let reference = case.reference();
+    for workers in [1, 2, 5] {
+        let run = format!("workers-{workers}");
+        case.start(&run)
+            .set(&format!("data.workers={workers}"))
+            .run()
+            .succeeded();
+        assert_eq!(case.space.losses(&run), reference, "{workers} threads");
+    }
+}
+
+#[test]
+fn another_seed_gives_other_losses() {
+    let case = Case::new(QUEUE);
+    let reference = case.reference();
+    case.start("other").set("train.seed=1").run().succeeded();
+    let other = case.space.losses("other");
+    assert!(other.iter().zip(&reference).all(|(a, b)| a != b));
+}
+
+#[test]
+fn only_the_last_checkpoints_are_kept() {
+    let case = Case::new(QUEUE);
+    case.reference();
+    assert_eq!(case.space.checkpoints("whole"), ["step-00000018", "step-00000020"]);
+}
+
+#[test]
+fn what_a_killed_save_left_behind_is_removed_and_does_no_harm() {
+    let case = Case::new(ADAM);
+    let reference = case.reference();
+    let output = case.signalled("run", "INT", 4);
+    assert_eq!(output.code, Some(130), "{}", output.told());
+    let leftover = "run/checkpoints/.partial-x1y2z3";
+    case.space.file(&format!("{leftover}/model.bpk"), "half of it");
+    let metrics = case.space.path("run/metrics.jsonl");
+    let mut text = std::fs::read_to_string(&metrics).unwrap();
+    text.push_str("{\"step\":7,\"epoch\":1.4,\"lo");
+    std::fs::write(&metrics, text).unwrap();
+
+    case.resume("run").run().succeeded();
+    assert_eq!(case.space.losses("run"), reference);
+    assert!(!case.space.path(leftover).exists());
+}
+
+#[test]
+fn one_command_line_both_starts_a_run_and_continues_it() {
+    let case = Case::new(ADAM);
+    let reference = case.reference();
+    let mut child = case.start("run").arg("--resume").spawn();
+    case.wait_for("run", 4, &mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    case.start("run").arg("--resume").run().succeeded();
+    assert_eq!(case.space.losses("run"), reference);
+}
+
+#[test]
+fn a_run_killed_before_its_plan_was_written_is_started_by_resume() {
+    let case = Case::new(ADAM);
+    case.space.folder("run/checkpoints");
+    case.start("run").arg("--resume").run().succeeded();
+    assert_eq!(case.space.losses("run").len() as u64, STEPS);
+}
+
+#[test]
+fn a_checkpoint_of_a_run_continues_from_any_directory_and_after_a_move() {
+    let case = Case::new(ADAM);
+    let reference = case.reference();
+    let output = case.signalled("first", "INT", 4);
+    assert_eq!(output.code, Some(130), "{}", output.told());
+    std::fs::rename(case.space.path("first"), case.space.path("moved")).unwrap();
+    let elsewhere = case.space.folder("elsewhere");
+    case.space
+        .swav("train --resume --out ../moved")
+        .within(&elsewhere)
+        .run()
+        .succeeded();
+    assert_eq!(case.space.losses("moved"), reference);
+}
+
+#[test]
+fn to_resume_with_other_settings_is_refused_by_the_name_of_the_field() {
+    let case = Case::new(ADAM);
+    let output = case.signalled("run", "INT", 4);
+    assert_eq!(output.code, Some(130), "{}", output.told());
+    let before = std::fs::read(case.space.path("run/metrics.jsonl")).unwrap();
+    for (assignment, field) in [
+        ("train.epochs=9", "train.epochs was 4, is now 9"),
+        ("optimizer.lr=0.004", "optimizer.schedule.base"),
+        ("model.prototypes=[6]", "model.prototypes"),
+        ("augment.grey=0.5", "augment.grey"),
+        ("train.seed=3", "train.seed"),
+    ] {
+        case.start("run")
+            .set(assignment)
+            .arg("--resume")
+            .run()
+            .failed(2, &["run", field, "other settings"]);
+    }
+    let after = std::fs::read(case.space.path("run/metrics.jsonl")).unwrap();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn to_resume_on_another_number_of_images_is_refused() {
+    let case = Case::new(ADAM);
+    let output = case.signalled("run", "INT", 4);
+    assert_eq!(output.code, Some(130), "{}", output.told());
+    std::fs::remove_file(case.space.path("set/a/000.png")).unwrap();
+    case.resume("run").run().failed(2, &["40 images", "39", "set"]);
+}
+
+#[test]
+fn to_resume_a_finished_run_does_nothing() {
+    let case = Case::new(ADAM);
+    case.reference();
+    let metrics = std::fs::read(case.space.path("whole/metrics.jsonl")).unwrap();
+    let checkpoints = case.space.checkpoints("whole");
+    let output = case.resume("whole").run().succeeded();
+    assert!(output.stdout.contains("whole"), "{}", output.told());
+    let after = std::fs::read(case.space.path("whole/metrics.jsonl")).unwrap();
+    assert_eq!(metrics, after);
+    assert_eq!(checkpoints, case.space.checkpoints("whole"));
+}
+
+#[test]
+fn to_resume_where_there_is_no_run_and_nothing_to_start_is_refused() {
+    let space = Space::new();
+    space
+        .swav("train --resume --out nowhere")
+        .run()
+        .failed(2, &["nowhere", "does not exist"]);
+    space.folder("empty");
+    space
+        .swav("train --resume --out empty")
+        .run()
+        .failed(2, &["empty", "plan.toml"]);
+    space
+        .swav("train --resume --data set")
+        .run()
+        .failed(2, &["--out"]);
+}
