@@ -1,1 +1,778 @@
-//! stub
+//! What each command prints and leaves behind when all is well.
+
+#![allow(clippy::unwrap_used)] // `allow-unwrap-in-tests` does not reach helpers outside of tests
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{Space, TINY, TINY_DIM};
+use serde_json::Value;
+use swav_train::config::{OptimizerName, Span};
+use swav_train::{Facts, Plan, Recipe};
+
+const CLASSES: [&str; 3] = ["birds", "boats", "trees"];
+
+/// A place with two labelled sets.
+fn space() -> Space {
+    let space = Space::new();
+    space.classes("set", &CLASSES, 8);
+    space.classes("held", &CLASSES, 4);
+    space
+}
+
+/// The same with a finished run of six steps.
+fn trained() -> Space {
+    let space = space();
+    space
+        .swav("train --data set --test held --out run")
+        .sets(TINY)
+        .run()
+        .succeeded();
+    space
+}
+
+// Help and devices
+
+#[test]
+fn every_command_has_help_on_stdout() {
+    let space = Space::new();
+    for command in [
+        "",
+        "quickstart",
+        "train",
+        "plan",
+        "eval",
+        "eval knn",
+        "embed",
+        "devices",
+    ] {
+        let output = space.swav(command).arg("--help").run().succeeded();
+        assert!(output.stdout.contains("Usage: swav"), "{}", output.told());
+        assert!(output.stderr.is_empty(), "{}", output.told());
+    }
+    let version = space.swav("--version").run().succeeded().stdout;
+    assert_eq!(version.trim(), concat!("swav ", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn devices_are_listed_and_one_of_them_is_the_default() {
+    let space = Space::new();
+    let output = space.swav("devices").run().succeeded();
+    assert!(output.stdout.contains("cpu"), "{}", output.told());
+    assert_eq!(output.stdout.matches("(auto)").count(), 1);
+
+    let rows = space.swav("devices --json").run().succeeded().json();
+    let rows = rows.as_array().unwrap();
+    let default = rows.iter().filter(|row| row["default"] == true).count();
+    assert_eq!(default, 1);
+    let cpu = rows.iter().find(|row| row["device"] == "cpu").unwrap();
+    assert_eq!(cpu["accelerated"], false);
+    assert!(cpu["name"].as_str().unwrap().contains("CPU"));
+}
+
+// Plan
+
+#[test]
+fn plan_derives_a_whole_recipe_from_a_folder_and_says_why() {
+    let space = space();
+    let output = space.swav("plan --data set --device cpu").run().succeeded();
+    for part in [
+        "24 images in 3 classes",
+        "crops",
+        "train.batch_size",
+        "a power of two",
+        "model.prototypes",
+        "optimizer.lr",
+        "linear in the batch",
+        "memory",
+        "time",
+    ] {
+        assert!(output.stdout.contains(part), "{part}\n{}", output.told());
+    }
+    assert!(output.stderr.is_empty(), "{}", output.told());
+}
+
+#[test]
+fn plan_as_json_holds_the_plan_with_every_reason() {
+    let space = space();
+    let told = space
+        .swav("plan --data set --device cpu --json")
+        .set("train.epochs=7")
+        .run()
+        .succeeded()
+        .json();
+    assert_eq!(told["plan"]["data"]["images"], 24);
+    assert_eq!(told["plan"]["data"]["classes"], 3);
+    assert_eq!(told["plan"]["train"]["epochs"], 7);
+    assert_eq!(told["plan"]["train"]["batch_size"], 2);
+    assert_eq!(told["plan"]["train"]["steps"], 7 * 12);
+    assert_eq!(told["plan"]["model"]["backbone"]["name"], "resnet18");
+    assert!(told["parameters"].as_u64().unwrap() > 10_000_000);
+    assert!(told["memory_bytes"].as_u64().unwrap() > 100_000_000);
+    assert!(told["seconds"].as_f64().unwrap() > 0.0);
+    let derived = told["derived"].as_array().unwrap();
+    let reason = |field: &str| {
+        let note = derived.iter().find(|note| note["field"] == field)?;
+        note["why"].as_str().filter(|why| why.len() > 5)
+    };
+    for field in [
+        "crops",
+        "train.batch_size",
+        "model.backbone",
+        "model.stem",
+        "model.hidden",
+        "model.prototypes",
+        "method.freeze",
+        "optimizer.name",
+        "optimizer.lr",
+        "optimizer.final_lr",
+    ] {
+        assert!(reason(field).is_some(), "{field}: {derived:?}");
+    }
+    assert_eq!(
+        reason("train.epochs"),
+        None,
+        "what was given is not derived"
+    );
+}
+
+#[test]
+fn plan_leaves_nothing_behind() {
+    let space = space();
+    space.swav("plan --data set").run().succeeded();
+    let mut left: Vec<_> = fs::read_dir(space.path(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["held", "set"]);
+}
+
+#[test]
+fn the_plan_shown_is_the_plan_that_runs() {
+    let space = trained();
+    let shown = space
+        .swav("plan --data set --test held --json")
+        .sets(TINY)
+        .run()
+        .succeeded()
+        .json();
+    let saved = fs::read_to_string(space.path("run/plan.toml")).unwrap();
+    let saved: Value = toml::from_str(&saved).unwrap();
+    assert_eq!(without_nulls(&shown["plan"]), saved);
+}
+
+/// TOML has no null: it leaves such a field out.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name.clone(), without_nulls(value)))
+            .collect(),
+        _ => value.clone(),
+    }
+}
+
+// The recipes in configs/
+
+fn configs() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs"))
+}
+
+/// ImageNet on a GPU.
+const IMAGENET: Facts = Facts {
+    images: 1_281_167,
+    classes: 1000,
+    side: 400,
+    accelerated: true,
+};
+
+fn planned(name: &str, facts: &Facts) -> Plan {
+    let mut recipe = Recipe::from_file(&configs().join(name)).unwrap();
+    recipe.data.path = Some("images".into());
+    Plan::derive(&recipe, facts).unwrap()
+}
+
+#[test]
+fn every_recipe_that_ships_can_be_carried_out_on_imagenet() {
+    let mut count = 0;
+    for entry in fs::read_dir(configs()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".toml") {
+            let plan = planned(&name, &IMAGENET);
+            assert!(plan.train.steps > 0, "{name}");
+            let text = toml::to_string(&plan).unwrap();
+            assert_eq!(toml::from_str::<Plan>(&text).unwrap().train, plan.train);
+            count += 1;
+        }
+    }
+    assert!(count >= 12, "{count} recipes");
+}
+
+/// One line of the paper's table of settings (Caron et al., NeurIPS 2020, appendix A and the
+/// published scripts).
+struct Published {
+    config: &'static str,
+    crops: &'static [(usize, usize, [f32; 2])],
+    backbone: &'static str,
+    hidden: usize,
+    epochs: u64,
+    batch: usize,
+    steps_per_epoch: u64,
+    rate: (f64, f64),
+    warmup: u64,
+    freeze: u64,
+    /// Length and first step.
+    queue: Option<(usize, u64)>,
+}
+
+const MULTI: &[(usize, usize, [f32; 2])] = &[(2, 224, [0.14, 1.0]), (6, 96, [0.05, 0.14])];
+
+const LARGE: Published = Published {
+    config: "",
+    crops: MULTI,
+    backbone: "resnet50",
+    hidden: 2048,
+    epochs: 0,
+    batch: 4096,
+    steps_per_epoch: 312,
+    rate: (4.8, 0.0048),
+    warmup: 3120,
+    freeze: 313,
+    queue: None,
+};
+
+const SMALL: Published = Published {
+    batch: 256,
+    steps_per_epoch: 5004,
+    rate: (0.6, 0.0006),
+    warmup: 0,
+    freeze: 5005,
+    queue: Some((3840, 15 * 5004)),
+    ..LARGE
+};
+
+const PUBLISHED: &[Published] = &[
+    Published {
+        config: "swav-100ep.toml",
+        epochs: 100,
+        ..LARGE
+    },
+    Published {
+        config: "swav-200ep.toml",
+        epochs: 200,
+        ..LARGE
+    },
+    Published {
+        config: "swav-400ep.toml",
+        epochs: 400,
+        ..LARGE
+    },
+    Published {
+        config: "swav-800ep.toml",
+        epochs: 800,
+        ..LARGE
+    },
+    Published {
+        config: "swav-400ep-2x224.toml",
+        crops: &[(2, 224, [0.08, 1.0])],
+        epochs: 400,
+        ..LARGE
+    },
+    Published {
+        config: "swav-200ep-batch256.toml",
+        epochs: 200,
+        ..SMALL
+    },
+    Published {
+        config: "swav-400ep-batch256.toml",
+        epochs: 400,
+        ..SMALL
+    },
+    Published {
+        config: "swav-400ep-w2.toml",
+        crops: &[(2, 224, [0.14, 1.0]), (4, 96, [0.05, 0.14])],
+        backbone: "resnet50w2",
+        hidden: 8192,
+        epochs: 400,
+        ..LARGE
+    },
+    Published {
+        config: "swav-400ep-w4.toml",
+        crops: &[(2, 224, [0.08, 1.0]), (4, 96, [0.08, 0.14])],
+        backbone: "resnet50w4",
+        hidden: 8192,
+        epochs: 400,
+        batch: 2560,
+        steps_per_epoch: 500,
+        warmup: 5000,
+        queue: Some((2560, 0)),
+        ..LARGE
+    },
+];
+
+#[test]
+fn the_recipes_of_the_paper_become_the_settings_of_the_paper() {
+    for published in PUBLISHED {
+        let name = published.config;
+        let plan = planned(name, &IMAGENET);
+        let crops: Vec<_> = plan
+            .crops
+            .iter()
+            .map(|crop| (crop.count, crop.size, crop.scale))
+            .collect();
+        assert_eq!(crops, published.crops, "{name}");
+        assert_eq!(
+            plan.model.backbone.name.to_string(),
+            published.backbone,
+            "{name}"
+        );
+        assert_eq!(plan.model.backbone.width, 1.0, "{name}");
+        assert_eq!(plan.model.hidden, published.hidden, "{name}");
+        assert_eq!(plan.model.dim, 128, "{name}");
+        assert_eq!(plan.model.prototypes, [3000], "{name}");
+
+        assert_eq!(plan.train.epochs, published.epochs, "{name}");
+        assert_eq!(plan.train.batch_size, published.batch, "{name}");
+        assert_eq!(
+            plan.train.steps_per_epoch, published.steps_per_epoch,
+            "{name}"
+        );
+        assert_eq!(
+            plan.train.steps,
+            published.epochs * published.steps_per_epoch,
+            "{name}"
+        );
+
+        assert_eq!(plan.optimizer.name, OptimizerName::Larc, "{name}");
+        assert_eq!(plan.optimizer.momentum, 0.9, "{name}");
+        assert_eq!(plan.optimizer.weight_decay, 1e-6, "{name}");
+        assert!(!plan.optimizer.exclude_bias_and_norm, "{name}");
+        let schedule = &plan.optimizer.schedule;
+        assert_eq!((schedule.base, schedule.end), published.rate, "{name}");
+        assert_eq!(schedule.warmup, published.warmup, "{name}");
+        assert_eq!(schedule.steps, plan.train.steps, "{name}");
+        if published.warmup > 0 {
+            assert_eq!(schedule.start, 0.3, "{name}");
+            assert_eq!(schedule.at(0), 0.3, "{name}");
+        } else {
+            assert_eq!(schedule.at(0), published.rate.0, "{name}");
+        }
+        let last = schedule.at(plan.train.steps - 1);
+        assert!(
+            (last / published.rate.1 - 1.0).abs() < 0.01,
+            "{name}: {last}"
+        );
+
+        assert_eq!(plan.method.temperature, 0.1, "{name}");
+        assert_eq!(plan.method.epsilon, 0.05, "{name}");
+        assert_eq!(plan.method.iterations, 3, "{name}");
+        assert_eq!(plan.method.assign, [0, 1], "{name}");
+        assert_eq!(plan.method.freeze_steps, published.freeze, "{name}");
+        let queue = plan
+            .method
+            .queue
+            .map(|queue| (queue.length, queue.start_step));
+        assert_eq!(queue, published.queue, "{name}");
+    }
+}
+
+#[test]
+fn every_recipe_of_the_paper_is_held_to_it() {
+    for entry in fs::read_dir(configs()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let held = PUBLISHED.iter().any(|published| published.config == name);
+        assert!(
+            held || !name.starts_with("swav-"),
+            "{name} is not in the table"
+        );
+    }
+}
+
+#[test]
+fn the_recipe_for_cifar_takes_the_settings_that_comparisons_are_made_with() {
+    let facts = Facts {
+        images: 50_000,
+        classes: 10,
+        side: 32,
+        accelerated: false,
+    };
+    let plan = planned("cifar10-slim.toml", &facts);
+    assert_eq!(plan.train.steps_per_epoch, 195);
+    assert_eq!(plan.model.prototypes, [512]);
+    assert_eq!(plan.optimizer.name, OptimizerName::Adam);
+    assert_eq!(plan.optimizer.schedule.at(0), 0.002);
+    assert_eq!(plan.method.queue.map(|queue| queue.length), Some(512));
+    assert_eq!(plan.method.freeze_steps, 0);
+    assert_eq!((plan.evaluation.resize, plan.evaluation.size), (32, 32));
+}
+
+#[test]
+fn a_duration_in_a_recipe_reads_as_it_is_written() {
+    let recipe = Recipe::from_file(&configs().join("photos.toml")).unwrap();
+    assert_eq!(recipe.optimizer.warmup, Some(Span::Epochs(10.0)));
+}
+
+// Train
+
+#[test]
+fn train_leaves_a_plan_the_metrics_of_every_step_and_checkpoints() {
+    let space = space();
+    let output = space
+        .swav("train --data set --test held --out run")
+        .sets(TINY)
+        .set("train.knn=1 epoch")
+        .set("train.checkpoint=1 epoch")
+        .run()
+        .succeeded();
+    assert_eq!(output.stdout.lines().count(), 1, "{}", output.told());
+    assert!(output.stdout.starts_with("run"), "{}", output.told());
+    assert!(output.stdout.contains("kNN"), "{}", output.told());
+    assert!(
+        output.stderr.contains("24 images in 3 classes"),
+        "{}",
+        output.told()
+    );
+
+    let plan = Plan::load(&space.path("run/plan.toml")).unwrap();
+    assert_eq!(plan.train.steps, 6);
+    assert!(plan.data.path.is_absolute());
+    assert_eq!(space.checkpoints("run"), ["step-00000003", "step-00000006"]);
+    for file in ["model.bpk", "optimizer.bpk", "state.json"] {
+        assert!(
+            space
+                .path("run/checkpoints/step-00000006")
+                .join(file)
+                .is_file()
+        );
+    }
+
+    let lines = space.metrics("run");
+    let (steps, knn): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.get("loss").is_some());
+    assert_eq!(steps.len(), 6);
+    assert_eq!(knn.len(), 2);
+    for (i, line) in steps.iter().enumerate() {
+        let number = |field: &str| line[field].as_f64().unwrap_or(f64::NAN);
+        assert_eq!(number("step"), (i + 1) as f64);
+        assert!(
+            (number("epoch") - (i + 1) as f64 / 3.0).abs() < 1e-9,
+            "{line}"
+        );
+        assert!(number("loss") > 0.0, "{line}");
+        assert!(number("lr") > 0.0, "{line}");
+        assert!(number("images_per_s") > 0.0, "{line}");
+        assert!((0.0..=1.0).contains(&number("wait_share")), "{line}");
+        assert!(
+            (0.0..=8_f64.ln() + 1e-6).contains(&number("code_entropy")),
+            "{line}"
+        );
+        assert!((1.0..=8.0).contains(&number("used_prototypes")), "{line}");
+        assert!((0.0..=2.0).contains(&number("spread")), "{line}");
+        assert_eq!(number("bad_files"), 0.0);
+        assert_eq!(line.as_object().unwrap().len(), 10, "{line}");
+    }
+    for (line, step) in knn.iter().zip([3, 6]) {
+        assert_eq!(line["step"], step);
+        assert_eq!(line["k"], 20);
+        assert!(
+            (0.0..=1.0).contains(&line["knn"].as_f64().unwrap()),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn train_as_json_prints_the_run_and_its_last_accuracy() {
+    let space = space();
+    let told = space
+        .swav("train --data set --out run --json")
+        .sets(TINY)
+        .set("train.knn=1 epoch")
+        .run()
+        .succeeded()
+        .json();
+    assert_eq!(told["run"], "run");
+    let last = space.metrics("run").pop().unwrap();
+    assert_eq!(told["knn"], last["knn"]);
+    assert!(told["knn"].is_f64(), "{told}");
+}
+
+#[test]
+fn a_run_without_a_name_goes_to_a_numbered_directory() {
+    let space = space();
+    for run in ["runs/set", "runs/set-2"] {
+        let output = space
+            .swav("train --data set")
+            .sets(TINY)
+            .set("train.epochs=1")
+            .run()
+            .succeeded();
+        assert_eq!(Path::new(output.stdout.trim()), Path::new(run));
+        assert!(space.path(run).join("plan.toml").is_file());
+    }
+}
+
+#[test]
+fn two_runs_with_one_seed_are_the_same_to_the_bit() {
+    let space = trained();
+    space
+        .swav("train --data set --test held --out again")
+        .sets(TINY)
+        .run()
+        .succeeded();
+    assert_eq!(space.losses("run"), space.losses("again"));
+}
+
+#[test]
+fn a_tar_of_a_folder_trains_to_the_same_losses_as_the_folder() {
+    let space = trained();
+    let mut builder = tar::Builder::new(fs::File::create(space.path("set.tar")).unwrap());
+    for class in CLASSES {
+        builder
+            .append_dir_all(class, space.path("set").join(class))
+            .unwrap();
+    }
+    builder.finish().unwrap();
+    space
+        .swav("train --data set.tar --out packed")
+        .sets(TINY)
+        .run()
+        .succeeded();
+    assert_eq!(space.losses("run"), space.losses("packed"));
+}
+
+// Embed
+
+/// Shape and values of an array as `embed` writes it.
+fn read_npy(bytes: &[u8]) -> ([usize; 2], Vec<f32>) {
+    assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
+    let length = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    assert!((10 + length).is_multiple_of(64), "NumPy aligns values");
+    let head = std::str::from_utf8(&bytes[10..10 + length]).unwrap();
+    assert!(head.contains("'descr': '<f4'"), "{head}");
+    assert!(head.contains("'fortran_order': False"), "{head}");
+    assert!(head.ends_with('\n'), "{head}");
+    let (_, shape) = head.split_once("'shape': (").unwrap();
+    let (shape, _) = shape.split_once(')').unwrap();
+    let sides: Vec<usize> = shape.split(", ").map(|n| n.parse().unwrap()).collect();
+    let values = floats(&bytes[10 + length..]);
+    assert_eq!(values.len(), sides[0] * sides[1]);
+    (sides.try_into().unwrap(), values)
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    let (chunks, rest) = bytes.as_chunks::<4>();
+    assert!(rest.is_empty());
+    chunks
+        .iter()
+        .map(|chunk| f32::from_le_bytes(*chunk))
+        .collect()
+}
+
+#[test]
+fn embed_writes_a_row_per_image_in_both_formats_with_the_same_values() {
+    let space = trained();
+    let told = space
+        .swav("embed run --data held --out a.npy --json")
+        .run()
+        .succeeded()
+        .json();
+    assert_eq!(told["rows"], 12);
+    assert_eq!(told["dim"], TINY_DIM);
+    assert_eq!(told["skipped"], 0);
+    let output = space
+        .swav("embed run --data held --out b.safetensors")
+        .run()
+        .succeeded();
+    assert_eq!(output.stdout, format!("b.safetensors  12 × {TINY_DIM}\n"));
+
+    let (shape, values) = read_npy(&fs::read(space.path("a.npy")).unwrap());
+    assert_eq!(shape, [12, TINY_DIM]);
+    assert!(values.iter().all(|value| value.is_finite()));
+    assert!(values.iter().any(|value| *value != values[0]));
+
+    let bytes = fs::read(space.path("b.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(file.names(), ["features"]);
+    let tensor = file.tensor("features").unwrap();
+    assert_eq!(tensor.shape(), shape);
+    assert_eq!(floats(tensor.data()), values);
+
+    let names = fs::read_to_string(space.path("a.npy.csv")).unwrap();
+    assert_eq!(
+        names,
+        fs::read_to_string(space.path("b.safetensors.csv")).unwrap()
+    );
+    let rows: Vec<Vec<&str>> = names
+        .lines()
+        .map(|line| line.split(',').collect())
+        .collect();
+    assert_eq!(rows[0], ["row", "image", "label"]);
+    assert_eq!(rows.len(), 13);
+    for (i, row) in rows[1..].iter().enumerate() {
+        let class = CLASSES[i / 4];
+        assert_eq!(row[0], i.to_string());
+        assert!(
+            Path::new(row[1]).ends_with(format!("{class}/{:03}.png", i % 4)),
+            "{row:?}"
+        );
+        assert_eq!(row[2], class);
+    }
+}
+
+#[test]
+fn embed_gives_the_same_bytes_each_time_and_from_each_name_of_a_checkpoint() {
+    let space = trained();
+    let read = |name: &str| fs::read(space.path(name)).unwrap();
+    for (run, out) in [
+        ("run", "a.npy"),
+        ("run", "b.npy"),
+        ("run/checkpoints/step-00000006", "c.npy"),
+    ] {
+        space
+            .swav(&format!("embed {run} --data held --out {out}"))
+            .run()
+            .succeeded();
+        assert_eq!(read(out), read("a.npy"));
+    }
+    // An old file is replaced.
+    space
+        .swav("embed run --data set --out b.npy")
+        .run()
+        .succeeded();
+    assert_ne!(read("b.npy"), read("a.npy"));
+}
+
+#[test]
+fn embeddings_are_unit_vectors_of_the_length_in_the_recipe() {
+    let space = trained();
+    space
+        .swav("embed run --data held --out a.npy --layer embeddings")
+        .run()
+        .succeeded();
+    let (shape, values) = read_npy(&fs::read(space.path("a.npy")).unwrap());
+    assert_eq!(shape, [12, 8]);
+    for row in values.chunks(8) {
+        let norm: f32 = row.iter().map(|value| value * value).sum();
+        assert!((norm - 1.0).abs() < 1e-5, "{norm}");
+    }
+}
+
+#[test]
+fn embed_takes_unlabelled_images_and_names_with_commas() {
+    let space = trained();
+    space.file("photos/a, b.png", common::png(0, 1));
+    space.file("photos/c.png", common::png(1, 2));
+    space
+        .swav("embed run --data photos --out a.npy")
+        .run()
+        .succeeded();
+    let names = fs::read_to_string(space.path("a.npy.csv")).unwrap();
+    let rows: Vec<&str> = names.lines().collect();
+    assert!(rows[1].ends_with("a, b.png\","), "{names}");
+    assert!(rows[2].ends_with("c.png,"), "{names}");
+}
+
+// Eval
+
+#[test]
+fn knn_accuracy_is_told_for_every_k_and_temperature() {
+    let space = trained();
+    let output = space
+        .swav("eval knn run --k 1,5,20 --temperature 0.07,0.1")
+        .run()
+        .succeeded();
+    assert_eq!(output.stdout.lines().count(), 7, "{}", output.told());
+    let told = space
+        .swav("eval knn run --k 1,5,20 --temperature 0.07,0.1 --json")
+        .run()
+        .succeeded()
+        .json();
+    let rows = told["knn"].as_array().unwrap();
+    assert_eq!(rows.len(), 6);
+    for row in rows {
+        assert!(
+            (0.0..=1.0).contains(&row["accuracy"].as_f64().unwrap()),
+            "{row}"
+        );
+        assert_eq!(row["queries"], 12);
+    }
+    assert_eq!((&rows[0]["k"], &rows[5]["k"]), (&1.into(), &20.into()));
+    assert!(
+        told["checkpoint"]
+            .as_str()
+            .unwrap()
+            .ends_with("step-00000006")
+    );
+    assert!(told["train"].as_str().unwrap().contains("24 images"));
+
+    let untrained = space
+        .swav("eval knn run --untrained --json")
+        .run()
+        .succeeded();
+    assert_eq!(untrained.json()["checkpoint"], Value::Null);
+}
+
+#[test]
+fn an_image_is_its_own_nearest_neighbour() {
+    let space = trained();
+    let told = space
+        .swav("eval knn run --test set --k 1 --temperature 0.07 --json")
+        .run()
+        .succeeded()
+        .json();
+    assert_eq!(told["knn"][0]["accuracy"], 1.0);
+}
+
+#[test]
+fn the_accuracy_while_training_is_the_accuracy_afterwards() {
+    let space = space();
+    let trained = space
+        .swav("train --data set --test held --out run --json")
+        .sets(TINY)
+        .set("train.knn=1 epoch")
+        .run()
+        .succeeded()
+        .json();
+    let measured = space
+        .swav("eval knn run --k 20 --temperature 0.1 --json")
+        .run()
+        .succeeded()
+        .json();
+    assert_eq!(trained["knn"], measured["knn"][0]["accuracy"]);
+}
+
+// Quickstart
+
+#[test]
+fn quickstart_trains_on_what_ships_inside_and_tells_three_accuracies() {
+    let space = Space::new();
+    let told = space
+        .swav("quickstart --json")
+        .sets(&[
+            "crops=[{count=2,size=32,scale=[0.3,1.0]}]",
+            "model.width=0.0625",
+            "model.stem=imagenet",
+            "train.epochs=1",
+            "train.knn=never",
+        ])
+        .run()
+        .succeeded()
+        .json();
+    for accuracy in ["raw_pixels", "untrained", "trained"] {
+        let value = told[accuracy].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&value), "{told}");
+    }
+    let run = told["run"].as_str().unwrap();
+    assert_eq!(Path::new(run), Path::new("runs/quickstart"));
+    assert!(space.path("runs/quickstart/plan.toml").is_file());
+
+    let output = space
+        .swav("eval knn runs/quickstart --k 20 --temperature 0.1 --json")
+        .run()
+        .succeeded();
+    assert_eq!(output.json()["knn"][0]["accuracy"], told["trained"]);
+}

@@ -82,7 +82,7 @@ impl RecipeArgs {
 /// Where it runs.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct DeviceArgs {
-    /// auto (the best one there is), cpu, wgpu[:i] or cuda[:i].
+    /// auto (the best one there is), cpu, wgpu, wgpu:1, cuda or cuda:1.
     #[arg(long, value_name = "DEVICE", default_value_t = Choice::Auto)]
     pub device: Choice,
 }

@@ -1,5 +1,7 @@
 //! The binary `swav`: arguments in, exit codes out. The work is done by the libraries.
 
+#![warn(clippy::unwrap_used, clippy::expect_used)]
+
 mod args;
 mod commands;
 mod device;
@@ -9,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
+use swav_train::display::say;
 use swav_train::{Stop, TrainError};
 
 use args::{Cli, Command, Eval};
@@ -20,8 +23,8 @@ fn main() -> ExitCode {
         Ok(Ok(())) => ExitCode::SUCCESS,
         // The panic's own message has been printed; a device that fails in the middle ends here too.
         Err(_) => {
-            eprintln!(
-                "error: this is a defect of swav or a failure of the device; checkpoints are intact"
+            say(
+                "error: this is a defect of swav or a failure of the device; checkpoints are intact",
             );
             ExitCode::from(DEFECT)
         }
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
                 .downcast_ref::<TrainError>()
                 .map_or(1, TrainError::exit_code);
             if code != INTERRUPTED {
-                eprintln!("error: {error:#}");
+                say(format_args!("error: {error:#}"));
             }
             ExitCode::from(code)
         }
@@ -60,10 +63,12 @@ fn stop_on_signals() -> Stop {
         if flag.request() {
             std::process::exit(i32::from(INTERRUPTED));
         }
-        eprintln!("stopping after this step; once more to stop at once");
+        say("stopping after this step; once more to stop at once");
     };
     if let Err(error) = ctrlc::set_handler(handler) {
-        eprintln!("note: Ctrl-C will not save the state: {error}");
+        say(format_args!(
+            "note: Ctrl-C will not save the state: {error}"
+        ));
     }
     stop
 }

@@ -54,9 +54,20 @@ pub(crate) fn allowed(budget: f64, total: usize) -> usize {
     (budget * total as f64 + 1e-9).floor() as usize
 }
 
+impl fmt::Display for BadFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Most reasons are errors that begin with the file themselves.
+        if self.reason.starts_with(&self.name) {
+            write!(f, "{}", self.reason)
+        } else {
+            write!(f, "{}: {}", self.name, self.reason)
+        }
+    }
+}
+
 impl fmt::Display for HealthReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 10;
+        const SHOWN: usize = 100;
         writeln!(
             f,
             "{} of {} files are corrupt; data.corrupt_budget = {} allows {}:",
@@ -66,20 +77,12 @@ impl fmt::Display for HealthReport {
             self.allowed(),
         )?;
         for bad in self.bad.iter().take(SHOWN) {
-            if bad.reason.starts_with(&bad.name) {
-                writeln!(f, "  {}", bad.reason)?;
-            } else {
-                writeln!(f, "  {}: {}", bad.name, bad.reason)?;
-            }
+            writeln!(f, "  {bad}")?;
         }
         if self.bad.len() > SHOWN {
             writeln!(f, "  … and {} more", self.bad.len() - SHOWN)?;
         }
-        write!(
-            f,
-            "List them all with `swav data scan`, then remove or repair them, or raise \
-             data.corrupt_budget"
-        )
+        write!(f, "Remove or repair them, or raise data.corrupt_budget")
     }
 }
 

@@ -86,6 +86,7 @@
 //!
 //! None: every format is always there.
 
+#![warn(clippy::unwrap_used, clippy::expect_used)]
 #![forbid(unsafe_code)]
 
 pub mod augment;

@@ -1,8 +1,9 @@
 //! The one place where a convolution is called.
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Tensor, module::conv2d};
+use burn::tensor::{Device, Tensor};
+
+use crate::ops::conv2d;
 
 /// The numbers that define a square convolution without bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +70,7 @@ impl Conv {
     /// # Panics
     /// If the channels of `x` are not those of the weight.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let options = ConvOptions::new([self.stride; 2], [self.padding; 2], [1, 1], self.groups);
-        conv2d(x, self.weight.val(), None, options)
+        conv2d(x, self.weight.val(), self.stride, self.padding, self.groups)
     }
 }
 

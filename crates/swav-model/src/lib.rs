@@ -70,15 +70,19 @@
 //! | feature | effect |
 //! |---|---|
 //! | none | the backends are chosen by the features of `burn` in the final binary |
+//! | `flex` | kernels for the CPU behind [`ops`], on Burn's Flex backend |
 //!
 //! [Burn]: https://burn.dev
 //! [`Module::valid`]: burn::module::Module::valid
+
+#![warn(clippy::unwrap_used, clippy::expect_used)]
 
 mod backbone;
 mod batch_norm;
 mod conv;
 mod head;
 mod network;
+pub mod ops;
 mod prototypes;
 pub mod weights;
 

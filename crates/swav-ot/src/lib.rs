@@ -102,6 +102,8 @@
 //!
 //! Codes are computed in `f32` whatever the scores come in, and carry no gradient: they are targets.
 
+#![warn(clippy::unwrap_used, clippy::expect_used)]
+
 mod diagnostics;
 mod error;
 mod reduce;

@@ -22,7 +22,7 @@ use swav_data::Cursor;
 use swav_model::{Network, weights};
 
 use crate::TrainError;
-use crate::files::{sync_directory, write_atomic};
+use crate::files::{TEMPORARY, sync_directory, write_atomic};
 use crate::monitor::Collapse;
 use crate::plan::Plan;
 use crate::state::State;
@@ -85,18 +85,13 @@ impl RunDirectory {
     /// # Errors
     /// If the directory holds anything already, or cannot be written.
     pub fn create(path: &Path) -> Result<Self, TrainError> {
-        let occupied = match fs::read_dir(path) {
-            Ok(mut entries) => entries.next().is_some(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-            Err(error) => return Err(TrainError::io(path)(error)),
-        };
         if path.join("plan.toml").exists() {
             return Err(TrainError::checkpoint(
                 path,
                 "already holds a run: continue it with --resume, or choose another --out",
             ));
         }
-        if occupied {
+        if path.exists() && !is_blank(path)? {
             return Err(TrainError::checkpoint(
                 path,
                 "is not empty and holds no run: choose another --out",
@@ -231,6 +226,27 @@ impl RunDirectory {
 }
 
 const PARTIAL: &str = ".partial-";
+
+/// Whether `path` holds nothing, or no more than a run leaves that was killed before its plan was
+/// written: temporary files and an empty folder for checkpoints.
+fn is_blank(path: &Path) -> Result<bool, TrainError> {
+    for entry in fs::read_dir(path).map_err(TrainError::io(path))? {
+        let entry = entry.map_err(TrainError::io(path))?;
+        let name = entry.file_name();
+        let blank = match name.to_str() {
+            Some("checkpoints") => fs::read_dir(entry.path())
+                .map_err(TrainError::io(entry.path()))?
+                .next()
+                .is_none(),
+            Some(name) => name.starts_with(TEMPORARY),
+            None => false,
+        };
+        if !blank {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
 
 /// Writes the whole state beside `target`, and gives it its name when it is complete and durable.
 fn save(state: &State, target: &Path) -> Result<(), TrainError> {

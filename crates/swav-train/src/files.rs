@@ -18,6 +18,9 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     file.commit()
 }
 
+/// What the names of unfinished files begin with.
+pub(crate) const TEMPORARY: &str = ".swav-";
+
 /// A file that appears under its name only when it is complete.
 #[derive(Debug)]
 pub struct AtomicFile {
@@ -36,7 +39,7 @@ impl AtomicFile {
             _ => Path::new("."),
         };
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".swav-");
+        builder.prefix(TEMPORARY);
         // What `File::create` gives, less the umask, instead of a temporary file's 0600.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

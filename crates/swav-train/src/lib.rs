@@ -32,6 +32,8 @@
 //! None: the crate names no backend. Whoever builds a binary enables Burn's (`flex`, `wgpu`, `cuda`)
 //! and hands over a [`Device`](burn::tensor::Device).
 
+#![warn(clippy::unwrap_used, clippy::expect_used)]
+
 pub mod checkpoint;
 pub mod config;
 pub mod data;

@@ -52,6 +52,7 @@ pub struct KnnRecord {
 pub struct MetricsFile {
     path: PathBuf,
     file: BufWriter<File>,
+    last_knn: Option<u64>,
 }
 
 impl MetricsFile {
@@ -61,6 +62,7 @@ impl MetricsFile {
     /// # Errors
     /// If the file cannot be read or written.
     pub fn open(path: &Path, step: u64) -> Result<Self, TrainError> {
+        let mut last_knn = None;
         if path.exists() {
             let text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
             let kept: String = text
@@ -69,6 +71,10 @@ impl MetricsFile {
                 .flat_map(|line| [line, "\n"])
                 .collect();
             write_atomic(path, kept.as_bytes())?;
+            let records = kept
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok());
+            last_knn = records.map(|record: KnnRecord| record.step).last();
         }
         let file = OpenOptions::new()
             .create(true)
@@ -78,7 +84,13 @@ impl MetricsFile {
         Ok(Self {
             path: path.to_path_buf(),
             file: BufWriter::new(file),
+            last_knn,
         })
+    }
+
+    /// The step of the last kNN measurement that was there when the file was opened.
+    pub fn last_knn(&self) -> Option<u64> {
+        self.last_knn
     }
 
     /// Appends one record.

@@ -430,7 +430,11 @@ fn derive_train(recipe: &Recipe, facts: &Facts, ledger: &mut Ledger) -> TrainPla
         3000_u64.div_ceil(steps_per_epoch.max(1)).clamp(100, 800),
         "at least 100 and 3,000 steps, at most 800",
     );
-    let steps = epochs * steps_per_epoch;
+    let steps = epochs.checked_mul(steps_per_epoch).unwrap_or_else(|| {
+        let problem = format!("train.epochs = {epochs} is more than can be counted");
+        ledger.problems.push(problem);
+        0
+    });
     let every = |span: Option<Span>, default: u64| match span {
         Some(Span::Never) => 0,
         Some(span) => span.steps(steps_per_epoch).max(1),
@@ -660,7 +664,7 @@ fn derive_optimizer(
         Some(span) => span.steps(train.steps_per_epoch),
         None if train.batch_size >= 2048 => {
             ledger.note("optimizer.warmup", "10 epochs", "a large batch");
-            10 * train.steps_per_epoch
+            train.steps_per_epoch.saturating_mul(10)
         }
         None => 0,
     };

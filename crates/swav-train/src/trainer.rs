@@ -76,6 +76,12 @@ struct Step {
     lr: f64,
 }
 
+/// What came of measuring kNN accuracy.
+enum Measured {
+    Accuracy(f64),
+    Interrupted,
+}
+
 /// Time and images since the last record.
 struct Window {
     began: Instant,
@@ -178,6 +184,13 @@ impl Trainer {
     fn steps(&mut self) -> Result<Outcome, TrainError> {
         let mut knn = None;
         let mut saved = self.state.step;
+        if self.knn_is_due() && self.metrics.last_knn() != Some(self.state.step) {
+            // A run that was stopped while measuring has saved the step but not the result.
+            match self.measure_knn()? {
+                Measured::Interrupted => return Ok(Outcome::Interrupted),
+                Measured::Accuracy(accuracy) => knn = Some(accuracy),
+            }
+        }
         while self.state.step < self.plan.train.steps {
             let batch = self.next_batch()?;
             let step = self.step(&batch);
@@ -187,14 +200,18 @@ impl Trainer {
             if last || self.due(self.plan.train.log_steps) {
                 self.record(step)?;
             }
-            if self.plan.train.knn_steps > 0 && (last || self.due(self.plan.train.knn_steps)) {
-                knn = self.measure_knn()?.or(knn);
+            let mut unmeasured = false;
+            if self.knn_is_due() {
+                match self.measure_knn()? {
+                    Measured::Interrupted => unmeasured = true,
+                    Measured::Accuracy(accuracy) => knn = Some(accuracy),
+                }
             }
             if last || self.due(self.plan.train.checkpoint_steps) {
                 self.save()?;
                 saved = self.state.step;
             }
-            if self.interrupted() && !last {
+            if unmeasured || self.interrupted() && !last {
                 if saved != self.state.step {
                     self.save()?;
                 }
@@ -315,8 +332,7 @@ impl Trainer {
         self.display.step(&record);
         for bad in &health.bad {
             if self.noted.insert(bad.index) {
-                let message = format!("skipped {}: {}", bad.name, bad.reason);
-                self.display.note(&message);
+                self.display.note(&format!("skipped {bad}"));
             }
         }
         self.window = Window::open(waited);
@@ -348,17 +364,24 @@ impl Trainer {
         }
     }
 
-    fn measure_knn(&mut self) -> Result<Option<f64>, TrainError> {
+    /// Whether kNN accuracy is to be known of the state as it stands.
+    fn knn_is_due(&self) -> bool {
+        let step = self.state.step;
+        self.knn.is_some()
+            && step > 0
+            && (self.due(self.plan.train.knn_steps) || step == self.plan.train.steps)
+    }
+
+    fn measure_knn(&mut self) -> Result<Measured, TrainError> {
         let Some(knn) = &self.knn else {
-            return Ok(None);
+            unreachable!("it is due only where it is planned")
         };
         let network = self.state.network.valid();
         let device = self.device.clone().inner();
         let display = &mut self.display;
         let progress = |done, total| display.progress("kNN", done, total);
         let accuracy = match knn.measure(&network, &self.plan, &device, &self.stop, progress) {
-            // The next look at the flag ends the run with the state saved.
-            Err(TrainError::Interrupted) => return Ok(None),
+            Err(TrainError::Interrupted) => return Ok(Measured::Interrupted),
             accuracy => accuracy?,
         };
         let record = KnnRecord {
@@ -370,7 +393,7 @@ impl Trainer {
         self.metrics.write(&record)?;
         self.display.knn(&record);
         self.window = Window::open(self.loader.waited());
-        Ok(Some(accuracy))
+        Ok(Measured::Accuracy(accuracy))
     }
 
     fn save(&mut self) -> Result<(), TrainError> {
@@ -385,16 +408,16 @@ impl Trainer {
     fn guard(&mut self) -> Result<(), TrainError> {
         let sums = [
             self.loss_sum.take(),
-            Some(sum_of_weights(&self.state.network)),
+            Some(sum_of_squares(&self.state.network)),
         ];
         for sum in sums.into_iter().flatten() {
             if !read(sum)?[0].is_finite() {
                 let dump = self.run.dump(&self.state, "non-finite")?;
                 return Err(TrainError::Stopped(format!(
                     "training stopped at step {}: the loss or a weight is no finite number any \
-                     more. The state is in {} for a look; continue from the last good checkpoint \
-                     with --resume after a change of cause: a smaller optimizer.lr, a longer \
-                     optimizer.warmup, or a larger method.epsilon",
+                     more. The state is in {} for a look, the checkpoints before it are good. \
+                     Start a new run with a smaller optimizer.lr, a longer optimizer.warmup, or a \
+                     larger method.epsilon",
                     self.state.step,
                     dump.display()
                 )));
@@ -465,14 +488,15 @@ fn by_crop(forwards: &[Outputs], rows: usize) -> Vec<Tensor<2>> {
         .collect()
 }
 
-/// The sum over all weights: finite only if each of them is (and they are not absurdly large).
-fn sum_of_weights(network: &Network) -> Tensor<1> {
+/// The sum of the squares of all weights: finite only if each of them is a number of a size that
+/// something can still be computed with.
+fn sum_of_squares(network: &Network) -> Tensor<1> {
     #[derive(Default)]
     struct Sum(Option<Tensor<1>>);
 
     impl ModuleVisitor for Sum {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let sum = param.val().inner().sum();
+            let sum = param.val().inner().square().sum();
             self.0 = Some(match self.0.take() {
                 Some(total) => total + sum,
                 None => sum,
@@ -562,17 +586,19 @@ mod tests {
     }
 
     #[test]
-    fn one_weight_that_is_no_number_shows_in_the_sum() {
+    fn one_weight_that_is_no_number_or_absurdly_large_shows_in_the_sum() {
         let device = Device::flex();
         let mut network = network(&device);
-        assert!(read(sum_of_weights(&network)).unwrap()[0].is_finite());
-        struct Break;
+        assert!(read(sum_of_squares(&network)).unwrap()[0].is_finite());
+        struct Break(f32);
         impl burn::module::ModuleMapper for Break {
             fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                param.map(|weights| weights * f32::NAN)
+                param.map(|weights| weights * self.0)
             }
         }
-        network.prototypes = network.prototypes.map(&mut Break);
-        assert!(!read(sum_of_weights(&network)).unwrap()[0].is_finite());
+        for factor in [1e30, f32::NAN] {
+            network.prototypes = network.prototypes.map(&mut Break(factor));
+            assert!(!read(sum_of_squares(&network)).unwrap()[0].is_finite());
+        }
     }
 }

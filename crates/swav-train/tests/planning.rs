@@ -76,7 +76,7 @@ fn a_folder_of_1300_pictures_gets_settings_of_its_own_size() {
     assert_eq!(plan.model.prototypes, [96]);
     assert_eq!(plan.method.freeze_steps, plan.train.steps_per_epoch);
     let queue = plan.method.queue.unwrap();
-    assert!(queue.length + 64 >= 96 && queue.length % 64 == 0 && queue.length <= 650);
+    assert!(queue.length + 64 >= 96 && queue.length.is_multiple_of(64) && queue.length <= 650);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use swav_data::Format;
-use swav_train::display::Progress;
+use swav_train::display::{Progress, say};
 use swav_train::{Extraction, Layer, RowFormat, RowWriter, Stop, checkpoint, data};
 
 use super::setup;
@@ -46,7 +46,7 @@ pub fn embed(args: &Embed, stop: &Stop) -> anyhow::Result<()> {
     drop(progress);
     let (rows, dim) = writer.finish()?;
     for bad in &health.bad {
-        eprintln!("skipped {}: {}", bad.name, bad.reason);
+        say(format_args!("skipped {bad}"));
     }
     if args.json {
         return print_json(&Report {

@@ -35,6 +35,7 @@ pub fn quickstart(args: &Quickstart, stop: &Stop) -> anyhow::Result<()> {
     let path = setup::run_path(args.out.as_deref(), "quickstart");
     let (run, outcome) = train::start(prepared, &path, &found, args.plain, stop)?;
     if outcome == Outcome::Interrupted {
+        train::say_how_to_continue(&run);
         return Err(TrainError::Interrupted.into());
     }
 

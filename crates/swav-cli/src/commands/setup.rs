@@ -34,10 +34,9 @@ pub fn recipe(args: &RecipeArgs) -> Result<Recipe, TrainError> {
     if let Some(path) = &args.test {
         recipe.data.test = Some(path.clone());
     }
-    for path in [&mut recipe.data.path, &mut recipe.data.test] {
-        if let Some(given) = path {
-            *given = data::resolve(given)?;
-        }
+    let paths = [&mut recipe.data.path, &mut recipe.data.test];
+    for path in paths.into_iter().flatten() {
+        *path = data::resolve(path)?;
     }
     Ok(recipe)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use swav_train::display::{Dashboard, Display, Lines};
+use swav_train::display::{Dashboard, Display, Lines, say};
 use swav_train::{Outcome, Parts, Plan, RunDirectory, Stop, TrainError, Trainer};
 
 use super::plan::summary;
@@ -56,10 +56,7 @@ pub fn train(args: &Train, stop: &Stop) -> anyhow::Result<()> {
     };
     match outcome {
         Outcome::Interrupted => {
-            eprintln!(
-                "continue with: swav train --resume --out {}",
-                run.path().display()
-            );
+            say_how_to_continue(&run);
             Err(TrainError::Interrupted.into())
         }
         Outcome::Finished { knn } if args.json => print_json(&Report {
@@ -73,6 +70,14 @@ pub fn train(args: &Train, stop: &Stop) -> anyhow::Result<()> {
     }
 }
 
+/// What a user needs who has interrupted a run.
+pub fn say_how_to_continue(run: &RunDirectory) {
+    say(format_args!(
+        "continue with: swav train --resume --out {}",
+        run.path().display()
+    ));
+}
+
 /// Starts a run in the new directory `path` and trains it.
 pub fn start(
     prepared: Prepared,
@@ -82,11 +87,11 @@ pub fn start(
     stop: &Stop,
 ) -> Result<(RunDirectory, Outcome), TrainError> {
     let run = RunDirectory::create(path)?;
-    eprintln!(
+    say(format_args!(
         "{}run       {}",
         summary(&prepared.plan, &prepared.source.describe(), found),
         path.display()
-    );
+    ));
     let plan = prepared.plan.clone();
     let trainer = Trainer::start(plan, run.clone(), parts(prepared, found, plain, stop))?;
     Ok((run, trainer.run()?))
@@ -115,6 +120,22 @@ fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared
 
 /// The fields in which two plans differ, as `train.epochs was 2, is now 3`.
 fn differences(saved: &Plan, given: &Plan) -> Vec<String> {
+    /// What the user can set for a field of the plan.
+    fn known_as(path: String) -> String {
+        let name = match path.as_str() {
+            "optimizer.schedule.base" => "optimizer.lr",
+            "optimizer.schedule.final" => "optimizer.final_lr",
+            "optimizer.schedule.start" => "optimizer.start_lr",
+            "optimizer.schedule.warmup" => "optimizer.warmup",
+            "method.freeze_steps" => "method.freeze",
+            "method.queue.start_step" => "method.queue.start",
+            "train.checkpoint_steps" => "train.checkpoint",
+            "train.log_steps" => "train.log",
+            "train.knn_steps" => "train.knn",
+            _ => return path,
+        };
+        name.to_string()
+    }
     fn walk(path: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut Vec<String>) {
         match (a, b) {
             (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
@@ -133,7 +154,10 @@ fn differences(saved: &Plan, given: &Plan) -> Vec<String> {
                 }
             }
             _ if a == b => {}
-            _ => found.push(format!("{path} was {a}, is now {b}")),
+            _ => found.push(format!(
+                "{} was {a}, is now {b}",
+                known_as(path.to_string())
+            )),
         }
     }
     let mut found = Vec::new();

@@ -11,7 +11,7 @@ use burn_train::metric::{
 };
 use burn_train::renderer::{MetricState, MetricsRenderer, default_renderer};
 
-use super::Display;
+use super::{Display, say};
 use crate::TrainError;
 use crate::metrics::{KnnRecord, StepRecord};
 use crate::plan::Plan;
@@ -178,10 +178,10 @@ impl Display for Dashboard {
         });
         self.close();
         for note in &self.notes {
-            eprintln!("{note}");
+            say(note);
         }
         if matches!(outcome, Ok(Outcome::Interrupted)) {
-            eprintln!("interrupted; the state is saved");
+            say("interrupted; the state is saved");
         }
     }
 }

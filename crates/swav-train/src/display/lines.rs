@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Display, Progress, readable};
+use super::{Display, Progress, readable, say};
 use crate::TrainError;
 use crate::metrics::{KnnRecord, StepRecord};
 use crate::plan::Plan;
@@ -48,8 +48,11 @@ impl Display for Lines {
         self.first_step = step;
         self.began = Instant::now();
         match step {
-            0 => eprintln!("training {} steps, {} epochs", self.steps, self.epochs),
-            _ => eprintln!("continuing at step {step} of {}", self.steps),
+            0 => say(format_args!(
+                "training {} steps, {} epochs",
+                self.steps, self.epochs
+            )),
+            _ => say(format_args!("continuing at step {step} of {}", self.steps)),
         }
     }
 
@@ -62,7 +65,7 @@ impl Display for Lines {
         self.shown = Some(Instant::now());
         let done = (record.step - self.first_step).max(1) as f64;
         let left = (self.steps - record.step) as f64;
-        eprintln!(
+        say(format_args!(
             "step {}/{}  epoch {:.2}/{}  loss {:.4}  lr {:.2e}  {:.0} images/s  waiting {:.0} %  \
              entropy {:.2}  prototypes {}  left {}",
             record.step,
@@ -76,12 +79,12 @@ impl Display for Lines {
             record.code_entropy,
             record.used_prototypes,
             readable(self.began.elapsed().mul_f64(left / done)),
-        );
+        ));
     }
 
     fn knn(&mut self, record: &KnnRecord) {
         self.wait = None;
-        eprintln!(
+        say(format_args!(
             "step {}/{}  epoch {:.2}/{}  kNN-{} {:.1} %",
             record.step,
             self.steps,
@@ -89,11 +92,11 @@ impl Display for Lines {
             self.epochs,
             record.k,
             100.0 * record.knn
-        );
+        ));
     }
 
     fn note(&mut self, message: &str) {
-        eprintln!("{message}");
+        say(message);
     }
 
     fn progress(&mut self, what: &str, done: usize, total: usize) {
@@ -106,8 +109,10 @@ impl Display for Lines {
         self.wait = None;
         let took = readable(self.began.elapsed());
         match outcome {
-            Ok(Outcome::Finished { .. }) => eprintln!("finished after {took}"),
-            Ok(Outcome::Interrupted) => eprintln!("interrupted after {took}; the state is saved"),
+            Ok(Outcome::Finished { .. }) => say(format_args!("finished after {took}")),
+            Ok(Outcome::Interrupted) => {
+                say(format_args!("interrupted after {took}; the state is saved"))
+            }
             Err(_) => {}
         }
     }

@@ -4,6 +4,7 @@ mod dashboard;
 mod lines;
 mod progress;
 
+use std::io::Write;
 use std::time::Duration;
 
 pub use dashboard::Dashboard;
@@ -33,6 +34,11 @@ pub trait Display {
     }
     /// The run is over.
     fn finish(&mut self, outcome: Result<&Outcome, &TrainError>);
+}
+
+/// Says something on stderr. Where nobody reads it any more, that is no reason to end a run.
+pub fn say(message: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{message}");
 }
 
 /// A duration as people say it: `48s`, `12m 05s`, `3h 20m`.

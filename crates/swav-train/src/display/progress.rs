@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::readable;
+use super::{readable, say};
 
 /// Shown on stderr from the second second on, so that short waits stay silent.
 #[derive(Debug)]
@@ -45,7 +45,11 @@ impl Progress {
                 .began
                 .elapsed()
                 .mul_f64(total as f64 / done.max(1) as f64 - 1.0);
-            eprintln!("{} {done}/{total}, {} left", self.what, readable(left));
+            say(format_args!(
+                "{} {done}/{total}, {} left",
+                self.what,
+                readable(left)
+            ));
         }
     }
 }

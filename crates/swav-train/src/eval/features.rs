@@ -79,8 +79,8 @@ impl Extraction<'_> {
     /// Returns what was left out as corrupt.
     ///
     /// # Errors
-    /// If more images are corrupt than the plan allows, if `sink` fails, or if the run is
-    /// interrupted.
+    /// If more images are corrupt than the plan allows, the network's numbers are no longer finite,
+    /// `sink` fails, or the run is interrupted.
     pub fn stream(
         &self,
         network: &Network,
@@ -107,7 +107,7 @@ impl Extraction<'_> {
             epoch: 0,
             position: 0,
         };
-        let mut loader = Loader::new(source, config, start)?;
+        let mut loader = Loader::new(source.clone(), config, start)?;
         while let Some(batch) = loader.next_batch()? {
             if stop.requested() {
                 return Err(TrainError::Interrupted);
@@ -123,8 +123,16 @@ impl Extraction<'_> {
                 Layer::Pixels => images.flatten(1, 3),
             };
             let [_, dim] = rows.dims();
+            let values = read(rows)?;
+            if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+                return Err(TrainError::Stopped(format!(
+                    "the network makes no finite numbers of {}: its weights are no good; take an \
+                     earlier checkpoint",
+                    source.name(batch.indices[at / dim])
+                )));
+            }
             let features = Features {
-                values: read(rows)?,
+                values,
                 dim,
                 indices: batch.indices.clone(),
                 labels: batch.labels.clone(),

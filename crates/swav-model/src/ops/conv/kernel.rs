@@ -1,0 +1,244 @@
+//! The two inner loops: a product that yields maps, and one that yields weights.
+//!
+//! Both read the input through a *panel*: a block of floats and an offset for each k = (channel,
+//! tap), such that row k of the matrix of patches is `panel[offset[k] ..]`. The rows may overlap:
+//! the nine taps of a 3×3 kernel are nine shifted views of one padded map, and no patch is ever
+//! copied. See [`panel`](super::panel) for how the offsets come about.
+//!
+//! A tile of either product is two vectors by six rows: twelve sums, two inputs and a factor fill
+//! fifteen of the sixteen registers of AVX2. Three by four would load less, but it needs all sixteen,
+//! and one spilled sum halves the speed.
+
+use super::simd::{Kernel, Simd, dispatch};
+
+/// Rows of the left matrix that a tile covers at most. Weights are packed, and rows of scratch space
+/// padded, to multiples of it.
+pub(super) const ROWS: usize = 6;
+/// The longest vector there is, in floats. The kernels may touch up to a whole vector where a row
+/// ends, so rows are padded to multiples of it.
+pub(super) const ALIGN: usize = 16;
+
+/// `out[r][q] = Σ_k weights[r][k] · panel[offsets[k] + q]`, added to what is there if `accumulate`.
+///
+/// Vectors run along q.
+pub(super) struct MapProduct<'a> {
+    pub(super) panel: &'a [f32],
+    pub(super) offsets: &'a [u32],
+    /// Blocks of `[k][ROWS]`; the kernel takes `offsets.len()` k's of each.
+    pub(super) weights: &'a [f32],
+    /// From block to block of `weights`.
+    pub(super) weights_stride: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    /// `[rows, padded to ROWS][out_stride]`
+    pub(super) out: &'a mut [f32],
+    pub(super) out_stride: usize,
+    pub(super) accumulate: bool,
+}
+
+impl MapProduct<'_> {
+    /// # Panics
+    /// If a slice is too short for what the numbers say.
+    pub(super) fn run(self) {
+        let columns = self.columns.next_multiple_of(ALIGN);
+        let reach = self.offsets.iter().max().map_or(0, |&o| o as usize) + columns;
+        assert!(reach <= self.panel.len() && columns <= self.out_stride);
+        let blocks = self.rows.div_ceil(ROWS);
+        let last = self.offsets.len() * ROWS;
+        assert!(blocks > 0 && (blocks - 1) * self.weights_stride + last <= self.weights.len());
+        assert!(blocks * ROWS * self.out_stride <= self.out.len());
+        dispatch(self);
+    }
+
+    /// A tile of `V` vectors by `R` rows from `panel`, a column of the panel, to `out`.
+    ///
+    /// # Safety
+    /// `S` must be present, and what `run` asserts must hold for the columns from `panel` on.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const V: usize, const R: usize>(
+        &self,
+        panel: *const f32,
+        mut weights: *const f32,
+        out: *mut f32,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut sums = [[S::zero(); V]; R];
+            if self.accumulate {
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        *sum = S::load(out.add(r * self.out_stride + v * S::LANES));
+                    }
+                }
+            }
+            for &offset in self.offsets {
+                let at = panel.add(offset as usize);
+                let mut x = [S::zero(); V];
+                for (v, x) in x.iter_mut().enumerate() {
+                    *x = S::load(at.add(v * S::LANES));
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let w = S::splat(weights.add(r));
+                    for (sum, &x) in sums.iter_mut().zip(&x) {
+                        *sum = S::mul_add(w, x, *sum);
+                    }
+                }
+                weights = weights.add(ROWS);
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                for (v, &sum) in sums.iter().enumerate() {
+                    S::store(out.add(r * self.out_stride + v * S::LANES), sum);
+                }
+            }
+        }
+    }
+
+    /// All rows at column `q`.
+    ///
+    /// # Safety
+    /// As `tile`.
+    #[inline(always)]
+    unsafe fn column<S: Simd, const V: usize>(&self, q: usize, out: *mut f32) {
+        for row in (0..self.rows).step_by(ROWS) {
+            // SAFETY: the caller's.
+            unsafe {
+                let panel = self.panel.as_ptr().add(q);
+                let weights = self.weights.as_ptr().add(row / ROWS * self.weights_stride);
+                let out = out.add(row * self.out_stride + q);
+                match self.rows - row {
+                    1 | 2 => self.tile::<S, V, 2>(panel, weights, out),
+                    3 | 4 => self.tile::<S, V, 4>(panel, weights, out),
+                    _ => self.tile::<S, V, ROWS>(panel, weights, out),
+                }
+            }
+        }
+    }
+}
+
+impl Kernel for MapProduct<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let out = self.out.as_mut_ptr();
+        let mut q = 0;
+        while q < self.columns {
+            // SAFETY: `run` has checked the lengths.
+            unsafe {
+                if q + S::LANES < self.columns {
+                    self.column::<S, 2>(q, out);
+                    q += 2 * S::LANES;
+                } else {
+                    self.column::<S, 1>(q, out);
+                    q += S::LANES;
+                }
+            }
+        }
+    }
+}
+
+/// `out[r][k] += Σ_q left[r][q] · panel[offsets[k] + q]`.
+///
+/// Vectors run along q here too; the lanes are summed when q is through.
+pub(super) struct WeightProduct<'a> {
+    pub(super) panel: &'a [f32],
+    pub(super) offsets: &'a [u32],
+    /// `[rows, padded to ROWS][stride]`, zero from `columns` to the next multiple of [`ALIGN`].
+    pub(super) left: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    /// `[rows, padded to ROWS][offsets.len()]`
+    pub(super) out: &'a mut [f32],
+}
+
+impl WeightProduct<'_> {
+    /// # Panics
+    /// If a slice is too short for what the numbers say.
+    pub(super) fn run(self) {
+        let columns = self.columns.next_multiple_of(ALIGN);
+        let reach = self.offsets.iter().max().map_or(0, |&o| o as usize) + columns;
+        assert!(reach <= self.panel.len() && columns <= self.stride);
+        let rows = self.rows.next_multiple_of(ROWS);
+        assert!(rows * self.stride <= self.left.len());
+        assert!(rows * self.offsets.len() <= self.out.len());
+        dispatch(self);
+    }
+
+    /// A tile of `T` k's by `R` rows.
+    ///
+    /// # Safety
+    /// `S` must be present, what `run` asserts must hold, `k + T ≤ offsets.len()`, and `row` must be
+    /// a multiple of `ROWS` below `rows`.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const T: usize, const R: usize>(
+        &self,
+        row: usize,
+        k: usize,
+        out: *mut f32,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            let left = self.left.as_ptr().add(row * self.stride);
+            let mut taps = [self.panel.as_ptr(); T];
+            for (t, tap) in taps.iter_mut().enumerate() {
+                *tap = tap.add(*self.offsets.get_unchecked(k + t) as usize);
+            }
+            let mut sums = [[S::zero(); T]; R];
+            let mut q = 0;
+            while q < self.columns {
+                let mut x = [S::zero(); T];
+                for (x, tap) in x.iter_mut().zip(taps) {
+                    *x = S::load(tap.add(q));
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let left = S::load(left.add(r * self.stride + q));
+                    for (sum, &x) in sums.iter_mut().zip(&x) {
+                        *sum = S::mul_add(left, x, *sum);
+                    }
+                }
+                q += S::LANES;
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                for (t, &sum) in sums.iter().enumerate() {
+                    *out.add((row + r) * self.offsets.len() + k + t) += S::sum(sum);
+                }
+            }
+        }
+    }
+
+    /// All k's of `R` rows.
+    ///
+    /// # Safety
+    /// As `tile`.
+    #[inline(always)]
+    unsafe fn row<S: Simd, const R: usize>(&self, row: usize, out: *mut f32) {
+        let mut k = 0;
+        while k < self.offsets.len() {
+            // SAFETY: the caller's.
+            unsafe {
+                if k + 1 < self.offsets.len() {
+                    self.tile::<S, 2, R>(row, k, out);
+                } else {
+                    self.tile::<S, 1, R>(row, k, out);
+                }
+            }
+            k += 2;
+        }
+    }
+}
+
+impl Kernel for WeightProduct<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let out = self.out.as_mut_ptr();
+        for row in (0..self.rows).step_by(ROWS) {
+            // SAFETY: `run` has checked the lengths.
+            unsafe {
+                match self.rows - row {
+                    1 | 2 => self.row::<S, 2>(row, out),
+                    3 | 4 => self.row::<S, 4>(row, out),
+                    _ => self.row::<S, ROWS>(row, out),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! From maps to panels: where the patches of a convolution are found without being copied.
+//!
+//! Take one channel of one image and a kernel of stride 1. Write the map into a zeroed buffer with a
+//! gap after each row as wide as the padding, and with gaps as high between images. Give the output
+//! pixel (y, x) the number `q = y·pitch + x`. Then the pixel under tap (dy, dx) is at `q + dy·pitch +
+//! dx`, whatever q is: for a fixed tap, the row of the matrix of patches is the buffer itself, from
+//! an offset on. The gap on the right of one row is also the gap on the left of the next, so 32
+//! columns cost 33. The q that fall into a gap are computed and thrown away.
+//!
+//! With stride s the map is taken apart first, into s×s maps of every s-th row and column; a tap sees
+//! one of those, with stride 1.
+//!
+//! On maps of a few pixels the gaps are a large part: 3×3 pixels cost 4×4. There the rows of the
+//! matrix are copied out without the gaps ([`Panel::compact`]), which costs one pass over them and
+//! pays if there are many outputs.
+
+use super::kernel::ALIGN;
+
+/// A tap of a kernel: output (y, x) reads input `(y·step + dy, x·step + dx)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tap {
+    pub(super) dy: isize,
+    pub(super) dx: isize,
+}
+
+/// Many images of many channels, contiguous: `[N, channels, height, width]`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Maps<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) channels: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+impl<'a> Maps<'a> {
+    pub(super) fn map(&self, image: usize, channel: usize) -> &'a [f32] {
+        let size = self.height * self.width;
+        let start = (image * self.channels + channel) * size;
+        &self.values[start..start + size]
+    }
+}
+
+/// What one task computes at a time: some whole images, or some rows of one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chunk {
+    pub(super) image: usize,
+    pub(super) images: usize,
+    pub(super) row: usize,
+    pub(super) rows: usize,
+}
+
+/// One axis of a padded buffer.
+#[derive(Clone, Copy, Debug)]
+struct Axis {
+    /// Positions that hold data, relative to output position 0 of the chunk.
+    data: (isize, isize),
+    /// Smallest and largest shift of a tap.
+    shifts: (isize, isize),
+    /// From one row (of rows: image) to the next.
+    span: usize,
+}
+
+impl Axis {
+    /// `outputs` positions from `first` on, over `size` inputs, read by taps `deltas` with a step.
+    fn new(
+        deltas: impl Iterator<Item = isize> + Clone,
+        step: usize,
+        size: usize,
+        first: usize,
+        outputs: usize,
+    ) -> Self {
+        let step = step as isize;
+        let shifts = deltas.clone().map(|d| d.div_euclid(step));
+        let (least, most) = (shifts.clone().min().unwrap_or(0), shifts.max().unwrap_or(0));
+        let first = first as isize;
+        let end = deltas
+            .map(|d| phase_length(size, d.rem_euclid(step), step) - first)
+            .max()
+            .unwrap_or(0);
+        let outputs = outputs as isize;
+        let low = (-first).max(least);
+        let high = end.min(outputs + most).max(low);
+        // What is read before the data, and after it, must not be data of the neighbour.
+        let span = (high - least).max(outputs + most - low).max(outputs);
+        Self {
+            data: (low, high),
+            shifts: (least, most),
+            span: span as usize,
+        }
+    }
+}
+
+/// Number of inputs at `phase`, `phase + step`, …
+fn phase_length(size: usize, phase: isize, step: isize) -> isize {
+    (size as isize - phase + step - 1).div_euclid(step).max(0)
+}
+
+/// How a chunk is laid out as a panel. The same for all chunks of equal height and number of images.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    step: usize,
+    /// The distinct phases that the taps see, as (y, x).
+    phases: Vec<(usize, usize)>,
+    /// For each tap, its phase and its offset within a plane.
+    taps: Vec<(usize, usize)>,
+    y: Axis,
+    x: Axis,
+    chunk: Chunk,
+    width: usize,
+    lead: usize,
+    plane: usize,
+}
+
+impl Layout {
+    /// For `taps` over maps of `height × width`, of which `width_out` outputs a row are wanted.
+    pub(super) fn new(
+        taps: &[Tap],
+        step: usize,
+        [height, width]: [usize; 2],
+        width_out: usize,
+        chunk: Chunk,
+    ) -> Self {
+        let y = Axis::new(
+            taps.iter().map(|t| t.dy),
+            step,
+            height,
+            chunk.row,
+            chunk.rows,
+        );
+        let x = Axis::new(taps.iter().map(|t| t.dx), step, width, 0, width_out);
+        let pitch = x.span as isize;
+        let s = step as isize;
+        let lead = (-(y.shifts.0 * pitch + x.shifts.0)).max(0);
+        let mut phases = Vec::new();
+        let taps = taps.iter().map(|tap| {
+            let phase = (tap.dy.rem_euclid(s) as usize, tap.dx.rem_euclid(s) as usize);
+            let found = phases.iter().position(|&p| p == phase);
+            let index = found.unwrap_or_else(|| {
+                phases.push(phase);
+                phases.len() - 1
+            });
+            let shift = tap.dy.div_euclid(s) * pitch + tap.dx.div_euclid(s);
+            (index, (lead + shift) as usize)
+        });
+        let taps: Vec<_> = taps.collect();
+        let mut layout = Self {
+            step,
+            phases,
+            taps,
+            y,
+            x,
+            chunk,
+            width: width_out,
+            lead: lead as usize,
+            plane: 0,
+        };
+        let reach = layout.taps.iter().map(|t| t.1).max().unwrap_or(0);
+        let plane = (reach + layout.columns().next_multiple_of(ALIGN)).next_multiple_of(ALIGN);
+        // An odd number of cache lines: planes a power of two apart would fight for the same ones.
+        layout.plane = (plane / ALIGN | 1) * ALIGN;
+        layout
+    }
+
+    /// Number of q's, those in gaps included.
+    pub(super) fn columns(&self) -> usize {
+        let rows = (self.chunk.images - 1) * self.y.span + self.chunk.rows;
+        (rows - 1) * self.x.span + self.width
+    }
+
+    /// Number of q's that are pixels.
+    pub(super) fn pixels(&self) -> usize {
+        self.chunk.images * self.chunk.rows * self.width
+    }
+
+    /// Outputs of a row.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The q of the first pixel of an output row.
+    pub(super) fn start(&self, image: usize, row: usize) -> usize {
+        (image * self.y.span + row) * self.x.span
+    }
+
+    /// Floats of a panel of `channels`.
+    pub(super) fn len(&self, channels: usize) -> usize {
+        channels * self.phases.len() * self.plane
+    }
+
+    /// Offsets of the rows of `channels`, channel by channel.
+    pub(super) fn offsets(&self, channels: usize) -> Vec<u32> {
+        let rows = (0..channels).flat_map(|channel| {
+            let channel = channel * self.phases.len();
+            let tap =
+                move |&(phase, offset): &(usize, usize)| (channel + phase) * self.plane + offset;
+            self.taps.iter().map(tap)
+        });
+        rows.map(|o| u32::try_from(o).expect("a panel is a few hundred kB"))
+            .collect()
+    }
+
+    /// Fills `panel` with `channels` of the chunk's images. Everything that is not data is zero.
+    pub(super) fn fill(
+        &self,
+        panel: &mut Vec<f32>,
+        maps: &Maps,
+        chunk: Chunk,
+        channels: std::ops::Range<usize>,
+    ) {
+        panel.clear();
+        panel.resize(self.len(channels.len()), 0.0);
+        let mut planes = panel.chunks_exact_mut(self.plane);
+        for channel in channels {
+            for &(phase_y, phase_x) in &self.phases {
+                let Some(plane) = planes.next() else { return };
+                for image in 0..chunk.images {
+                    let map = maps.map(chunk.image + image, channel);
+                    self.fill_plane(plane, map, maps, chunk, image, (phase_y, phase_x));
+                }
+            }
+        }
+    }
+
+    fn fill_plane(
+        &self,
+        plane: &mut [f32],
+        map: &[f32],
+        maps: &Maps,
+        chunk: Chunk,
+        image: usize,
+        (phase_y, phase_x): (usize, usize),
+    ) {
+        let step = self.step as isize;
+        // Rows at the lower edge of the last band may be fewer than the layout has room for.
+        let first = chunk.row as isize;
+        let end_y = phase_length(maps.height, phase_y as isize, step) - first;
+        let low_y = (-first).max(self.y.shifts.0);
+        let high_y = end_y.min(chunk.rows as isize + self.y.shifts.1);
+        let end_x = phase_length(maps.width, phase_x as isize, step);
+        let (low_x, high_x) = (self.x.data.0, self.x.data.1.min(end_x));
+        if low_y >= high_y || low_x >= high_x {
+            return;
+        }
+        let length = (high_x - low_x) as usize;
+        let to = |y: isize| {
+            let row = (image * self.y.span) as isize + y;
+            (self.lead as isize + row * self.x.span as isize + low_x) as usize
+        };
+        let from = |y: isize| {
+            let row = ((first + y) * step) as usize + phase_y;
+            row * maps.width + low_x as usize * self.step + phase_x
+        };
+        if self.step == 1 && length == maps.width && self.x.span == length {
+            let rows = (high_y - low_y) as usize;
+            let (to, from) = (to(low_y), from(low_y));
+            plane[to..to + rows * length].copy_from_slice(&map[from..from + rows * length]);
+            return;
+        }
+        for y in low_y..high_y {
+            let (to, from) = (to(y), from(y));
+            let row = &mut plane[to..to + length];
+            if self.step == 1 {
+                row.copy_from_slice(&map[from..from + length]);
+            } else {
+                let pixels = map[from..].iter().step_by(self.step);
+                for (to, &pixel) in row.iter_mut().zip(pixels) {
+                    *to = pixel;
+                }
+            }
+        }
+    }
+}
+
+/// The way from a panel to one without gaps.
+#[derive(Clone, Debug)]
+pub(super) struct Compact {
+    /// The q of each pixel.
+    pixels: Vec<u32>,
+    /// From row to row.
+    pub(super) stride: usize,
+}
+
+impl Compact {
+    pub(super) fn new(layout: &Layout) -> Self {
+        let chunk = layout.chunk;
+        let rows = (0..chunk.images).flat_map(|i| (0..chunk.rows).map(move |y| (i, y)));
+        let pixels = rows.flat_map(|(i, y)| {
+            let start = layout.start(i, y) as u32;
+            start..start + layout.width as u32
+        });
+        // An odd number of cache lines, as for planes.
+        let lines = layout.pixels().div_ceil(ALIGN) | 1;
+        Self {
+            pixels: pixels.collect(),
+            stride: lines * ALIGN,
+        }
+    }
+
+    /// Copies the rows at `offsets` out of `panel`, one after the other.
+    pub(super) fn fill(&self, compact: &mut Vec<f32>, panel: &[f32], offsets: &[u32]) {
+        compact.clear();
+        compact.resize(offsets.len() * self.stride, 0.0);
+        for (row, &offset) in compact.chunks_exact_mut(self.stride).zip(offsets) {
+            let from = &panel[offset as usize..];
+            for (to, &pixel) in row.iter_mut().zip(&self.pixels) {
+                *to = from[pixel as usize];
+            }
+        }
+    }
+
+    /// Offsets of `rows` rows.
+    pub(super) fn offsets(&self, rows: usize) -> Vec<u32> {
+        let offsets = (0..rows).map(|row| row * self.stride);
+        offsets
+            .map(|o| u32::try_from(o).expect("a panel is a few hundred kB"))
+            .collect()
+    }
+}

@@ -1,0 +1,175 @@
+//! Vectors of `f32` of whatever width the processor has.
+//!
+//! A kernel is written once, generic over [`Simd`], and compiled once per instruction set; the set is
+//! chosen when the program runs. A kernel and all it calls must be `#[inline(always)]`, so that the
+//! body ends up inside the function that carries the `target_feature`.
+
+/// The vector operations that the kernels need.
+///
+/// # Safety
+/// Every method may only be called where the instruction set that the type stands for is present.
+/// `load`, `store` and `splat` access [`LANES`](Simd::LANES) (`splat`: one) floats at the address.
+pub(super) trait Simd {
+    /// Floats in a vector.
+    const LANES: usize;
+    /// A vector.
+    type Vector: Copy;
+
+    unsafe fn zero() -> Self::Vector;
+    unsafe fn load(from: *const f32) -> Self::Vector;
+    unsafe fn splat(from: *const f32) -> Self::Vector;
+    unsafe fn store(to: *mut f32, v: Self::Vector);
+    /// `a · b + c`
+    unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// The sum of the lanes.
+    unsafe fn sum(v: Self::Vector) -> f32;
+}
+
+/// A computation that is generic over the instruction set.
+pub(super) trait Kernel {
+    /// # Safety
+    /// The instruction set `S` must be present.
+    unsafe fn run<S: Simd>(self);
+}
+
+/// Runs `kernel` on the widest vectors this processor has.
+pub(super) fn dispatch(kernel: impl Kernel) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has just said so.
+            return unsafe { x86::avx512(kernel) };
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: as above.
+            return unsafe { x86::avx2(kernel) };
+        }
+    }
+    // SAFETY: needs nothing.
+    unsafe { kernel.run::<Portable>() }
+}
+
+/// Plain Rust: the compiler makes of it what the target's baseline allows.
+struct Portable;
+
+impl Simd for Portable {
+    const LANES: usize = 8;
+    type Vector = [f32; 8];
+
+    #[inline(always)]
+    unsafe fn zero() -> [f32; 8] {
+        [0.0; 8]
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> [f32; 8] {
+        // SAFETY: the caller's; arrays are read unaligned.
+        unsafe { from.cast::<[f32; 8]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn splat(from: *const f32) -> [f32; 8] {
+        // SAFETY: the caller's.
+        [unsafe { *from }; 8]
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: [f32; 8]) {
+        // SAFETY: the caller's.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn mul_add(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
+        // Not `f32::mul_add`: without hardware for it that is a call of a function.
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    unsafe fn sum(v: [f32; 8]) -> f32 {
+        ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Kernel, Simd};
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn avx2(kernel: impl Kernel) {
+        // SAFETY: this function may only be called where these are present.
+        unsafe { kernel.run::<Avx2>() }
+    }
+
+    #[target_feature(enable = "avx512f,avx2,fma")]
+    pub(super) unsafe fn avx512(kernel: impl Kernel) {
+        // SAFETY: as above.
+        unsafe { kernel.run::<Avx512>() }
+    }
+
+    struct Avx2;
+
+    impl Simd for Avx2 {
+        const LANES: usize = 8;
+        type Vector = __m256;
+
+        #[inline(always)]
+        unsafe fn zero() -> __m256 {
+            // SAFETY: this and all below are the caller's.
+            unsafe { _mm256_setzero_ps() }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m256 {
+            unsafe { _mm256_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn splat(from: *const f32) -> __m256 {
+            unsafe { _mm256_set1_ps(*from) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m256) {
+            unsafe { _mm256_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn sum(v: __m256) -> f32 {
+            unsafe {
+                let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+                _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+            }
+        }
+    }
+
+    struct Avx512;
+
+    impl Simd for Avx512 {
+        const LANES: usize = 16;
+        type Vector = __m512;
+
+        #[inline(always)]
+        unsafe fn zero() -> __m512 {
+            // SAFETY: this and all below are the caller's.
+            unsafe { _mm512_setzero_ps() }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m512 {
+            unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn splat(from: *const f32) -> __m512 {
+            unsafe { _mm512_set1_ps(*from) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m512) {
+            unsafe { _mm512_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn sum(v: __m512) -> f32 {
+            unsafe { _mm512_reduce_add_ps(v) }
+        }
+    }
+}

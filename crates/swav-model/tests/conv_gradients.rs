@@ -1,0 +1,294 @@
+//! The fast convolution against Burn's own, against finite differences and against itself.
+
+#![allow(clippy::unwrap_used)] // `allow-unwrap-in-tests` does not reach helpers outside of tests
+
+mod common;
+
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Tensor, module};
+use common::{host, image, relative};
+use swav_model::ops::conv2d;
+
+/// Single precision, and another order of the sums.
+const TOLERANCE: f64 = 1e-5;
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    images: usize,
+    inputs: usize,
+    outputs: usize,
+    height: usize,
+    width: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    groups: usize,
+}
+
+impl Case {
+    fn fits(&self) -> bool {
+        self.kernel <= self.height.min(self.width) + 2 * self.padding
+    }
+
+    fn x(&self, device: &Device) -> Tensor<4> {
+        let shape = [self.images, self.inputs, self.height, self.width];
+        image("conv.x", shape, device)
+    }
+
+    fn weight(&self, device: &Device) -> Tensor<4> {
+        let inputs = self.inputs / self.groups;
+        let shape = [self.outputs, inputs, self.kernel, self.kernel];
+        image("conv.weight", shape, device)
+    }
+
+    fn ours(&self, x: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
+        conv2d(x, weight, self.stride, self.padding, self.groups)
+    }
+
+    fn burns(&self, x: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
+        let options = ConvOptions::new([self.stride; 2], [self.padding; 2], [1, 1], self.groups);
+        module::conv2d(x, weight, None, options)
+    }
+
+    /// Output, gradient of the input and gradient of the weight, for a fixed gradient of the output.
+    fn results(&self, conv: impl Fn(Tensor<4>, Tensor<4>) -> Tensor<4>) -> [Vec<f32>; 3] {
+        let device = Device::flex().autodiff();
+        let x = self.x(&device).require_grad();
+        let weight = self.weight(&device).require_grad();
+        let y = conv(x.clone(), weight.clone());
+        let gradient = image("conv.gradient", y.dims(), &device);
+        let gradients = (y.clone() * gradient).sum().backward();
+        [
+            host(y),
+            host(x.grad(&gradients).unwrap()),
+            host(weight.grad(&gradients).unwrap()),
+        ]
+    }
+
+    fn check(&self) {
+        let ours = self.results(|x, w| self.ours(x, w));
+        let burns = self.results(|x, w| self.burns(x, w));
+        for (name, (ours, burns)) in ["output", "input", "weight"]
+            .iter()
+            .zip(ours.iter().zip(&burns))
+        {
+            if burns.iter().all(|&b| b == 0.0) {
+                assert!(
+                    ours.iter().all(|&o| o == 0.0),
+                    "{self:?}: {name} is not zero"
+                );
+                continue;
+            }
+            let error = relative(ours, burns);
+            assert!(error <= TOLERANCE, "{self:?}: {name} is off by {error:.1e}");
+        }
+    }
+}
+
+/// Every kernel, stride, padding and grouping, over maps from a single pixel to one of several chunks.
+fn cases() -> impl Iterator<Item = Case> {
+    let sizes = [(1, 1), (3, 3), (5, 7), (8, 8), (17, 6), (40, 33)];
+    let grid = |values: &'static [usize]| {
+        move |cases: Vec<Case>, set: fn(&mut Case, usize)| {
+            let with = |case: &Case, value| {
+                let mut case = *case;
+                set(&mut case, value);
+                case
+            };
+            let pairs = cases
+                .iter()
+                .flat_map(|case| values.iter().map(move |&v| with(case, v)));
+            pairs.collect::<Vec<_>>()
+        }
+    };
+    let blank = Case {
+        images: 1,
+        inputs: 0,
+        outputs: 0,
+        height: 0,
+        width: 0,
+        kernel: 1,
+        stride: 1,
+        padding: 0,
+        groups: 1,
+    };
+    let cases = sizes
+        .map(|(height, width)| Case {
+            height,
+            width,
+            ..blank
+        })
+        .to_vec();
+    let cases = grid(&[1, 5])(cases, |case, v| case.images = v);
+    let cases = grid(&[1, 3, 5, 7])(cases, |case, v| case.kernel = v);
+    let cases = grid(&[1, 2, 3])(cases, |case, v| case.stride = v);
+    let cases = grid(&[0, 1, 2, 3])(cases, |case, v| case.padding = v);
+    // Groups, and how many channels each takes and yields.
+    let cases = grid(&[0, 1, 2, 3])(cases, |case, v| {
+        let (groups, inputs, outputs) = [(1, 5, 7), (2, 3, 4), (4, 2, 2), (6, 1, 1)][v];
+        (case.groups, case.inputs, case.outputs) = (groups, groups * inputs, groups * outputs);
+    });
+    cases.into_iter().filter(Case::fits)
+}
+
+#[test]
+fn output_and_gradients_are_burns_over_all_kernels_strides_paddings_and_groups() {
+    let cases: Vec<Case> = cases().collect();
+    assert!(cases.len() > 1000, "only {} cases", cases.len());
+    cases.iter().for_each(Case::check);
+}
+
+#[test]
+fn output_and_gradients_are_burns_in_the_layers_of_resnets() {
+    // Channels that are cut into several blocks, maps that are cut into bands, gaps copied away.
+    for (inputs, outputs, size, kernel, stride, groups) in [
+        (3, 16, 32, 3, 1, 1),
+        (16, 16, 32, 3, 1, 1),
+        (16, 32, 32, 3, 2, 1),
+        (16, 32, 32, 1, 2, 1),
+        (128, 128, 4, 3, 1, 1),
+        (3, 64, 96, 7, 2, 1),
+        (64, 256, 24, 1, 1, 1),
+        (600, 300, 3, 1, 1, 1),
+        (300, 600, 3, 3, 1, 1),
+        (128, 128, 12, 3, 1, 32),
+        (128, 128, 12, 3, 2, 32),
+    ] {
+        let case = Case {
+            images: 7,
+            inputs,
+            outputs,
+            height: size,
+            width: size,
+            kernel,
+            stride,
+            padding: kernel / 2,
+            groups,
+        };
+        case.check();
+    }
+}
+
+#[test]
+fn gradients_are_finite_differences() {
+    let device = Device::flex();
+    for (kernel, stride, padding, groups) in
+        [(3, 1, 1, 1), (3, 2, 1, 2), (1, 2, 0, 1), (5, 3, 3, 1)]
+    {
+        let case = Case {
+            images: 2,
+            inputs: 4,
+            outputs: 6,
+            height: 7,
+            width: 5,
+            kernel,
+            stride,
+            padding,
+            groups,
+        };
+        let [_, dx, dw] = case.results(|x, w| case.ours(x, w));
+        let loss = |x: Tensor<4>, w: Tensor<4>| -> f64 {
+            let y = case.ours(x, w);
+            let gradient = host(image("conv.gradient", y.dims(), &device));
+            let pairs = host(y).into_iter().zip(gradient);
+            pairs.map(|(y, g)| f64::from(y) * f64::from(g)).sum()
+        };
+        let (x, w) = (case.x(&device), case.weight(&device));
+        // The loss is linear in either, so a step of 1 makes no error but that of rounding.
+        let moved = |tensor: &Tensor<4>, at: usize| {
+            let mut values = host(tensor.clone());
+            values[at] += 1.0;
+            Tensor::<1>::from_floats(values.as_slice(), &device).reshape(tensor.dims())
+        };
+        let base = loss(x.clone(), w.clone());
+        for (at, &gradient) in dx.iter().enumerate() {
+            let difference = loss(moved(&x, at), w.clone()) - base;
+            assert!(
+                (difference - f64::from(gradient)).abs() < 1e-4,
+                "{case:?}: input {at}"
+            );
+        }
+        for (at, &gradient) in dw.iter().enumerate() {
+            let difference = loss(x.clone(), moved(&w, at)) - base;
+            assert!(
+                (difference - f64::from(gradient)).abs() < 1e-4,
+                "{case:?}: weight {at}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let pool = |threads| {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap()
+    };
+    let bits = |threads, case: &Case| {
+        let results = pool(threads).install(|| case.results(|x, w| case.ours(x, w)));
+        results.map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+    };
+    let base = Case {
+        images: 37,
+        inputs: 16,
+        outputs: 24,
+        height: 16,
+        width: 16,
+        kernel: 3,
+        stride: 1,
+        padding: 1,
+        groups: 1,
+    };
+    for case in [
+        base,
+        Case { stride: 2, ..base },
+        Case { groups: 4, ..base },
+        Case {
+            height: 3,
+            width: 3,
+            ..base
+        },
+        Case {
+            kernel: 1,
+            padding: 0,
+            ..base
+        },
+    ] {
+        let one = bits(1, &case);
+        for threads in [2, 3, 8] {
+            assert!(bits(threads, &case) == one, "{case:?} on {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn an_input_without_a_gradient_gets_none_and_the_weight_still_does() {
+    let device = Device::flex().autodiff();
+    let x: Tensor<4> = image("conv.x", [2, 3, 8, 8], &device);
+    let weight = image("conv.weight", [4, 3, 3, 3], &device).require_grad();
+    let gradients = conv2d(x.clone(), weight.clone(), 1, 1, 1).sum().backward();
+    assert!(x.grad(&gradients).is_none());
+    assert!(weight.grad(&gradients).is_some());
+}
+
+#[test]
+fn an_input_that_is_a_view_is_read_as_what_it_shows() {
+    let device = Device::flex();
+    let x: Tensor<4> = image("conv.x", [3, 9, 8, 4], &device);
+    let weight: Tensor<4> = image("conv.weight", [3, 4, 3, 3], &device);
+    let view = x.permute([1, 3, 0, 2]).slice([2..7, 0..4, 0..3, 1..8]);
+    let copy =
+        Tensor::<1>::from_floats(host(view.clone()).as_slice(), &device).reshape([5, 4, 3, 7]);
+    let expected = host(conv2d(copy, weight.clone(), 1, 1, 1));
+    assert_eq!(host(conv2d(view, weight, 1, 1, 1)), expected);
+}
+
+#[test]
+#[should_panic(expected = "does not fit into 2×5 padded by 1")]
+fn a_kernel_larger_than_the_padded_map_is_refused_with_the_sizes() {
+    let device = Device::flex();
+    let x = Tensor::zeros([1, 1, 2, 5], &device);
+    conv2d(x, Tensor::zeros([1, 1, 5, 5], &device), 1, 1, 1);
+}
