@@ -6,10 +6,10 @@ use burn::module::{
     Content, Devices, Flag, Initializer, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper,
     ModuleVisitor, Param, ParamId,
 };
-use burn::tensor::module::{batch_norm, batch_norm_train};
 use burn::tensor::{Device, Tensor};
 
 use crate::conv::materialise;
+use crate::ops::{self, Then};
 
 /// Share of the newest batch in the running statistics.
 const MOMENTUM: f64 = 0.1;
@@ -58,6 +58,14 @@ impl BatchNorm {
     /// image whose feature map is a single pixel): it has no variance to speak of. Callers refuse
     /// such a batch before they get here.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        self.forward_then(x, Then::Nothing)
+    }
+
+    /// [`forward`](Self::forward), and what follows it in the same pass over the map.
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward), and if a shortcut has another shape than `x`.
+    pub fn forward_then<const D: usize>(&self, x: Tensor<D>, then: Then<D>) -> Tensor<D> {
         let shape = x.dims();
         let [channels] = self.weight.dims();
         assert!(
@@ -65,25 +73,26 @@ impl BatchNorm {
             "batch norm over {channels} channels was given {shape:?}"
         );
         if x.device().is_autodiff() && self.training.is_enabled() {
-            self.forward_train(x)
+            self.forward_train(x, then)
         } else {
-            self.forward_running(x)
+            self.forward_running(x, then)
         }
     }
 
-    fn forward_running<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+    fn forward_running<const D: usize>(&self, x: Tensor<D>, then: Then<D>) -> Tensor<D> {
         let device = x.device();
-        batch_norm(
+        ops::batch_norm(
             x,
             self.weight.val(),
             self.bias.val(),
             self.running_mean.value().to_device(&device),
             self.running_var.value().to_device(&device),
             EPSILON,
+            then,
         )
     }
 
-    fn forward_train<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+    fn forward_train<const D: usize>(&self, x: Tensor<D>, then: Then<D>) -> Tensor<D> {
         let shape = x.dims();
         let values = shape.iter().product::<usize>() / shape[1];
         assert!(
@@ -91,7 +100,7 @@ impl BatchNorm {
             "batch norm cannot train on a single value per channel, was given {shape:?}"
         );
         let unbias = values as f64 / (values - 1) as f64;
-        let batch = batch_norm_train(x, self.weight.val(), self.bias.val(), EPSILON);
+        let batch = ops::batch_norm_train(x, self.weight.val(), self.bias.val(), EPSILON, then);
         self.running_mean.absorb(batch.mean);
         self.running_var.absorb(batch.variance.mul_scalar(unbias));
         batch.output

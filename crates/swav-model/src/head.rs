@@ -2,11 +2,11 @@
 
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
 use crate::batch_norm::BatchNorm;
 use crate::conv::materialise;
+use crate::ops::Then;
 
 /// Sizes of a [`ProjectionHead`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl ProjectionHead {
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let mut x = self.first.forward(x);
         if let Some(norm) = &self.norm {
-            x = relu(norm.forward(x));
+            x = norm.forward_then(x, Then::Relu);
         }
         match &self.second {
             Some(second) => second.forward(x),

@@ -59,8 +59,8 @@
 //!
 //! # Devices
 //!
-//! The crate names no backend: everything takes a [`Device`](burn::tensor::Device) and runs
-//! wherever that is. A network built on `device.autodiff()` trains; [`Module::valid`] of it, or a
+//! But for its kernels ([`ops`]) the crate names no backend: everything takes a
+//! [`Device`](burn::tensor::Device) and runs wherever that is. A network built on `device.autodiff()` trains; [`Module::valid`] of it, or a
 //! network built on the bare device, evaluates, and batch norm then uses its running statistics.
 //! Initialisation draws from the device's random stream in a fixed order, so `device.seed(n)`
 //! before [`NetworkConfig::init`] gives the same weights each time.

@@ -1,12 +1,12 @@
 //! The residual block.
 
 use burn::module::Module;
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
 use super::layout::BlockSpec;
 use crate::batch_norm::BatchNorm;
 use crate::conv::{Conv, ConvSpec};
+use crate::ops::Then;
 
 /// A residual block: the basic one of two 3×3 convolutions, or the bottleneck of three
 /// (He et al., 2016), grouped in a ResNeXt (Xie et al., 2017).
@@ -55,11 +55,14 @@ impl Block {
             Some(downsample) => downsample.bn.forward(downsample.conv.forward(x.clone())),
             None => x.clone(),
         };
-        let x = relu(self.bn1.forward(self.conv1.forward(x)));
-        let mut x = self.bn2.forward(self.conv2.forward(x));
-        if let (Some(conv3), Some(bn3)) = (&self.conv3, &self.bn3) {
-            x = bn3.forward(conv3.forward(relu(x)));
+        let x = self.bn1.forward_then(self.conv1.forward(x), Then::Relu);
+        let x = self.conv2.forward(x);
+        match (&self.conv3, &self.bn3) {
+            (Some(conv3), Some(bn3)) => {
+                let x = self.bn2.forward_then(x, Then::Relu);
+                bn3.forward_then(conv3.forward(x), Then::AddRelu(shortcut))
+            }
+            _ => self.bn2.forward_then(x, Then::AddRelu(shortcut)),
         }
-        relu(x + shortcut)
     }
 }

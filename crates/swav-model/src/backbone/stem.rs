@@ -1,7 +1,6 @@
 //! The first layers of a backbone.
 
 use burn::module::Module;
-use burn::tensor::activation::relu;
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Tensor};
@@ -10,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::layout::Layout;
 use crate::batch_norm::BatchNorm;
 use crate::conv::Conv;
+use crate::ops::Then;
 
 /// How the first layers take an image in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ impl StemLayers {
     }
 
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = relu(self.bn1.forward(self.conv1.forward(x)));
+        let x = self.bn1.forward_then(self.conv1.forward(x), Then::Relu);
         if self.pool { max_pool(x) } else { x }
     }
 }

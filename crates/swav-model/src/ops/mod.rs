@@ -1,15 +1,21 @@
 //! Operations with a fast path of their own.
 //!
 //! Each function here takes any tensor on any device. On a device where this crate has a kernel the
-//! kernel runs; elsewhere Burn's operation does. That is the CPU so far (Burn's Flex), with the crate
+//! kernel runs; elsewhere Burn's operations do. That is the CPU so far (Burn's Flex), with the crate
 //! feature `flex`: there Burn has no backward pass of convolution, and makes do with a convolution
-//! whose kernel is as large as a map.
+//! whose kernel is as large as a map; and its batch norm goes a dozen times over the map, and turns
+//! it around on the way.
 
 #[cfg(feature = "flex")]
 mod conv;
 #[cfg(feature = "flex")]
-mod extension;
+mod flex;
+#[cfg(feature = "flex")]
+mod norm;
+#[cfg(feature = "flex")]
+mod simd;
 
+use burn::tensor::activation::relu;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Tensor, module};
 
@@ -38,9 +44,127 @@ pub fn conv2d(
         "a kernel of {k} does not fit into {h}×{w} padded by {padding}"
     );
     #[cfg(feature = "flex")]
-    if std::env::var_os("TMP_PLAIN").is_none() && extension::serves(&x) && extension::serves(&weight) {
-        return extension::conv2d(x, weight, stride, padding, groups);
+    if flex::serves(&x) && flex::serves(&weight) {
+        return flex::conv2d(x, weight, stride, padding, groups);
     }
     let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups);
     module::conv2d(x, weight, None, options)
+}
+
+/// What follows a batch normalisation, and is done in the same pass over the map.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made for one call, and never kept"
+)]
+pub enum Then<const D: usize> {
+    /// Nothing.
+    Nothing,
+    /// The ReLU.
+    Relu,
+    /// The addition of a shortcut of the same shape, and then the ReLU.
+    AddRelu(Tensor<D>),
+}
+
+impl<const D: usize> Then<D> {
+    fn apply(self, y: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Nothing => y,
+            Self::Relu => relu(y),
+            Self::AddRelu(shortcut) => relu(y + shortcut),
+        }
+    }
+
+    #[cfg(feature = "flex")]
+    fn is_served(&self) -> bool {
+        match self {
+            Self::Nothing | Self::Relu => true,
+            Self::AddRelu(shortcut) => flex::serves(shortcut),
+        }
+    }
+
+    fn check(&self, shape: [usize; D]) {
+        if let Self::AddRelu(shortcut) = self {
+            assert_eq!(
+                shortcut.dims(),
+                shape,
+                "a shortcut has the shape of what it is added to"
+            );
+        }
+    }
+}
+
+/// What [`batch_norm_train`] yields.
+#[derive(Clone, Debug)]
+pub struct Normalised<const D: usize> {
+    /// The normalised map, after what follows.
+    pub output: Tensor<D>,
+    /// Mean of each channel of the batch.
+    pub mean: Tensor<1>,
+    /// Biased variance of each channel of the batch.
+    pub variance: Tensor<1>,
+}
+
+/// Batch normalisation of `[N, C, …]` with the statistics of the batch:
+/// `(x − mean) / √(variance + epsilon) · weight + bias`, and what follows it.
+///
+/// # Panics
+/// If `weight` or `bias` have not C values, or the shortcut not the shape of `x`.
+pub fn batch_norm_train<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    epsilon: f64,
+    then: Then<D>,
+) -> Normalised<D> {
+    check_channels(&x, &[&weight, &bias]);
+    then.check(x.dims());
+    #[cfg(feature = "flex")]
+    if flex::serves(&x) && flex::serves(&weight) && flex::serves(&bias) && then.is_served() {
+        return flex::batch_norm_train(x, weight, bias, epsilon, then);
+    }
+    let batch = module::batch_norm_train(x, weight, bias, epsilon);
+    Normalised {
+        output: then.apply(batch.output),
+        mean: batch.mean,
+        variance: batch.variance,
+    }
+}
+
+/// Batch normalisation of `[N, C, …]` with given statistics, and what follows it.
+///
+/// # Panics
+/// If `weight`, `bias`, `mean` or `variance` have not C values, or the shortcut not the shape of `x`.
+pub fn batch_norm<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    mean: Tensor<1>,
+    variance: Tensor<1>,
+    epsilon: f64,
+    then: Then<D>,
+) -> Tensor<D> {
+    check_channels(&x, &[&weight, &bias, &mean, &variance]);
+    then.check(x.dims());
+    #[cfg(feature = "flex")]
+    {
+        let numbers = [&weight, &bias, &mean, &variance];
+        let plain = numbers
+            .iter()
+            .all(|n| !n.device().is_autodiff() && flex::serves(n));
+        let plain = plain && !x.device().is_autodiff() && flex::serves(&x) && then.is_served();
+        if plain {
+            return flex::batch_norm(x, [weight, bias, mean, variance], epsilon, then);
+        }
+    }
+    then.apply(module::batch_norm(x, weight, bias, mean, variance, epsilon))
+}
+
+fn check_channels<const D: usize>(x: &Tensor<D>, numbers: &[&Tensor<1>]) {
+    let shape = x.dims();
+    assert!(
+        D >= 2 && numbers.iter().all(|n| n.dims() == [shape[1]]),
+        "batch norm of {shape:?} with {} channels",
+        numbers[0].dims()[0],
+    );
 }

@@ -9,7 +9,7 @@
 //! fifteen of the sixteen registers of AVX2. Three by four would load less, but it needs all sixteen,
 //! and one spilled sum halves the speed.
 
-use super::simd::{Kernel, Simd, dispatch};
+use crate::ops::simd::{Kernel, Simd, dispatch};
 
 /// Rows of the left matrix that a tile covers at most. Weights are packed, and rows of scratch space
 /// padded, to multiples of it.
@@ -23,7 +23,7 @@ pub(super) const ALIGN: usize = 16;
 /// Vectors run along q.
 pub(super) struct MapProduct<'a> {
     pub(super) panel: &'a [f32],
-    pub(super) offsets: &'a [u32],
+    pub(super) offsets: &'a [usize],
     /// Blocks of `[k][ROWS]`; the kernel takes `offsets.len()` k's of each.
     pub(super) weights: &'a [f32],
     /// From block to block of `weights`.
@@ -41,7 +41,7 @@ impl MapProduct<'_> {
     /// If a slice is too short for what the numbers say.
     pub(super) fn run(self) {
         let columns = self.columns.next_multiple_of(ALIGN);
-        let reach = self.offsets.iter().max().map_or(0, |&o| o as usize) + columns;
+        let reach = self.offsets.iter().max().unwrap_or(&0) + columns;
         assert!(reach <= self.panel.len() && columns <= self.out_stride);
         let blocks = self.rows.div_ceil(ROWS);
         let last = self.offsets.len() * ROWS;
@@ -72,7 +72,7 @@ impl MapProduct<'_> {
                 }
             }
             for &offset in self.offsets {
-                let at = panel.add(offset as usize);
+                let at = panel.add(offset);
                 let mut x = [S::zero(); V];
                 for (v, x) in x.iter_mut().enumerate() {
                     *x = S::load(at.add(v * S::LANES));
@@ -140,7 +140,7 @@ impl Kernel for MapProduct<'_> {
 /// Vectors run along q here too; the lanes are summed when q is through.
 pub(super) struct WeightProduct<'a> {
     pub(super) panel: &'a [f32],
-    pub(super) offsets: &'a [u32],
+    pub(super) offsets: &'a [usize],
     /// `[rows, padded to ROWS][stride]`, zero from `columns` to the next multiple of [`ALIGN`].
     pub(super) left: &'a [f32],
     pub(super) stride: usize,
@@ -155,7 +155,7 @@ impl WeightProduct<'_> {
     /// If a slice is too short for what the numbers say.
     pub(super) fn run(self) {
         let columns = self.columns.next_multiple_of(ALIGN);
-        let reach = self.offsets.iter().max().map_or(0, |&o| o as usize) + columns;
+        let reach = self.offsets.iter().max().unwrap_or(&0) + columns;
         assert!(reach <= self.panel.len() && columns <= self.stride);
         let rows = self.rows.next_multiple_of(ROWS);
         assert!(rows * self.stride <= self.left.len());
@@ -180,7 +180,7 @@ impl WeightProduct<'_> {
             let left = self.left.as_ptr().add(row * self.stride);
             let mut taps = [self.panel.as_ptr(); T];
             for (t, tap) in taps.iter_mut().enumerate() {
-                *tap = tap.add(*self.offsets.get_unchecked(k + t) as usize);
+                *tap = tap.add(*self.offsets.get_unchecked(k + t));
             }
             let mut sums = [[S::zero(); T]; R];
             let mut q = 0;
@@ -240,5 +240,114 @@ impl Kernel for WeightProduct<'_> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::simd::Portable;
+
+    /// Small whole numbers: every order of the sums is exact.
+    fn numbers(count: usize) -> Vec<f32> {
+        (0..count)
+            .map(|i| ((i * 7 + i / 5) % 9) as f32 - 4.0)
+            .collect()
+    }
+
+    /// Rows of the panel that overlap, in no order.
+    const OFFSETS: [usize; 5] = [3, 0, 40, 41, 7];
+    const STRIDE: usize = 80;
+
+    fn map_products(rows: usize, columns: usize, run: fn(MapProduct)) {
+        let (panel, packed) = (numbers(41 + STRIDE), numbers(2 * 5 * ROWS));
+        for accumulate in [false, true] {
+            let before = numbers(2 * ROWS * STRIDE);
+            let mut out = before.clone();
+            run(MapProduct {
+                panel: &panel,
+                offsets: &OFFSETS,
+                weights: &packed,
+                weights_stride: 5 * ROWS,
+                rows,
+                columns,
+                out: &mut out,
+                out_stride: STRIDE,
+                accumulate,
+            });
+            for (r, q) in (0..rows).flat_map(|r| (0..columns).map(move |q| (r, q))) {
+                let weight = |k: usize| packed[(r / ROWS * 5 + k) * ROWS + r % ROWS];
+                let products = OFFSETS.iter().enumerate();
+                let sum: f32 = products.map(|(k, &o)| weight(k) * panel[o + q]).sum();
+                let at = r * STRIDE + q;
+                let expected = if accumulate { before[at] + sum } else { sum };
+                assert_eq!(
+                    out[at], expected,
+                    "{rows} rows, {columns} columns: row {r}, column {q}"
+                );
+            }
+        }
+    }
+
+    fn weight_products(rows: usize, columns: usize, run: fn(WeightProduct)) {
+        let panel = numbers(41 + STRIDE);
+        let mut left = numbers(2 * ROWS * STRIDE);
+        for row in left.chunks_exact_mut(STRIDE) {
+            row[columns..].fill(0.0);
+        }
+        let mut out = numbers(2 * ROWS * 5);
+        let before = out.clone();
+        run(WeightProduct {
+            panel: &panel,
+            offsets: &OFFSETS,
+            left: &left,
+            stride: STRIDE,
+            rows,
+            columns,
+            out: &mut out,
+        });
+        for (r, k) in (0..rows).flat_map(|r| (0..5).map(move |k| (r, k))) {
+            let at = |q: usize| panel[OFFSETS[k] + q];
+            let sum: f32 = (0..columns).map(|q| left[r * STRIDE + q] * at(q)).sum();
+            let expected = before[r * 5 + k] + sum;
+            assert_eq!(
+                out[r * 5 + k],
+                expected,
+                "{rows} rows, {columns} columns: row {r}, k {k}"
+            );
+        }
+    }
+
+    #[test]
+    fn products_are_the_plain_sums_with_vectors_of_every_width() {
+        for rows in 1..=2 * ROWS {
+            for columns in [1, 7, 8, 9, 16, 17, 33, 65] {
+                // SAFETY: `Portable` needs nothing; the lengths are those that `run` wants.
+                map_products(rows, columns, |p| unsafe { Kernel::run::<Portable<8>>(p) });
+                map_products(rows, columns, |p| unsafe { Kernel::run::<Portable<16>>(p) });
+                map_products(rows, columns, |p| p.run());
+                // SAFETY: as above.
+                weight_products(rows, columns, |p| unsafe { Kernel::run::<Portable<8>>(p) });
+                weight_products(rows, columns, |p| unsafe { Kernel::run::<Portable<16>>(p) });
+                weight_products(rows, columns, |p| p.run());
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "reach <= self.panel.len()")]
+    fn a_panel_that_is_too_short_is_refused() {
+        MapProduct {
+            panel: &[0.0; 10],
+            offsets: &[0],
+            weights: &[0.0; ROWS],
+            weights_stride: ROWS,
+            rows: 1,
+            columns: 1,
+            out: &mut [0.0; ROWS * ALIGN],
+            out_stride: ALIGN,
+            accumulate: false,
+        }
+        .run();
     }
 }

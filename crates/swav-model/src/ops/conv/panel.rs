@@ -157,7 +157,7 @@ impl Layout {
         let reach = layout.taps.iter().map(|t| t.1).max().unwrap_or(0);
         let plane = (reach + layout.columns().next_multiple_of(ALIGN)).next_multiple_of(ALIGN);
         // An odd number of cache lines: planes a power of two apart would fight for the same ones.
-        layout.plane = (plane / ALIGN | 1) * ALIGN;
+        layout.plane = ((plane / ALIGN) | 1) * ALIGN;
         layout
     }
 
@@ -172,9 +172,9 @@ impl Layout {
         self.chunk.images * self.chunk.rows * self.width
     }
 
-    /// Outputs of a row.
-    pub(super) fn width(&self) -> usize {
-        self.width
+    /// Whether the rows of an image follow one another without a gap.
+    pub(super) fn is_dense(&self) -> bool {
+        self.x.span == self.width
     }
 
     /// The q of the first pixel of an output row.
@@ -188,15 +188,14 @@ impl Layout {
     }
 
     /// Offsets of the rows of `channels`, channel by channel.
-    pub(super) fn offsets(&self, channels: usize) -> Vec<u32> {
+    pub(super) fn offsets(&self, channels: usize) -> Vec<usize> {
         let rows = (0..channels).flat_map(|channel| {
             let channel = channel * self.phases.len();
             let tap =
                 move |&(phase, offset): &(usize, usize)| (channel + phase) * self.plane + offset;
             self.taps.iter().map(tap)
         });
-        rows.map(|o| u32::try_from(o).expect("a panel is a few hundred kB"))
-            .collect()
+        rows.collect()
     }
 
     /// Fills `panel` with `channels` of the chunk's images. Everything that is not data is zero.
@@ -275,7 +274,9 @@ impl Layout {
 #[derive(Clone, Debug)]
 pub(super) struct Compact {
     /// The q of each pixel.
-    pixels: Vec<u32>,
+    pixels: Vec<usize>,
+    /// Pixels of an image.
+    pub(super) image: usize,
     /// From row to row.
     pub(super) stride: usize,
 }
@@ -285,34 +286,32 @@ impl Compact {
         let chunk = layout.chunk;
         let rows = (0..chunk.images).flat_map(|i| (0..chunk.rows).map(move |y| (i, y)));
         let pixels = rows.flat_map(|(i, y)| {
-            let start = layout.start(i, y) as u32;
-            start..start + layout.width as u32
+            let start = layout.start(i, y);
+            start..start + layout.width
         });
         // An odd number of cache lines, as for planes.
         let lines = layout.pixels().div_ceil(ALIGN) | 1;
         Self {
             pixels: pixels.collect(),
+            image: chunk.rows * layout.width,
             stride: lines * ALIGN,
         }
     }
 
     /// Copies the rows at `offsets` out of `panel`, one after the other.
-    pub(super) fn fill(&self, compact: &mut Vec<f32>, panel: &[f32], offsets: &[u32]) {
+    pub(super) fn fill(&self, compact: &mut Vec<f32>, panel: &[f32], offsets: &[usize]) {
         compact.clear();
         compact.resize(offsets.len() * self.stride, 0.0);
         for (row, &offset) in compact.chunks_exact_mut(self.stride).zip(offsets) {
-            let from = &panel[offset as usize..];
+            let from = &panel[offset..];
             for (to, &pixel) in row.iter_mut().zip(&self.pixels) {
-                *to = from[pixel as usize];
+                *to = from[pixel];
             }
         }
     }
 
     /// Offsets of `rows` rows.
-    pub(super) fn offsets(&self, rows: usize) -> Vec<u32> {
-        let offsets = (0..rows).map(|row| row * self.stride);
-        offsets
-            .map(|o| u32::try_from(o).expect("a panel is a few hundred kB"))
-            .collect()
+    pub(super) fn offsets(&self, rows: usize) -> Vec<usize> {
+        (0..rows).map(|row| row * self.stride).collect()
     }
 }

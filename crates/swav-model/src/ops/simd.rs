@@ -8,8 +8,9 @@
 ///
 /// # Safety
 /// Every method may only be called where the instruction set that the type stands for is present.
-/// `load`, `store` and `splat` access [`LANES`](Simd::LANES) (`splat`: one) floats at the address.
-pub(super) trait Simd {
+/// `load` and `store` access [`LANES`](Simd::LANES) floats at the address, `splat` one; it need not be
+/// aligned.
+pub(crate) trait Simd {
     /// Floats in a vector.
     const LANES: usize;
     /// A vector.
@@ -26,14 +27,14 @@ pub(super) trait Simd {
 }
 
 /// A computation that is generic over the instruction set.
-pub(super) trait Kernel {
+pub(crate) trait Kernel {
     /// # Safety
     /// The instruction set `S` must be present.
     unsafe fn run<S: Simd>(self);
 }
 
 /// Runs `kernel` on the widest vectors this processor has.
-pub(super) fn dispatch(kernel: impl Kernel) {
+pub(crate) fn dispatch(kernel: impl Kernel) {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
@@ -46,43 +47,43 @@ pub(super) fn dispatch(kernel: impl Kernel) {
         }
     }
     // SAFETY: needs nothing.
-    unsafe { kernel.run::<Portable>() }
+    unsafe { kernel.run::<Portable<8>>() }
 }
 
-/// Plain Rust: the compiler makes of it what the target's baseline allows.
-struct Portable;
+/// Plain Rust on N floats: the compiler makes of it what the target's baseline allows.
+pub(crate) struct Portable<const N: usize>;
 
-impl Simd for Portable {
-    const LANES: usize = 8;
-    type Vector = [f32; 8];
+impl<const N: usize> Simd for Portable<N> {
+    const LANES: usize = N;
+    type Vector = [f32; N];
 
     #[inline(always)]
-    unsafe fn zero() -> [f32; 8] {
-        [0.0; 8]
+    unsafe fn zero() -> [f32; N] {
+        [0.0; N]
     }
     #[inline(always)]
-    unsafe fn load(from: *const f32) -> [f32; 8] {
+    unsafe fn load(from: *const f32) -> [f32; N] {
         // SAFETY: the caller's; arrays are read unaligned.
-        unsafe { from.cast::<[f32; 8]>().read_unaligned() }
+        unsafe { from.cast::<[f32; N]>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn splat(from: *const f32) -> [f32; 8] {
+    unsafe fn splat(from: *const f32) -> [f32; N] {
         // SAFETY: the caller's.
-        [unsafe { *from }; 8]
+        [unsafe { *from }; N]
     }
     #[inline(always)]
-    unsafe fn store(to: *mut f32, v: [f32; 8]) {
+    unsafe fn store(to: *mut f32, v: [f32; N]) {
         // SAFETY: the caller's.
-        unsafe { to.cast::<[f32; 8]>().write_unaligned(v) }
+        unsafe { to.cast::<[f32; N]>().write_unaligned(v) }
     }
     #[inline(always)]
-    unsafe fn mul_add(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
+    unsafe fn mul_add(a: [f32; N], b: [f32; N], c: [f32; N]) -> [f32; N] {
         // Not `f32::mul_add`: without hardware for it that is a call of a function.
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
-    unsafe fn sum(v: [f32; 8]) -> f32 {
-        ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
+    unsafe fn sum(v: [f32; N]) -> f32 {
+        v.iter().sum()
     }
 }
 
@@ -92,13 +93,13 @@ mod x86 {
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn avx2(kernel: impl Kernel) {
+    pub(crate) unsafe fn avx2(kernel: impl Kernel) {
         // SAFETY: this function may only be called where these are present.
         unsafe { kernel.run::<Avx2>() }
     }
 
     #[target_feature(enable = "avx512f,avx2,fma")]
-    pub(super) unsafe fn avx512(kernel: impl Kernel) {
+    pub(crate) unsafe fn avx512(kernel: impl Kernel) {
         // SAFETY: as above.
         unsafe { kernel.run::<Avx512>() }
     }

@@ -1,0 +1,393 @@
+//! Maps to maps, and the gradient of the weights in between.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::kernel::{MapProduct, ROWS, WeightProduct};
+use super::panel::{Chunk, Maps, Tap};
+use super::plan::{Plan, ranges};
+
+/// Rows of the matrix of patches that are multiplied at a time: their part under a tile stays in the
+/// first-level cache. Overlapping rows take less of it than separate ones.
+const SHARED_DEPTH: usize = 288;
+const DEPTH: usize = 144;
+/// Outputs that a task computes at most.
+const OUTPUTS: usize = 256;
+/// Tasks that a convolution is cut into if there are not enough chunks; it is not cut into fewer than
+/// so many blocks of outputs.
+const TASKS: usize = 16;
+const LEAST_BLOCKS: usize = 16;
+/// Rows of the gradient that are in use at a time, about: they pass by, the panel stays.
+const GRADIENT_ROWS: usize = 32;
+/// Inputs that groups are put together to, for a task of the weight gradient.
+const GROUPED: usize = 64;
+/// Columns that a partial weight gradient sums at least: fewer would not pay for adding it.
+const PARTIAL: usize = 1024;
+
+/// Maps to maps: `out[o][y][x] = Σ_c Σ_t w[o][c][t] · in[c][y·step + dy_t][x·step + dx_t]`, group by
+/// group, where what lies outside of the input is zero.
+pub(super) struct Correlation {
+    pub(super) images: usize,
+    pub(super) groups: usize,
+    /// Of a group.
+    pub(super) inputs: usize,
+    /// Of a group.
+    pub(super) outputs: usize,
+    pub(super) taps: Taps,
+    pub(super) step: usize,
+    /// Height and width of the input.
+    pub(super) source: [usize; 2],
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+/// The taps of a kernel.
+pub(super) struct Taps {
+    pub(super) deltas: Vec<Tap>,
+    /// Place of each in the kernel.
+    places: Vec<usize>,
+    /// Number of places.
+    pub(super) area: usize,
+}
+
+impl Taps {
+    pub(super) fn new(kernel: usize, ys: &[(usize, isize)], xs: &[(usize, isize)]) -> Self {
+        let pairs = || ys.iter().flat_map(|y| xs.iter().map(move |x| (y, x)));
+        Self {
+            deltas: pairs().map(|(y, x)| Tap { dy: y.1, dx: x.1 }).collect(),
+            places: pairs().map(|(y, x)| y.0 * kernel + x.0).collect(),
+            area: kernel * kernel,
+        }
+    }
+}
+
+/// Where the weight of (group, output, input, place in the kernel) is: at the sum of the parts.
+pub(super) struct Weights<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) group: usize,
+    pub(super) output: usize,
+    pub(super) input: usize,
+}
+
+/// Where the output goes: pixel (y, x) to `(y·step + row, x·step + column)`.
+pub(super) struct Target {
+    pub(super) values: Shared,
+    pub(super) channels: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) step: usize,
+    pub(super) row: usize,
+    pub(super) column: usize,
+}
+
+/// A pointer that the tasks of one call share; each writes where no other does.
+pub(super) struct Shared(*mut f32);
+
+// SAFETY: see above; the call that makes it does not return before its tasks have ended.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(super) fn new(values: *mut f32) -> Self {
+        Self(values)
+    }
+
+    /// # Safety
+    /// As [`pointer::add`].
+    unsafe fn at(&self, index: usize) -> *mut f32 {
+        // SAFETY: the caller's.
+        unsafe { self.0.add(index) }
+    }
+}
+
+/// Buffers that a thread keeps.
+#[derive(Default)]
+struct Scratch {
+    panel: Vec<f32>,
+    compact: Vec<f32>,
+    rows: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// What a task computes at a time: some blocks of the outputs of a group.
+struct Part {
+    chunk: Chunk,
+    group: usize,
+    blocks: Range<usize>,
+}
+
+impl Correlation {
+    /// Number of taps.
+    pub(super) fn taps(&self) -> usize {
+        self.taps.deltas.len()
+    }
+
+    /// Computes all outputs.
+    pub(super) fn run(&self, maps: &Maps, weights: &Weights, target: &Target) {
+        let packed = self.pack(weights);
+        let depth = if self.taps() > 1 { SHARED_DEPTH } else { DEPTH };
+        let plan = self.plan(self.outputs.min(OUTPUTS), depth);
+        // What a task does: a chunk, and a range of groups or of the outputs of a group.
+        let blocks = self.outputs.div_ceil(ROWS);
+        let least = self.outputs.div_ceil(OUTPUTS);
+        let wanted = TASKS.div_ceil(plan.chunks.len()).max(least);
+        let splits: Vec<(Range<usize>, Range<usize>)> = if self.groups > 1 {
+            ranges(self.groups, wanted)
+                .map(|groups| (groups, 0..blocks))
+                .collect()
+        } else {
+            let wanted = wanted.min(blocks.div_ceil(LEAST_BLOCKS));
+            ranges(blocks, wanted)
+                .map(|blocks| (0..1, blocks))
+                .collect()
+        };
+        (0..plan.chunks.len() * splits.len())
+            .into_par_iter()
+            .for_each(|task| {
+                let chunk = plan.chunks[task / splits.len()];
+                let (groups, blocks) = splits[task % splits.len()].clone();
+                SCRATCH.with_borrow_mut(|scratch| {
+                    for group in groups {
+                        let part = Part {
+                            chunk,
+                            group,
+                            blocks: blocks.clone(),
+                        };
+                        self.compute(&plan, maps, &part, &packed, scratch);
+                        self.deliver(&plan, &part, &scratch.rows, target);
+                    }
+                });
+            });
+    }
+
+    /// Fills `scratch.rows` with the outputs of a part.
+    fn compute(
+        &self,
+        plan: &Plan,
+        maps: &Maps,
+        part: &Part,
+        packed: &[f32],
+        scratch: &mut Scratch,
+    ) {
+        let &Part { chunk, group, .. } = part;
+        let rows = self.rows(part);
+        let taps = self.taps();
+        let depth = self.inputs * taps;
+        let all_blocks = self.outputs.div_ceil(ROWS);
+        let stride = plan.stride();
+        let needed = part.blocks.len() * ROWS * stride;
+        if scratch.rows.len() < needed {
+            scratch.rows.resize(needed, 0.0);
+        }
+        for first in (0..self.inputs).step_by(plan.depth) {
+            let last = (first + plan.depth).min(self.inputs);
+            let channels = group * self.inputs + first..group * self.inputs + last;
+            let panel = plan.panel(
+                &mut scratch.panel,
+                &mut scratch.compact,
+                maps,
+                chunk,
+                channels,
+            );
+            let start = (group * all_blocks + part.blocks.start) * depth + first * taps;
+            MapProduct {
+                panel,
+                offsets: &plan.offsets[..(last - first) * taps],
+                weights: &packed[start * ROWS..],
+                weights_stride: depth * ROWS,
+                rows: rows.len(),
+                columns: plan.columns(),
+                out: &mut scratch.rows,
+                out_stride: stride,
+                accumulate: first > 0,
+            }
+            .run();
+        }
+    }
+
+    /// The outputs of a part.
+    fn rows(&self, part: &Part) -> Range<usize> {
+        part.blocks.start * ROWS..(part.blocks.end * ROWS).min(self.outputs)
+    }
+
+    /// Copies the outputs of a part to where they belong.
+    fn deliver(&self, plan: &Plan, part: &Part, rows: &[f32], target: &Target) {
+        let &Part { chunk, group, .. } = part;
+        let outputs = self.rows(part);
+        let stride = plan.stride();
+        for image in 0..chunk.images {
+            for (output, row) in outputs.clone().zip(rows.chunks_exact(stride)) {
+                let channel = group * self.outputs + output;
+                let map = (chunk.image + image) * target.channels + channel;
+                plan.stretches(image, chunk, |column, y, rows| {
+                    let from = &row[column..][..rows * self.width];
+                    let line = (chunk.row + y) * target.step + target.row;
+                    let to = (map * target.height + line) * target.width + target.column;
+                    // SAFETY: `line` and the columns lie within the map: `height` and `width` of a
+                    // correlation are how often `step` fits. Chunks, groups and blocks are disjoint.
+                    unsafe {
+                        let to = target.values.at(to);
+                        if target.step == 1 {
+                            std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len());
+                            return;
+                        }
+                        for (y, from) in from.chunks_exact(self.width).enumerate() {
+                            let to = to.add(y * target.step * target.width);
+                            for (x, &value) in from.iter().enumerate() {
+                                to.add(x * target.step).write(value);
+                            }
+                        }
+                    }
+                });
+            }
+        }
+    }
+
+    /// The weights in the order of the kernel: `[group][block][input][tap][ROWS]`, zero where there is
+    /// no output.
+    fn pack(&self, weights: &Weights) -> Vec<f32> {
+        let taps = self.taps();
+        let blocks = self.outputs.div_ceil(ROWS);
+        let size = self.inputs * taps * ROWS;
+        let mut packed = vec![0.0; self.groups * blocks * size];
+        packed
+            .par_chunks_mut(size)
+            .enumerate()
+            .for_each(|(index, block)| {
+                let first = index % blocks * ROWS;
+                let rows = ROWS.min(self.outputs - first);
+                let start = index / blocks * weights.group + first * weights.output;
+                let mut ks = block.chunks_exact_mut(ROWS);
+                for input in 0..self.inputs {
+                    for (place, k) in self.taps.places.iter().zip(&mut ks) {
+                        let values = &weights.values[start + input * weights.input + place..];
+                        for (r, to) in k[..rows].iter_mut().enumerate() {
+                            *to = values[r * weights.output];
+                        }
+                    }
+                }
+            });
+        packed
+    }
+
+    /// The gradient of the weights, from the input and the gradient of the output.
+    pub(super) fn weight_gradient(&self, maps: &Maps, gradient: &Maps, dw: &mut [f32]) {
+        let plan = self.plan(self.outputs.min(GRADIENT_ROWS), SHARED_DEPTH);
+        let taps = self.taps();
+        // What a task does: a range of the chunks, for some groups or for some inputs of a group.
+        let groups = ranges(
+            self.groups,
+            self.groups.div_ceil(GROUPED.div_ceil(self.inputs)),
+        );
+        let parts = groups.flat_map(|groups| {
+            let inputs = ranges(self.inputs, self.inputs.div_ceil(plan.depth));
+            inputs.map(move |inputs| (groups.clone(), inputs))
+        });
+        let parts: Vec<(Range<usize>, Range<usize>)> = parts.collect();
+        let all = plan.chunks.len() * plan.columns();
+        let slices = (2 * TASKS).div_ceil(parts.len()).min(all.div_ceil(PARTIAL));
+        let slices: Vec<Range<usize>> = ranges(plan.chunks.len(), slices).collect();
+        let partial: Vec<Vec<f32>> = (0..parts.len() * slices.len())
+            .into_par_iter()
+            .map(|task| {
+                let (groups, inputs) = parts[task / slices.len()].clone();
+                let chunks = &plan.chunks[slices[task % slices.len()].clone()];
+                self.partial(&plan, maps, gradient, chunks, groups, inputs)
+            })
+            .collect();
+        let size = self.outputs.next_multiple_of(ROWS);
+        let target = Shared::new(dw.as_mut_ptr());
+        parts
+            .par_iter()
+            .zip(partial.par_chunks(slices.len()))
+            .for_each(|((groups, inputs), partial)| {
+                let depth = inputs.len() * taps;
+                let mut sums = vec![0.0; depth];
+                for (g, group) in groups.clone().enumerate() {
+                    for output in 0..self.outputs {
+                        let from = (g * size + output) * depth;
+                        sums.fill(0.0);
+                        for partial in partial {
+                            for (sum, &value) in sums.iter_mut().zip(&partial[from..]) {
+                                *sum += value;
+                            }
+                        }
+                        let channel = (group * self.outputs + output) * self.inputs + inputs.start;
+                        for (i, &sum) in sums.iter().enumerate() {
+                            let (input, tap) = (i / taps, i % taps);
+                            let to = (channel + input) * self.taps.area + self.taps.places[tap];
+                            // SAFETY: a weight, and parts are disjoint.
+                            unsafe { target.at(to).write(sum) };
+                        }
+                    }
+                }
+            });
+    }
+
+    /// The weight gradient of some chunks: `[groups][outputs, padded][inputs][taps]`.
+    fn partial(
+        &self,
+        plan: &Plan,
+        maps: &Maps,
+        gradient: &Maps,
+        chunks: &[Chunk],
+        groups: Range<usize>,
+        inputs: Range<usize>,
+    ) -> Vec<f32> {
+        let taps = self.taps();
+        let depth = inputs.len() * taps;
+        let blocks = self.outputs.div_ceil(ROWS);
+        let size = blocks * ROWS * depth;
+        let mut sums = vec![0.0; groups.len() * size];
+        let stride = plan.stride();
+        SCRATCH.with_borrow_mut(|scratch| {
+            for &chunk in chunks {
+                for (group, sums) in groups.clone().zip(sums.chunks_exact_mut(size)) {
+                    scratch.rows.clear();
+                    scratch.rows.resize(blocks * ROWS * stride, 0.0);
+                    self.collect(plan, gradient, chunk, group, &mut scratch.rows);
+                    let first = group * self.inputs;
+                    let channels = first + inputs.start..first + inputs.end;
+                    let panel = plan.panel(
+                        &mut scratch.panel,
+                        &mut scratch.compact,
+                        maps,
+                        chunk,
+                        channels,
+                    );
+                    WeightProduct {
+                        panel,
+                        offsets: &plan.offsets[..depth],
+                        left: &scratch.rows,
+                        stride,
+                        rows: self.outputs,
+                        columns: plan.columns(),
+                        out: sums,
+                    }
+                    .run();
+                }
+            }
+        });
+        sums
+    }
+
+    /// Copies the output maps of a group into rows with the gaps of the panel.
+    fn collect(&self, plan: &Plan, maps: &Maps, chunk: Chunk, group: usize, rows: &mut [f32]) {
+        let stride = plan.stride();
+        for (output, row) in rows.chunks_exact_mut(stride).take(self.outputs).enumerate() {
+            for image in 0..chunk.images {
+                let map = maps.map(chunk.image + image, group * self.outputs + output);
+                plan.stretches(image, chunk, |column, y, rows| {
+                    let from = &map[(chunk.row + y) * self.width..][..rows * self.width];
+                    row[column..][..from.len()].copy_from_slice(from);
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The fused batch normalisation against Burn's own operations one after the other.
+
+#![allow(clippy::unwrap_used)] // `allow-unwrap-in-tests` does not reach helpers outside of tests
+
+mod common;
+
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor, module};
+use common::{host, image, relative};
+use swav_model::ops::{Normalised, Then, batch_norm, batch_norm_train};
+
+const EPSILON: f64 = 1e-5;
+/// Single precision, and another order of the sums.
+const TOLERANCE: f64 = 1e-5;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Follow {
+    Nothing,
+    Relu,
+    AddRelu,
+}
+
+const FOLLOWS: [Follow; 3] = [Follow::Nothing, Follow::Relu, Follow::AddRelu];
+
+impl Follow {
+    fn then(self, shortcut: Tensor<3>) -> Then<3> {
+        match self {
+            Self::Nothing => Then::Nothing,
+            Self::Relu => Then::Relu,
+            Self::AddRelu => Then::AddRelu(shortcut),
+        }
+    }
+
+    fn apply(self, y: Tensor<3>, shortcut: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Nothing => y,
+            Self::Relu => relu(y),
+            Self::AddRelu => relu(y + shortcut),
+        }
+    }
+}
+
+/// Input, shortcut, weight and bias.
+fn inputs(shape: [usize; 3], device: &Device) -> (Tensor<3>, Tensor<3>, Tensor<1>, Tensor<1>) {
+    let [_, channels, _] = shape;
+    (
+        image("norm.x", shape, device) * 2.0 + 0.7,
+        image("norm.shortcut", shape, device),
+        image("norm.weight", [channels], device),
+        image("norm.bias", [channels], device),
+    )
+}
+
+fn ours(
+    follow: Follow,
+    x: Tensor<3>,
+    shortcut: Tensor<3>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+) -> Normalised<3> {
+    batch_norm_train(x, weight, bias, EPSILON, follow.then(shortcut))
+}
+
+fn burns(
+    follow: Follow,
+    x: Tensor<3>,
+    shortcut: Tensor<3>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+) -> Normalised<3> {
+    let batch = module::batch_norm_train(x, weight, bias, EPSILON);
+    Normalised {
+        output: follow.apply(batch.output, shortcut),
+        mean: batch.mean,
+        variance: batch.variance,
+    }
+}
+
+type Norm = fn(Follow, Tensor<3>, Tensor<3>, Tensor<1>, Tensor<1>) -> Normalised<3>;
+
+/// Output, mean, variance, and the gradients of input, weight, bias and (where it counts) shortcut.
+fn results(norm: Norm, follow: Follow, shape: [usize; 3]) -> Vec<(&'static str, Vec<f32>)> {
+    let device = Device::flex().autodiff();
+    let (x, shortcut, weight, bias) = inputs(shape, &device);
+    let (x, shortcut) = (x.require_grad(), shortcut.require_grad());
+    let (weight, bias) = (weight.require_grad(), bias.require_grad());
+    let batch = norm(
+        follow,
+        x.clone(),
+        shortcut.clone(),
+        weight.clone(),
+        bias.clone(),
+    );
+    let probe: Tensor<3> = image("norm.gradient", shape, &device);
+    let gradients = (batch.output.clone() * probe).sum().backward();
+    let mut results = vec![
+        ("output", host(batch.output)),
+        ("mean", host(batch.mean)),
+        ("variance", host(batch.variance)),
+        ("input", host(x.grad(&gradients).unwrap())),
+        ("weight", host(weight.grad(&gradients).unwrap())),
+        ("bias", host(bias.grad(&gradients).unwrap())),
+    ];
+    if follow == Follow::AddRelu {
+        results.push(("shortcut", host(shortcut.grad(&gradients).unwrap())));
+    }
+    results
+}
+
+#[test]
+fn outputs_statistics_and_gradients_are_burns() {
+    for images in [4, 5, 70] {
+        for channels in [1, 3, 16, 33] {
+            for pixels in [1, 4, 15, 16, 17, 49, 1000] {
+                for follow in FOLLOWS {
+                    check([images, channels, pixels], follow);
+                }
+            }
+        }
+    }
+}
+
+fn check(shape: [usize; 3], follow: Follow) {
+    let expected = results(burns, follow, shape);
+    for ((name, ours), (_, burns)) in results(ours, follow, shape).iter().zip(&expected) {
+        // A gradient of a weight or a bias is a sum of this many values about 1, and may be near 0.
+        let terms = shape.iter().product::<usize>() / ours.len();
+        let size = burns.iter().map(|b| b * b).sum::<f32>().sqrt();
+        let size = f64::from(size.max((terms as f32).sqrt()));
+        let differences = ours
+            .iter()
+            .zip(burns)
+            .map(|(o, b)| f64::from(o - b).powi(2));
+        let error = differences.sum::<f64>().sqrt() / size;
+        assert!(
+            error <= TOLERANCE,
+            "{shape:?} {follow:?}: {name} is off by {error:.1e}"
+        );
+    }
+}
+
+#[test]
+fn with_given_statistics_outputs_and_gradients_are_burns() {
+    for shape in [[3, 5, 1], [3, 5, 7], [3, 5, 64]] {
+        for follow in FOLLOWS {
+            for device in [Device::flex(), Device::flex().autodiff()] {
+                let (x, shortcut, weight, bias) = inputs(shape, &device);
+                let mean: Tensor<1> = image("norm.mean", [shape[1]], &device);
+                let variance = image("norm.variance", [shape[1]], &device).abs() + 0.1;
+                let y = module::batch_norm(
+                    x.clone(),
+                    weight.clone(),
+                    bias.clone(),
+                    mean.clone(),
+                    variance.clone(),
+                    EPSILON,
+                );
+                let expected = follow.apply(y, shortcut.clone());
+                let then = follow.then(shortcut);
+                let y = batch_norm(x, weight, bias, mean, variance, EPSILON, then);
+                let error = relative(&host(y), &host(expected));
+                assert!(error <= TOLERANCE, "{shape:?} {follow:?}: {error:.1e}");
+            }
+        }
+    }
+}
+
+/// Sums of squares in single precision would leave nothing of this variance.
+#[test]
+fn a_small_variance_about_a_large_mean_is_found() {
+    let device = Device::flex().autodiff();
+    let shape = [40, 2, 300];
+    let (x, shortcut, weight, bias) = inputs(shape, &device);
+    let x = x * 0.01 + 1000.0;
+    let values = host(x.clone());
+    let variance = host(ours(Follow::Nothing, x, shortcut, weight, bias).variance);
+    for (channel, variance) in variance.into_iter().enumerate() {
+        let of_channel = |image: usize| &values[(image * 2 + channel) * 300..][..300];
+        let all: Vec<f64> = (0..40)
+            .flat_map(of_channel)
+            .map(|&v| f64::from(v))
+            .collect();
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        let expected = all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / all.len() as f64;
+        let error = (f64::from(variance) / expected - 1.0).abs();
+        assert!(
+            error < 1e-3,
+            "channel {channel}: {variance} instead of {expected}"
+        );
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let bits = |threads: usize, shape| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        let results = pool.install(|| results(ours, Follow::AddRelu, shape));
+        let values = results.into_iter().flat_map(|(_, values)| values);
+        values.map(f32::to_bits).collect::<Vec<_>>()
+    };
+    for shape in [[67, 16, 256], [301, 130, 1], [5, 16, 4000]] {
+        let one = bits(1, shape);
+        for threads in [2, 3, 8] {
+            assert!(
+                bits(threads, shape) == one,
+                "{shape:?} on {threads} threads"
+            );
+        }
+    }
+}
+
+/// The gradient is worked on in place. Where the graph gives two parents one gradient, the second must
+/// not find the work of the first.
+#[test]
+fn a_gradient_that_two_share_is_not_overwritten() {
+    let shape = [6, 4, 50];
+    let gradients = |norm: Norm| {
+        let device = Device::flex().autodiff();
+        let (x, other, weight, bias) = inputs(shape, &device);
+        let (x, other) = (x.require_grad(), other.require_grad());
+        let one = norm(
+            Follow::Relu,
+            x.clone(),
+            other.clone(),
+            weight.clone(),
+            bias.clone(),
+        );
+        let two = norm(Follow::Relu, other.clone(), x.clone(), weight, bias);
+        let probe: Tensor<3> = image("norm.gradient", shape, &device);
+        let sum = one.output + two.output + x.clone();
+        let gradients = (sum * probe).sum().backward();
+        [&x, &other].map(|t| host(t.grad(&gradients).unwrap()))
+    };
+    for (ours, burns) in gradients(ours).iter().zip(&gradients(burns)) {
+        assert!(relative(ours, burns) <= TOLERANCE);
+    }
+}
+
+#[test]
+fn not_a_number_passes_the_relu() {
+    let device = Device::flex();
+    let x = Tensor::<2>::from_floats([[f32::NAN, 1.0], [2.0, 3.0]], &device);
+    let (ones, zeros) = (Tensor::ones([2], &device), Tensor::zeros([2], &device));
+    let y = batch_norm(
+        x,
+        ones.clone(),
+        zeros.clone(),
+        zeros,
+        ones,
+        EPSILON,
+        Then::Relu,
+    );
+    assert!(host(y)[0].is_nan());
+}
+
+#[test]
+#[should_panic(expected = "a shortcut has the shape of what it is added to")]
+fn a_shortcut_of_another_shape_is_refused() {
+    let device = Device::flex();
+    let (x, _, weight, bias) = inputs([2, 3, 4], &device);
+    let then = Then::AddRelu(Tensor::zeros([2, 3, 1], &device));
+    batch_norm_train(x, weight, bias, EPSILON, then);
+}
