@@ -453,7 +453,7 @@ fn more_bad_files_than_the_budget_end_the_loading_with_their_names() {
         "made-30:",
         "2 of 40",
         "0.025 allows 1",
-        "swav data scan",
+        "Remove or repair them",
         "corrupt_budget",
     ] {
         assert!(message.contains(part), "{message}");
