@@ -74,7 +74,7 @@ impl MetricsFile {
             let records = kept
                 .lines()
                 .filter_map(|line| serde_json::from_str(line).ok());
-            last_knn = records.map(|record: KnnRecord| record.step).last();
+            last_knn = records.map(|record: KnnRecord| record.step).next_back();
         }
         let file = OpenOptions::new()
             .create(true)
