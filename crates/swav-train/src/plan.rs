@@ -585,14 +585,7 @@ fn derive_queue(
     let length = match wanted.length {
         Some(length) => length / batch * batch,
         None if prototypes <= batch => 0,
-        None => {
-            ledger.note(
-                "method.queue.length",
-                derived,
-                format!("{prototypes} prototypes want more samples than a batch of {batch}"),
-            );
-            derived
-        }
+        None => derived,
     };
     if wanted.length.is_some_and(|wanted| wanted > 0) && length == 0 {
         ledger.problems.push(format!(
@@ -604,15 +597,27 @@ fn derive_queue(
     if length == 0 {
         return None;
     }
-    let start = wanted.start.unwrap_or_else(|| {
-        let epochs = (train.epochs as f64 * 0.075).ceil();
+    let share = Span::Epochs((train.epochs as f64 * 0.075).ceil());
+    let start = wanted.start.unwrap_or(share);
+    let is_derived = wanted.length.is_none() && wanted.start.is_none();
+    if is_derived && start.steps(train.steps_per_epoch) >= train.steps {
+        ledger.note("method.queue.length", 0, "the run is over before one helps");
+        return None;
+    }
+    if wanted.length.is_none() {
+        ledger.note(
+            "method.queue.length",
+            length,
+            format!("{prototypes} prototypes want more samples than a batch of {batch}"),
+        );
+    }
+    if wanted.start.is_none() {
         ledger.note(
             "method.queue.start",
-            Span::Epochs(epochs),
+            start,
             "7.5 % of the run: started earlier, a queue of poor features destabilises",
         );
-        Span::Epochs(epochs)
-    });
+    }
     Some(QueuePlan {
         length,
         start_step: start.steps(train.steps_per_epoch),

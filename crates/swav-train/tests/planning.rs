@@ -80,6 +80,14 @@ fn a_folder_of_1300_pictures_gets_settings_of_its_own_size() {
 }
 
 #[test]
+fn a_run_too_short_for_a_queue_goes_without_one() {
+    let plan = plan(&["train.epochs=1"], &FOLDER).unwrap();
+    assert_eq!(plan.method.queue, None);
+    let note = |note: &&swav_train::Note| note.field == "method.queue.length";
+    assert!(plan.notes.iter().find(note).unwrap().why.contains("over"));
+}
+
+#[test]
 fn a_queue_is_rounded_down_to_whole_batches() {
     let settings = [
         "train.batch_size=256",
