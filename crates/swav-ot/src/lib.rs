@@ -74,7 +74,7 @@
 //!     [[0.9, 0.1], [0.9, 0.2], [0.9, 0.1], [0.9, 0.8], [0.9, 0.7], [0.9, 0.8]],
 //!     &device,
 //! );
-//! let codes = sinkhorn(scores, &SinkhornConfig::default());
+//! let codes = sinkhorn(scores, &SinkhornConfig::default())?;
 //!
 //! let chosen: Vec<i64> = codes.clone().argmax(1).into_data().iter().collect();
 //! assert_eq!(chosen, [0, 0, 0, 1, 1, 1]);
@@ -82,6 +82,7 @@
 //! let report = CodeStatistics::of(&codes).read();
 //! assert_eq!(report.dead, 0);
 //! assert!(report.marginal_error < 0.2);
+//! # Ok::<(), swav_ot::OtError>(())
 //! ```
 //!
 //! # What is here
@@ -106,14 +107,20 @@
 
 mod diagnostics;
 mod error;
+mod hard;
+mod kernel;
 mod reduce;
 pub mod reference;
 mod sinkhorn;
+mod transport;
 
 pub use diagnostics::{
     CodeReport, CodeStatistics, Duplicate, assignment_counts, code_entropy, dead_prototypes,
     duplicate_prototypes, marginal_error, usage_entropy,
 };
 pub use error::OtError;
+pub use hard::{balanced_assignment, hard_codes};
+pub use kernel::Form;
 pub use reduce::{Local, Reduce, max_by_sum};
 pub use sinkhorn::{SinkhornConfig, sinkhorn, sinkhorn_batched, sinkhorn_with};
+pub use transport::{Stop, Transport, TransportConfig, transport};

@@ -21,6 +21,15 @@ pub trait Reduce {
     ///
     /// Where a collective offers sums only (Burn's own `all_reduce` is one), [`max_by_sum`] makes a maximum of one.
     fn max(&mut self, partial: Tensor<2>) -> Tensor<2>;
+
+    /// `ε ln Σ exp(partial/ε)` of each element over the ranks. The shape is kept.
+    ///
+    /// Made of a [`max`](Self::max) and a [`sum`](Self::sum), once at the start.
+    fn log_sum_exp(&mut self, partial: Tensor<2>, epsilon: f64) -> Tensor<2> {
+        let largest = self.max(partial.clone());
+        let sum = self.sum(((partial - largest.clone()) / epsilon).exp());
+        largest + sum.log() * epsilon
+    }
 }
 
 /// A single rank: what it has is all there is.
@@ -33,6 +42,10 @@ impl Reduce for Local {
     }
 
     fn max(&mut self, partial: Tensor<2>) -> Tensor<2> {
+        partial
+    }
+
+    fn log_sum_exp(&mut self, partial: Tensor<2>, _epsilon: f64) -> Tensor<2> {
         partial
     }
 }

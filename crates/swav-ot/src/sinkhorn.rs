@@ -1,14 +1,7 @@
 use burn::tensor::{FloatDType, Tensor};
 
+use crate::kernel::{Form, Potentials, Scores};
 use crate::{Local, OtError, Reduce};
-
-/// Every so many rounds the codes are computed anew, from the scores and the potentials.
-///
-/// Between two such rounds the codes are rescaled in place, which cannot bring back what was rounded to zero.
-/// A round lets an entry grow by at most `K·B²` (a prototype's sum is at least `1/(K·B)`, and a sample's sum
-/// after that at least `1/B`), so two of them lift nothing from below 1e-38 to above 1e-8 while `K·B²`
-/// is below 1e15. With three rounds, SwAV's number, one exponential is enough.
-const REFRESH: usize = 3;
 
 /// The smallest accepted epsilon.
 ///
@@ -45,11 +38,7 @@ impl SinkhornConfig {
     ///
     /// [`OtError::Epsilon`] if epsilon is not finite or less than 1e-6.
     pub fn validate(&self) -> Result<(), OtError> {
-        if self.epsilon.is_finite() && self.epsilon >= MIN_EPSILON {
-            Ok(())
-        } else {
-            Err(OtError::Epsilon(self.epsilon))
-        }
+        check_epsilon(self.epsilon)
     }
 }
 
@@ -65,114 +54,127 @@ impl SinkhornConfig {
 /// - **Gradient**: none. Codes are constants, outside of any autodiff graph, as the method wants; in a
 ///   product with a tensor that has one they count as such.
 /// - **Order**: permuting samples or prototypes permutes the codes. Adding a constant to all scores changes nothing.
-/// - **Not-a-number**: one such score, or a positive infinite one, makes every code not-a-number, as every
-///   sample counts for every other. Nothing is checked here, since that would wait for the device: guard the loss.
 ///
-/// # Panics
+/// # Errors
 ///
-/// If `B` or `K` is 0, or if the configuration is not [valid](SinkhornConfig::validate).
-pub fn sinkhorn(scores: Tensor<2>, config: &SinkhornConfig) -> Tensor<2> {
-    let shape = scores.dims();
-    assert!(
-        !shape.contains(&0),
-        "sinkhorn: scores are [B, K] = {shape:?}, and neither may be 0"
-    );
-    sinkhorn_batched(scores.unsqueeze_dim(0), config).squeeze_dim(0)
+/// [`OtError::NotFinite`] if a score is infinite or not a number; [`OtError::Empty`] if `B` or `K` is 0; and if the
+/// configuration is not [valid](SinkhornConfig::validate). To know the first, one number is read: this
+/// waits for the device. [`sinkhorn_with`] does not.
+pub fn sinkhorn(scores: Tensor<2>, config: &SinkhornConfig) -> Result<Tensor<2>, OtError> {
+    let [samples, prototypes] = scores.dims();
+    // Unsqueezing an empty tensor is no reshape that Burn knows.
+    if samples * prototypes == 0 {
+        return Err(OtError::Empty([1, samples, prototypes]));
+    }
+    Ok(sinkhorn_batched(scores.unsqueeze_dim(0), config)?.squeeze_dim(0))
 }
 
 /// [`sinkhorn`] for `N` independent problems of one size: scores `[N, B, K]` to codes `[N, B, K]`.
 ///
 /// For several prototype heads, or for both assigning crops at once.
 ///
-/// # Panics
+/// # Errors
 ///
 /// As [`sinkhorn`], and if `N` is 0.
-pub fn sinkhorn_batched(scores: Tensor<3>, config: &SinkhornConfig) -> Tensor<3> {
-    sinkhorn_with(scores, config, &mut Local)
+pub fn sinkhorn_batched(scores: Tensor<3>, config: &SinkhornConfig) -> Result<Tensor<3>, OtError> {
+    let codes = sinkhorn_with(scores, config, Form::Fused, &mut Local)?;
+    let [sets, samples, _] = codes.dims();
+    // A score that is not finite has left nothing else in its set, so a sample of each says enough.
+    let some: f64 = codes.clone().narrow(1, samples - 1, 1).sum().into_scalar();
+    if (some / sets as f64).is_finite() {
+        Ok(codes)
+    } else {
+        Err(OtError::NotFinite)
+    }
 }
 
 /// [`sinkhorn_batched`] for a batch that is spread over ranks, each with samples of its own: `reduce` says
 /// how sums cross them. Every rank gets the codes `[N, B, K]` of its own samples, where `B` may differ
 /// from rank to rank.
 ///
-/// # Panics
+/// The scores are not looked at, since that would wait for the device: where one is infinite or not a number,
+/// every code of its set is not-a-number. Guard the loss.
 ///
-/// As [`sinkhorn_batched`].
+/// # Errors
+///
+/// [`OtError::Empty`] if `N`, `B` or `K` is 0, and if the configuration is not
+/// [valid](SinkhornConfig::validate). Nothing has crossed the ranks then.
 pub fn sinkhorn_with(
     scores: Tensor<3>,
     config: &SinkhornConfig,
+    form: Form,
     reduce: &mut impl Reduce,
-) -> Tensor<3> {
-    let shape = scores.dims();
-    assert!(
-        !shape.contains(&0),
-        "sinkhorn: scores are [N, B, K] = {shape:?}, and none may be 0"
-    );
-    if let Err(error) = config.validate() {
-        panic!("sinkhorn: {error}");
+) -> Result<Tensor<3>, OtError> {
+    config.validate()?;
+    let scores = plain(scores)?;
+    if config.iterations == 0 {
+        return Ok(unbalanced(scores, config.epsilon, reduce));
     }
 
-    let scores = scores.without_autodiff().cast(FloatDType::F32);
-    match config.iterations {
-        0 => unbalanced(scores, config.epsilon, reduce),
-        iterations => balanced(scores, config.epsilon, iterations, reduce),
+    let scores = Scores::new(scores, config.epsilon, form);
+    let mut potentials = first_potentials(&scores, config.epsilon, reduce);
+    for _ in 1..config.iterations {
+        let shares = reduce.sum(scores.shares(potentials.clone()));
+        potentials = next_potentials(potentials, shares, config.epsilon);
     }
+    Ok(scores.codes(potentials))
 }
 
-/// At least one round.
-fn balanced(
-    scores: Tensor<3>,
-    epsilon: f64,
-    iterations: usize,
-    reduce: &mut impl Reduce,
-) -> Tensor<3> {
-    let mut potentials = potentials(scores.clone(), epsilon, reduce);
-    let mut codes = assign(scores.clone(), potentials.clone(), epsilon);
-
-    for round in 1..iterations {
-        if round.is_multiple_of(REFRESH) {
-            codes = assign(scores.clone(), potentials.clone(), epsilon);
-        }
-        // Giving a prototype more or less is a factor common to it: dividing its column by its sum, and
-        // adding the sum's logarithm to its potential, are the same thing.
-        let shares = across_ranks(codes.clone().sum_dim(1), |shares| reduce.sum(shares));
-        potentials = potentials + shares.clone().log() * epsilon;
-        codes = each_sums_to_one(codes / shares);
-    }
-    codes
-}
-
-/// The prototypes' half of a round: `f_k = ε ln Σ_i exp(s_ik/ε)`, as `[N, 1, K]`. Subtracted from the
+/// The prototypes' half of the first round, over all ranks: `f_k = ε ln Σ_i exp(s_ik/ε)`. Subtracted from the
 /// scores, it leaves every prototype with the same share.
-fn potentials(scores: Tensor<3>, epsilon: f64, reduce: &mut impl Reduce) -> Tensor<3> {
-    let largest = across_ranks(scores.clone().max_dim(1), |largest| reduce.max(largest));
-    let shares = ((scores - largest.clone()) / epsilon).exp().sum_dim(1);
-    let shares = across_ranks(shares, |shares| reduce.sum(shares));
-    largest + shares.log() * epsilon
+pub(crate) fn first_potentials(
+    scores: &Scores,
+    epsilon: f64,
+    reduce: &mut impl Reduce,
+) -> Potentials {
+    let centres = reduce.max(scores.typical());
+    let offsets = scores.prototype_potentials(centres.clone());
+    let offsets = reduce.log_sum_exp(offsets, epsilon);
+    Potentials { centres, offsets }.centred()
 }
 
-/// The samples' half of a round: each one's code sums to one.
-fn assign(scores: Tensor<3>, potentials: Tensor<3>, epsilon: f64) -> Tensor<3> {
-    let scores = scores - potentials;
-    // Taken out before the division, so that what is small after it, and counts the most, is rounded the least.
-    let largest = scores.clone().max_dim(2);
-    each_sums_to_one(((scores - largest) / epsilon).exp())
+/// The prototypes' half of a later round. `shares`, over all ranks, are what the samples' half has left to each
+/// prototype; the more than others one has, the less it gets. (A factor common to all prototypes changes no code: that
+/// of the largest share keeps the potentials from drifting.)
+pub(crate) fn next_potentials(
+    potentials: Potentials,
+    shares: Tensor<2>,
+    epsilon: f64,
+) -> Potentials {
+    let largest = shares.clone().max_dim(1);
+    Potentials {
+        offsets: potentials.offsets + (shares / largest).log() * epsilon,
+        ..potentials
+    }
 }
 
-/// Divides each sample's row by its sum.
-fn each_sums_to_one(codes: Tensor<3>) -> Tensor<3> {
-    let sums = codes.clone().sum_dim(2);
-    codes / sums
+/// In `f32`, without a gradient, and not empty.
+pub(crate) fn plain(scores: Tensor<3>) -> Result<Tensor<3>, OtError> {
+    let shape = scores.dims();
+    if shape.contains(&0) {
+        return Err(OtError::Empty(shape));
+    }
+    Ok(scores.without_autodiff().cast(FloatDType::F32))
+}
+
+pub(crate) fn check_epsilon(epsilon: f64) -> Result<(), OtError> {
+    if epsilon.is_finite() && epsilon >= MIN_EPSILON {
+        Ok(())
+    } else {
+        Err(OtError::Epsilon(epsilon))
+    }
 }
 
 /// No round at all: `B·exp(s/ε)/total`, with the batch and the total taken over all ranks.
 fn unbalanced(scores: Tensor<3>, epsilon: f64, reduce: &mut impl Reduce) -> Tensor<3> {
     let [_, samples, _] = scores.dims();
     let largest = scores.clone().max_dims(&[1, 2]);
+    // Zero, unless there is a score that the total would swallow: minus infinity.
+    let poison = scores.clone().min_dims(&[1, 2]) * 0.0;
     let largest = across_ranks(largest, |largest| reduce.max(largest));
     let mass = ((scores - largest) / epsilon).exp();
 
-    let total = mass.clone().sum_dims(&[1, 2]);
+    let total = mass.clone().sum_dims(&[1, 2]) + poison;
     let samples = total.full_like(samples as f64);
     let sums = across_ranks(Tensor::cat(vec![total, samples], 2), |sums| {
         reduce.sum(sums)

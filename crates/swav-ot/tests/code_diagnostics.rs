@@ -70,7 +70,7 @@ fn a_report_tells_a_balanced_batch_from_a_collapsed_one() {
         iterations: 30,
         ..SinkhornConfig::default()
     };
-    let balanced = CodeStatistics::of(&sinkhorn(scores, &config)).read();
+    let balanced = CodeStatistics::of(&sinkhorn(scores, &config).unwrap()).read();
     assert_eq!((balanced.used, balanced.dead), (8, 0));
     assert!(balanced.usage_entropy > 0.9 && balanced.busiest < 0.3);
     assert!(balanced.entropy > 0.0 && balanced.entropy < balanced.max_entropy);

@@ -6,10 +6,11 @@ mod common;
 use std::sync::{Arc, Barrier, Mutex};
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
-use common::{Random, cosines, uniform};
+use common::{Place, Random, cosines, places, uniform};
 use proptest::prelude::*;
 use swav_ot::{
-    Reduce, SinkhornConfig, max_by_sum, reference, sinkhorn, sinkhorn_batched, sinkhorn_with,
+    Form, Local, OtError, Reduce, SinkhornConfig, max_by_sum, reference, sinkhorn,
+    sinkhorn_batched, sinkhorn_with,
 };
 
 fn config(epsilon: f64, iterations: usize) -> SinkhornConfig {
@@ -24,8 +25,39 @@ fn tensor(scores: &[f32], samples: usize, prototypes: usize) -> Tensor<2> {
     Tensor::from_data(data, &Device::flex())
 }
 
+/// Codes `[B, K]` in a form, and whatever is wrong with the scores.
+fn codes_by(
+    place: &Place,
+    scores: &[f32],
+    [samples, prototypes]: [usize; 2],
+    config: &SinkhornConfig,
+) -> Vec<f32> {
+    let data = TensorData::new(scores.to_vec(), [1, samples, prototypes]);
+    let scores = Tensor::from_data(data, &place.device);
+    let codes = sinkhorn_with(scores, config, place.form, &mut Local).unwrap();
+    assert_eq!(codes.dims(), [1, samples, prototypes]);
+    codes.into_data().iter().collect()
+}
+
+/// Calls `check` with the codes of every form on every device.
+fn each_form(
+    scores: &[f32],
+    samples: usize,
+    prototypes: usize,
+    config: &SinkhornConfig,
+    check: impl Fn(Vec<f32>, &Place),
+) {
+    for place in places() {
+        check(
+            codes_by(&place, scores, [samples, prototypes], config),
+            &place,
+        );
+    }
+}
+
+/// The codes of the fused form on the CPU.
 fn codes(scores: &[f32], samples: usize, prototypes: usize, config: &SinkhornConfig) -> Vec<f32> {
-    let codes = sinkhorn(tensor(scores, samples, prototypes), config);
+    let codes = sinkhorn(tensor(scores, samples, prototypes), config).unwrap();
     assert_eq!(codes.dims(), [samples, prototypes]);
     codes.into_data().iter().collect()
 }
@@ -79,15 +111,15 @@ fn codes_of_cosine_scores_equal_the_reference_to_a_millionth() {
         for epsilon in [1.0, 0.3, 0.1, 0.05, 0.03, 0.02, 0.01] {
             for iterations in 1..=10 {
                 let config = config(epsilon, iterations);
-                let error = largest_difference(
-                    &codes(&scores, samples, prototypes, &config),
-                    &oracle(&scores, samples, prototypes, &config),
-                );
+                let expected = oracle(&scores, samples, prototypes, &config);
                 let tolerance = if iterations <= 3 { 1e-6 } else { 2e-6 };
-                assert!(
-                    error <= tolerance,
-                    "[{samples}, {prototypes}] {config:?}: {error:e}"
-                );
+                each_form(&scores, samples, prototypes, &config, |codes, place| {
+                    let error = largest_difference(&codes, &expected);
+                    assert!(
+                        error <= tolerance,
+                        "[{samples}, {prototypes}] {config:?} {place:?}: {error:e}"
+                    );
+                });
             }
         }
     }
@@ -101,15 +133,15 @@ fn codes_of_scores_over_the_whole_range_equal_the_reference_up_to_the_rounding_o
             let scores = uniform(samples * prototypes, -1.0, 1.0, 2);
             for iterations in [1, 2, 3, 4, 5, 10] {
                 let config = config(epsilon, iterations);
-                let error = largest_difference(
-                    &codes(&scores, samples, prototypes, &config),
-                    &oracle(&scores, samples, prototypes, &config),
-                );
+                let expected = oracle(&scores, samples, prototypes, &config);
                 let rounding = if iterations <= 3 { 3e-8 } else { 1.2e-7 };
-                assert!(
-                    error <= 3e-7 + rounding / epsilon,
-                    "[{samples}, {prototypes}] {config:?}: {error:e}"
-                );
+                each_form(&scores, samples, prototypes, &config, |codes, place| {
+                    let error = largest_difference(&codes, &expected);
+                    assert!(
+                        error <= 3e-7 + rounding / epsilon,
+                        "[{samples}, {prototypes}] {config:?} {place:?}: {error:e}"
+                    );
+                });
             }
         }
     }
@@ -140,12 +172,13 @@ fn rows_sum_to_one_at_every_epsilon() {
         for epsilon in [1.0, 0.05, 0.01, 0.001] {
             for iterations in [1, 2, 3, 4, 9] {
                 let config = config(epsilon, iterations);
-                let codes = codes(&scores, samples, prototypes, &config);
-                assert!(codes.iter().all(|code| (0.0..=1.0 + 1e-6).contains(code)));
-                for row in codes.chunks(prototypes) {
-                    let sum: f64 = row.iter().copied().map(f64::from).sum();
-                    assert!((sum - 1.0).abs() < 2e-6, "{config:?}: {sum}");
-                }
+                each_form(&scores, samples, prototypes, &config, |codes, place| {
+                    assert!(codes.iter().all(|code| (0.0..=1.0 + 1e-6).contains(code)));
+                    for row in codes.chunks(prototypes) {
+                        let sum: f64 = row.iter().copied().map(f64::from).sum();
+                        assert!((sum - 1.0).abs() < 2e-6, "{config:?} {place:?}: {sum}");
+                    }
+                });
             }
         }
     }
@@ -192,7 +225,9 @@ fn no_iterations_give_codes_that_sum_to_one_on_average() {
 #[test]
 fn a_single_prototype_takes_everything_and_a_single_sample_goes_everywhere() {
     let config = SinkhornConfig::default();
-    assert_eq!(codes(&[0.3, -0.9, 0.1], 3, 1, &config), [1.0, 1.0, 1.0]);
+    for code in codes(&[0.3, -0.9, 0.1], 3, 1, &config) {
+        assert!((code - 1.0).abs() < 1e-6);
+    }
     // With one sample every prototype's share is that sample's: uniform, whatever the scores.
     for code in codes(&[0.9, -0.9, 0.1, 0.4], 1, 4, &config) {
         assert!((code - 0.25).abs() < 1e-6);
@@ -211,11 +246,13 @@ fn a_prototype_and_a_sample_far_from_all_others_still_get_their_share() {
     scores[..prototypes].fill(-1.0);
     for epsilon in [0.05, 0.01, 0.001] {
         let config = config(epsilon, 3);
-        let codes = codes(&scores, samples, prototypes, &config);
         let expected = oracle(&scores, samples, prototypes, &config);
-        assert!(largest_difference(&codes, &expected) < 5e-7 + 5e-8 / epsilon);
-        let share: f32 = codes.iter().step_by(prototypes).sum();
-        assert!(share > 0.5, "{share}");
+        each_form(&scores, samples, prototypes, &config, |codes, place| {
+            let error = largest_difference(&codes, &expected);
+            assert!(error < 5e-7 + 5e-8 / epsilon, "{place:?}: {error:e}");
+            let share: f32 = codes.iter().step_by(prototypes).sum();
+            assert!(share > 0.5, "{place:?}: {share}");
+        });
     }
 }
 
@@ -224,11 +261,11 @@ fn many_iterations_at_a_tiny_epsilon_bring_back_entries_that_were_rounded_to_zer
     let (samples, prototypes) = (40, 10);
     let scores = uniform(samples * prototypes, -1.0, 1.0, 7);
     let config = config(0.002, 300);
-    let error = largest_difference(
-        &codes(&scores, samples, prototypes, &config),
-        &oracle(&scores, samples, prototypes, &config),
-    );
-    assert!(error < 1e-3, "{error:e}");
+    let expected = oracle(&scores, samples, prototypes, &config);
+    each_form(&scores, samples, prototypes, &config, |codes, place| {
+        let error = largest_difference(&codes, &expected);
+        assert!(error < 1e-3, "{place:?}: {error:e}");
+    });
 }
 
 #[test]
@@ -239,15 +276,15 @@ fn scores_in_half_precision_are_cast_up_first() {
         let half = scores.clone().cast(dtype);
         let cast_up = half.clone().cast(FloatDType::F32);
         let config = config(0.005, 3);
-        let codes = sinkhorn(half, &config).into_data();
-        assert_eq!(codes, sinkhorn(cast_up, &config).into_data());
+        let codes = sinkhorn(half, &config).unwrap().into_data();
+        assert_eq!(codes, sinkhorn(cast_up, &config).unwrap().into_data());
     }
 }
 
 #[test]
 fn codes_are_constants_of_the_graph_that_their_scores_are_in() {
     let scores = tensor(&cosines(4, 3, 8, 9), 4, 3).autodiff().require_grad();
-    let codes = sinkhorn(scores.clone() * 2.0, &SinkhornConfig::default());
+    let codes = sinkhorn(scores.clone() * 2.0, &SinkhornConfig::default()).unwrap();
     assert!(!codes.is_tracked());
     let gradients = (scores.clone() * codes.clone()).sum().backward();
     let gradient = scores.grad(&gradients).unwrap();
@@ -255,30 +292,90 @@ fn codes_are_constants_of_the_graph_that_their_scores_are_in() {
 }
 
 #[test]
-fn one_score_that_is_not_a_number_spoils_every_code() {
-    for bad in [f32::NAN, f32::INFINITY] {
+fn one_score_that_is_not_finite_is_an_error_and_spoils_every_code_where_nobody_looks() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for iterations in [0, 1, 3] {
-            let mut scores = cosines(5, 4, 8, 11);
-            scores[6] = bad;
-            let codes = codes(&scores, 5, 4, &config(0.05, iterations));
-            assert!(codes.iter().all(|code| code.is_nan()), "{codes:?}");
+            let config = config(0.05, iterations);
+            let mut scores = cosines(35, 20, 8, 11);
+            for at in [6, 34 * 20 + 19] {
+                let good = std::mem::replace(&mut scores[at], bad);
+                each_form(&scores, 35, 20, &config, |codes, place| {
+                    assert!(codes.iter().all(|code| code.is_nan()), "{bad} {place:?}");
+                });
+                let found = sinkhorn(tensor(&scores, 35, 20), &config);
+                assert_eq!(found.unwrap_err(), OtError::NotFinite);
+                scores[at] = good;
+            }
         }
     }
 }
 
 #[test]
-#[should_panic(expected = "[B, K] = [0, 3]")]
-fn an_empty_batch_panics_with_the_shape() {
-    sinkhorn(
-        Tensor::zeros([0, 3], &Device::flex()),
-        &SinkhornConfig::default(),
-    );
+fn a_set_that_is_not_finite_leaves_the_others_alone() {
+    let good = cosines(9, 7, 8, 12);
+    let mut bad = good.clone();
+    bad[10] = f32::NAN;
+    for place in places() {
+        let data = TensorData::new([bad.clone(), good.clone()].concat(), [2, 9, 7]);
+        let scores = Tensor::<3>::from_data(data, &place.device);
+        let config = SinkhornConfig::default();
+        let codes = sinkhorn_with(scores, &config, place.form, &mut Local).unwrap();
+        let codes: Vec<f32> = codes.into_data().iter().collect();
+        assert!(codes[..63].iter().all(|code| code.is_nan()), "{place:?}");
+        assert_eq!(codes[63..], codes_by(&place, &good, [9, 7], &config));
+    }
 }
 
 #[test]
-#[should_panic(expected = "epsilon must be a finite number of at least 1e-6, not 0")]
-fn an_epsilon_of_zero_panics() {
-    sinkhorn(Tensor::zeros([2, 3], &Device::flex()), &config(0.0, 3));
+fn an_empty_batch_and_an_impossible_epsilon_are_errors() {
+    for shape in [[0, 3], [3, 0]] {
+        let found = sinkhorn(
+            Tensor::zeros(shape, &Device::flex()),
+            &SinkhornConfig::default(),
+        );
+        let [samples, prototypes] = shape;
+        assert_eq!(found.unwrap_err(), OtError::Empty([1, samples, prototypes]));
+    }
+    let found = sinkhorn(Tensor::zeros([2, 3], &Device::flex()), &config(0.0, 3));
+    assert_eq!(found.unwrap_err(), OtError::Epsilon(0.0));
+}
+
+/// Rows that lie apart, columns that do, and a matrix that is a part of another.
+#[test]
+fn scores_may_lie_in_memory_in_any_way() {
+    let (samples, prototypes) = (37, 21);
+    let config = SinkhornConfig::default();
+    let scores = uniform(samples * prototypes, -1.0, 1.0, 13);
+    for place in places() {
+        let data = TensorData::new(scores.clone(), [samples, prototypes]);
+        let plain = Tensor::<2>::from_data(data, &place.device);
+        let expected = codes_by(&place, &scores, [samples, prototypes], &config);
+        let wide = Tensor::cat(
+            vec![plain.zeros_like(), plain.clone(), plain.zeros_like()],
+            1,
+        );
+        let tall = Tensor::cat(
+            vec![plain.zeros_like(), plain.clone(), plain.zeros_like()],
+            0,
+        );
+        let turned = plain.clone().transpose().mul_scalar(1.0);
+        let repeated: Tensor<3> = plain
+            .clone()
+            .unsqueeze_dim::<3>(0)
+            .expand([2, samples, prototypes]);
+        for strided in [
+            wide.narrow(1, prototypes, prototypes).unsqueeze_dim(0),
+            tall.narrow(0, samples, samples).unsqueeze_dim(0),
+            turned.transpose().unsqueeze_dim(0),
+            repeated,
+        ] {
+            let codes = sinkhorn_with(strided, &config, place.form, &mut Local).unwrap();
+            let codes: Vec<f32> = codes.into_data().iter().collect();
+            for codes in codes.chunks(expected.len()) {
+                assert!(largest_difference(codes, &expected) < 1e-6, "{place:?}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -355,8 +452,9 @@ proptest! {
             .map(|set| uniform(samples * prototypes, -1.0, 1.0, seed ^ set as u64))
             .map(|scores| tensor(&scores, samples, prototypes))
             .collect();
-        let batched = sinkhorn_batched(Tensor::stack(scores.clone(), 0), &config);
-        let looped = scores.into_iter().map(|scores| sinkhorn(scores, &config)).collect();
+        let batched = sinkhorn_batched(Tensor::stack(scores.clone(), 0), &config).unwrap();
+        let alone = |scores| sinkhorn(scores, &config).unwrap();
+        let looped = scores.into_iter().map(alone).collect();
         let looped: Tensor<3> = Tensor::stack(looped, 0);
         let [batched, looped] = [batched, looped].map(|codes| {
             codes.into_data().iter::<f32>().collect::<Vec<f32>>()
@@ -434,7 +532,9 @@ fn over_ranks(
                 sums_only,
                 meeting: meeting.clone(),
             };
-            std::thread::spawn(move || sinkhorn_with(own, &config, &mut threads))
+            std::thread::spawn(move || {
+                sinkhorn_with(own, &config, Form::Fused, &mut threads).unwrap()
+            })
         })
         .collect();
     let codes = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
@@ -454,7 +554,7 @@ fn four_ranks_give_the_codes_of_one() {
                 for sums_only in [false, true] {
                     let config = config(epsilon, iterations);
                     let (found, _) = over_ranks(&scores, config, &split, sums_only);
-                    let alone = sinkhorn_batched(scores.clone(), &config);
+                    let alone = sinkhorn_batched(scores.clone(), &config).unwrap();
                     let found: Vec<f32> = found.into_data().iter().collect();
                     let alone: Vec<f32> = alone.into_data().iter().collect();
                     let error = largest_difference(&found, &alone);
@@ -467,8 +567,8 @@ fn four_ranks_give_the_codes_of_one() {
 }
 
 #[test]
-fn a_rank_sends_a_number_for_each_prototype_and_round_and_one_more_each_at_the_start() {
+fn a_rank_sends_a_number_for_each_prototype_and_round_and_one_more_each_and_one_at_the_start() {
     let scores = Tensor::<3>::zeros([1, 8, 20], &Device::flex());
     let (_, numbers) = over_ranks(&scores, SinkhornConfig::default(), &[2, 2, 2, 2], false);
-    assert_eq!(numbers, 20 * (3 + 1));
+    assert_eq!(numbers, 20 * (3 + 1) + 1);
 }

@@ -1,5 +1,40 @@
-//! Scores to test on, the same on every machine.
+//! Scores to test on, the same on every machine, and where to.
 #![allow(dead_code)]
+
+use burn::tensor::Device;
+use swav_ot::Form;
+
+/// A device and the form of the passes on it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub device: Device,
+    pub form: Form,
+}
+
+/// Both forms on the CPU and, where the tests are built for it, on a GPU (or what stands in for one).
+pub fn places() -> Vec<Place> {
+    let mut devices = vec![Device::flex()];
+    if cfg!(feature = "wgpu") {
+        devices.push(gpu());
+    }
+    let forms = |device: Device| {
+        [Form::Fused, Form::Tensors].map(|form| Place {
+            device: device.clone(),
+            form,
+        })
+    };
+    devices.into_iter().flat_map(forms).collect()
+}
+
+#[cfg(feature = "wgpu")]
+pub fn gpu() -> Device {
+    Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)
+}
+
+#[cfg(not(feature = "wgpu"))]
+pub fn gpu() -> Device {
+    unreachable!("these tests are built without one")
+}
 
 /// SplitMix64: small, and good enough for test data.
 pub struct Random(u64);

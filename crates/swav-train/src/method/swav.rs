@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use swav_model::{Network, Outputs};
-use swav_ot::{CodeReport, CodeStatistics, SinkhornConfig, sinkhorn};
+use swav_ot::{CodeReport, CodeStatistics, Form, Local, SinkhornConfig, sinkhorn_with};
 
 use super::{Method, Queue, Targets};
 use crate::TrainError;
@@ -69,22 +69,36 @@ impl Swav {
         self.queue.as_ref()
     }
 
-    /// The codes of the rows of `embeddings`, `[B, K]`, assigned together with the rows of the
-    /// queue: they make the partition an equal one over more samples than the batch has.
-    fn assign(&self, ring: usize, embeddings: &Tensor<2>, prototypes: &Tensor<2>) -> Tensor<2> {
-        let [batch, _] = embeddings.dims();
-        let queued = self.queue.as_ref().and_then(|queue| queue.ready(ring));
-        let rows = match queued {
-            Some(queued) => Tensor::cat(vec![queued, embeddings.clone()], 0),
-            None => embeddings.clone(),
-        };
+    /// What each assigning crop is assigned with, `[A·R, d]`: `R` rows of each of `A` crops, of which the last are
+    /// its own `embeddings` `[B, d]`. Before them come the rows of the queue: they make the partition an
+    /// equal one over more samples than the batch has.
+    fn rows(&self, assigning: &[Tensor<2>]) -> Tensor<2> {
+        let queued = |ring| self.queue.as_ref().and_then(|queue| queue.ready(ring));
+        let rows = assigning.iter().enumerate().flat_map(|(ring, embeddings)| {
+            let own = std::iter::once(embeddings.clone());
+            queued(ring).into_iter().chain(own)
+        });
+        Tensor::cat(rows.collect(), 0)
+    }
+
+    /// The codes of each assigning crop, `[B, K]`, by the prototypes of one head, `[d, K]`. The crops do not
+    /// know of each other, but are assigned in one go.
+    fn assign(&self, rows: Tensor<2>, prototypes: Tensor<2>, batch: usize) -> Vec<Tensor<2>> {
+        let crops = self.plan.assign.len();
         let config = SinkhornConfig {
             epsilon: self.plan.epsilon,
             iterations: self.plan.iterations,
         };
-        let codes = sinkhorn(rows.matmul(prototypes.clone()), &config);
-        let [all, _] = codes.dims();
-        codes.narrow(0, all - batch, batch)
+        let [all, _] = rows.dims();
+        let [_, prototypes_of_head] = prototypes.dims();
+        let (all, scores) = (all / crops, rows.matmul(prototypes));
+        let scores = scores.reshape([crops, all, prototypes_of_head]);
+        let codes = sinkhorn_with(scores, &config, Form::Fused, &mut Local)
+            .unwrap_or_else(|error| unreachable!("the plan has been checked: {error}"));
+        let own = codes.narrow(1, all - batch, batch);
+        (0..crops)
+            .map(|crop| own.clone().narrow(0, crop, 1).squeeze_dim(0))
+            .collect()
     }
 }
 
@@ -101,16 +115,16 @@ impl Method for Swav {
             .iter()
             .map(|&crop| embeddings[crop].clone())
             .collect();
-        let prototypes = network.prototypes.weights();
-        let codes = assigning
-            .iter()
-            .enumerate()
-            .map(|(ring, embeddings)| {
-                prototypes
-                    .iter()
-                    .map(|head| self.assign(ring, embeddings, head))
-                    .collect()
-            })
+        let [batch, _] = assigning[0].dims();
+        let rows = self.rows(&assigning);
+        let by_head: Vec<_> = network
+            .prototypes
+            .weights()
+            .into_iter()
+            .map(|head| self.assign(rows.clone(), head, batch))
+            .collect();
+        let codes = (0..assigning.len())
+            .map(|crop| by_head.iter().map(|head| head[crop].clone()).collect())
             .collect();
 
         // Only now: the batch is never assigned against itself twice.

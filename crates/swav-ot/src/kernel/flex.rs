@@ -1,0 +1,97 @@
+//! The form for the CPU: from Burn's Flex to the [passes](super::passes) and back.
+
+use burn::backend::Flex;
+use burn::tensor::{Bytes, DType, Shape};
+use burn_flex::{FlexTensor, Layout};
+
+use super::Kernels;
+use super::passes::{self, Potentials, Scores};
+
+impl Kernels for Flex {
+    fn prototype_potentials(scores: FlexTensor, centres: FlexTensor, epsilon: f64) -> FlexTensor {
+        let (scores, centres) = (with_whole_rows(scores), centres.to_contiguous());
+        let scores = view(&scores);
+        let found = passes::prototype_potentials(&scores, centres.storage(), epsilon);
+        tensor(found, [scores.sets, scores.prototypes])
+    }
+
+    fn sample_potentials(
+        scores: FlexTensor,
+        centres: FlexTensor,
+        offsets: FlexTensor,
+        epsilon: f64,
+    ) -> FlexTensor {
+        let (centres, offsets) = (centres.to_contiguous(), offsets.to_contiguous());
+        let potentials = Potentials {
+            centres: centres.storage(),
+            offsets: offsets.storage(),
+        };
+        let scores = with_whole_rows(scores);
+        let scores = view(&scores);
+        let found = passes::sample_potentials(&scores, potentials, epsilon);
+        tensor(found, [scores.sets, scores.samples])
+    }
+
+    fn shares(
+        scores: FlexTensor,
+        centres: FlexTensor,
+        offsets: FlexTensor,
+        epsilon: f64,
+    ) -> FlexTensor {
+        let (centres, offsets) = (centres.to_contiguous(), offsets.to_contiguous());
+        let potentials = Potentials {
+            centres: centres.storage(),
+            offsets: offsets.storage(),
+        };
+        let scores = with_whole_rows(scores);
+        let scores = view(&scores);
+        let found = passes::shares(&scores, potentials, epsilon);
+        tensor(found, [scores.sets, scores.prototypes])
+    }
+
+    fn codes(
+        scores: FlexTensor,
+        centres: FlexTensor,
+        offsets: FlexTensor,
+        epsilon: f64,
+    ) -> FlexTensor {
+        let (centres, offsets) = (centres.to_contiguous(), offsets.to_contiguous());
+        let potentials = Potentials {
+            centres: centres.storage(),
+            offsets: offsets.storage(),
+        };
+        let scores = with_whole_rows(scores);
+        let scores = view(&scores);
+        let found = passes::codes(&scores, potentials, epsilon);
+        tensor(found, [scores.sets, scores.samples, scores.prototypes])
+    }
+}
+
+/// As it is if each sample's row lies in one piece, wherever the rows are; else a copy.
+fn with_whole_rows(scores: FlexTensor) -> FlexTensor {
+    let (shape, strides) = (scores.layout().shape(), scores.layout().strides());
+    let whole = shape[2] == 1 || strides[2] == 1;
+    if whole && strides.iter().all(|&stride| stride >= 0) {
+        scores
+    } else {
+        scores.to_contiguous()
+    }
+}
+
+fn view(scores: &FlexTensor) -> Scores<'_> {
+    let layout = scores.layout();
+    let (shape, strides) = (layout.shape(), layout.strides());
+    Scores {
+        values: &scores.storage()[layout.start_offset()..],
+        set_stride: strides[0].unsigned_abs(),
+        row_stride: strides[1].unsigned_abs(),
+        sets: shape[0],
+        samples: shape[1],
+        prototypes: shape[2],
+    }
+}
+
+fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+    let layout = Layout::contiguous(shape.into());
+    FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
+}
