@@ -1,6 +1,7 @@
-//! Tasks of the workspace: `cargo xtask ci`, `cargo xtask golden`, `cargo xtask assets`.
+//! Tasks of the workspace: checks, benchmarks, golden numbers, assets.
 
 mod assets;
+mod bench_sinkhorn;
 mod ci;
 mod golden;
 
@@ -22,6 +23,8 @@ enum Task {
     Ci,
     /// Make the golden numbers anew.
     Golden(golden::Args),
+    /// Time scores to codes, beside what memory allows and what others take.
+    BenchSinkhorn(bench_sinkhorn::Args),
     /// Build assets/quickstart.tar from the emoji crates.
     Assets,
 }
@@ -30,6 +33,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Ci => ci::run(),
         Task::Golden(args) => golden::run(&args),
+        Task::BenchSinkhorn(args) => bench_sinkhorn::run(&args),
         Task::Assets => assets::quickstart(&root().join("assets/quickstart.tar")),
     }
 }

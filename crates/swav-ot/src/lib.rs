@@ -40,24 +40,40 @@
 //! # Why it does not overflow, and is still the same number
 //!
 //! `exp(S/ε)` leaves the range of `f32` for unit vectors once `ε < 0.0113`, and with the largest score taken
-//! out, whole samples vanish to zero once `ε` is below 0.02. Two identities avoid both, with no change to the result:
+//! out, whole samples vanish to zero once `ε` is below 0.02. In logarithms nothing does. Write `u = exp(−f/ε)` and
+//! `v = exp(−g/ε)`: the *potentials* `f` and `g` are in units of the scores, a round sets
 //!
-//! 1. The first thing that happens to a prototype is division by its own sum, so any factor common to a
-//!    prototype cancels. Its *potential* `f_k = ε ln Σ_i exp(S_ki/ε)` is computed with that prototype's
-//!    largest score taken out, over all ranks.
-//! 2. A factor common to a sample cancels in the sample's step, which is therefore a softmax. It
-//!    subtracts the sample's largest entry *after* the prototypes have had theirs.
+//! ```text
+//! f_k = ε ln Σ_i exp((S_ki − g_i)/ε)          (each prototype's sum becomes one)
+//! g_i = ε ln Σ_k exp((S_ki − f_k)/ε)          (each sample's sum becomes one)
+//! ```
 //!
-//! So one round is: `codes = softmax_k((S − f)/ε)`. (A sample's largest *score* must not be taken out beforehand:
-//! it is a factor the prototypes' sums do depend on, and after three rounds the codes are other ones.) The
-//! next rounds need no exponential. The codes of a round are the kernel of the next: divide by the
-//! prototypes' sums, divide by the samples'. Every prototype's sum is then at least `1/(K·B)`, so nothing is divided
-//! by zero, and an entry that was too small for `f32` can grow back by no more than `K·B²` a round. Every third
-//! round the sums are taken into the potentials and the exponential is computed anew, before
-//! any such entry could matter. [`sinkhorn.rs`](sinkhorn_with) is short enough to read.
+//! starting from `g = 0`, and the codes are `exp((S − f − g)/ε)`. Factors `1/K` and `1/B` are common to all prototypes or
+//! all samples, and cancel. Each sum has its largest term taken out, over all ranks where there are several. (A
+//! sample's largest *score* must not be taken out beforehand: it is a factor the prototypes' sums do depend on, and
+//! after three rounds the codes are other ones.)
+//!
+//! The samples' half is a softmax, and needs no number kept: `codes = softmax_k((S − f)/ε)`. So the second and each later
+//! round is
+//!
+//! ```text
+//! share_k = Σ_i codes_ik          f_k += ε ln share_k
+//! ```
+//!
+//! and whatever `f` was rounded to, the next round corrects.
+//!
+//! # Why it is fast
+//!
+//! Only `f` changes from round to round: `K` numbers. So nothing is ever written but the codes, at the end. One pass over
+//! the scores makes the first `f`; each further round is one pass, in which a sample's exponentials are summed and, still
+//! in the cache, added to the prototypes' shares; and a last pass writes the codes. With three rounds the scores
+//! are read four times. Dividing the matrix in place, as it is usually written, reads and writes it some twenty-five
+//! times. The exponentials are computed anew in every pass: that is cheaper than storing them would be.
+//!
+//! [`Form`] says where there are kernels for this; elsewhere the same passes are made of Burn's operations.
 //!
 //! The slow way to say the same, in `f64` and the log domain throughout, is in [`mod@reference`]; the tests
-//! hold the two together.
+//! hold all forms and it together.
 //!
 //! # Example
 //!
@@ -90,7 +106,9 @@
 //! | | |
 //! |---|---|
 //! | [`sinkhorn`], [`sinkhorn_batched`] | scores to codes, for one set of prototypes or several |
-//! | [`sinkhorn_with`], [`Reduce`] | the same with the samples spread over several ranks |
+//! | [`sinkhorn_with`], [`Reduce`] | the same with the samples spread over several ranks, and without waiting for the device |
+//! | [`transport`], [`Transport`] | on its own: until the marginals are met, with marginals of one's own, with dual potentials and cost |
+//! | [`hard_codes`], [`balanced_assignment`] | each sample to one prototype, by rounding or with equal shares to the sample |
 //! | [`CodeStatistics`], [`code_entropy`], [`marginal_error`], [`assignment_counts`] | is training collapsing? |
 //! | [`dead_prototypes`], [`duplicate_prototypes`] | which prototypes are of no use? |
 //! | [`mod@reference`] | the slow and obvious form, which the rest is tested against |
@@ -99,7 +117,10 @@
 //!
 //! | feature | what it does |
 //! |---|---|
-//! | none | The crate names no backend. It runs on whatever [`Device`](burn::tensor::Device) its tensors are on; the program that uses it picks backends with Burn's features. |
+//! | none | The crate names no backend. It runs on whatever [`Device`](burn::tensor::Device) its tensors are on, in Burn's operations; the program that uses it picks backends with Burn's features. |
+//! | `flex` | kernels for the CPU, on Burn's Flex |
+//! | `cube` | kernels for GPUs, on whatever of CubeCL's backends Burn is built with; with Burn's `fusion`, turn on `fusion` here too |
+//! | `wgpu`, `cuda` | `cube`, and that backend of Burn's |
 //!
 //! Codes are computed in `f32` whatever the scores come in, and carry no gradient: they are targets.
 
