@@ -24,7 +24,8 @@
 //!   random numbers in [`random`].
 //! * A [`Loader`] runs it all on threads of its own and delivers [`Batch`]es in order.
 //! * A [`HealthReport`] lists the files that are corrupt. A few are replaced, too many are an error,
-//!   and [`scan`] finds them ahead of time.
+//!   and [`scan`] finds them ahead of time, with what is twice there or too small.
+//! * [`pack`](pack()) writes any source as tar shards, which give the same samples in the same order.
 //!
 //! # Example
 //!
@@ -95,15 +96,19 @@ mod error;
 mod health;
 mod loader;
 mod multicrop;
+mod pack;
 pub mod random;
 mod sampler;
+mod scan;
 mod source;
 
 pub use augment::{Augment, Blur, Jitter};
 pub use decode::{DEFAULT_MAX_PIXELS, EXTENSIONS, Image, decode};
 pub use error::DataError;
-pub use health::{BadFile, HealthReport, scan};
+pub use health::{BadFile, HealthReport};
 pub use loader::{Batch, CropGroup, Loader, LoaderConfig};
 pub use multicrop::{CropSpec, View};
+pub use pack::{Packed, ShardSize, pack};
 pub use sampler::{Cursor, Order, Permutation};
+pub use scan::{Finding, Problem, ScanConfig, ScanReport, scan};
 pub use source::{CifarSource, FolderSource, Format, IdxSource, Sample, Source, TarSource, open};

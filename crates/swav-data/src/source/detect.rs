@@ -5,10 +5,10 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::folder::{Walk, file_name};
+use super::folder::{Walk, listing};
 use super::{
-    CifarSource, FolderSource, IdxSource, Source, TarSource, cifar, entries, extension_list, idx,
-    inventory, is_image, tar,
+    CifarSource, FolderSource, IdxSource, Source, TarSource, cifar, extension_list, idx, inventory,
+    is_image, tar,
 };
 use crate::error::DataError;
 
@@ -54,40 +54,36 @@ fn open_file(path: &Path) -> Result<Arc<dyn Source>, DataError> {
 }
 
 fn open_folder(path: &Path) -> Result<Arc<dyn Source>, DataError> {
-    let entries = entries(path)?;
-    if entries
-        .iter()
-        .any(|entry| cifar::is_batch(&file_name(entry)))
-    {
+    let entries = listing(path)?;
+    let any = |fits: &dyn Fn(&Path) -> bool| {
+        let mut files = entries.iter().filter(|entry| !entry.folder);
+        files.any(|file| fits(Path::new(&file.name)))
+    };
+    if any(&|file| cifar::is_batch(&file.to_string_lossy())) {
         return Ok(Arc::new(CifarSource::open(path)?));
     }
-    if entries
-        .iter()
-        .any(|entry| idx::is_images(&file_name(entry)))
-    {
+    if any(&|file| idx::is_images(&file.to_string_lossy())) {
         return Ok(Arc::new(IdxSource::open(path)?));
     }
-    let direct = entries
-        .iter()
-        .any(|entry| is_image(entry) && !entry.is_dir());
+    let direct = any(&is_image);
     let mut walk = Walk::default();
     // Per folder: whether there are images in it or below, and whether every such folder has some
     // of its own.
     let (mut folders, mut shallow) = (0, true);
-    for folder in entries.iter().filter(|entry| entry.is_dir()) {
-        let mut images = Vec::new();
-        walk.collect(folder, &mut images)?;
-        if !images.is_empty() {
-            folders += 1;
-            shallow &= images.iter().any(|image| image.parent() == Some(folder));
-        }
+    for entry in entries.iter().filter(|entry| entry.folder) {
+        let folder = path.join(&entry.name);
+        let (mut images, mut own) = (false, false);
+        walk.visit(&folder, |place, _| {
+            images = true;
+            own |= place == folder;
+        })?;
+        folders += usize::from(images);
+        shallow &= own || !images;
     }
     match (direct, folders) {
         (true, 0) => Ok(Arc::new(FolderSource::flat(path)?)),
         (false, 2..) if shallow => Ok(Arc::new(FolderSource::classes(path)?)),
-        (false, 0) if entries.iter().any(|entry| tar::is_tar(entry)) => {
-            Ok(Arc::new(TarSource::open(path)?))
-        }
+        (false, 0) if any(&tar::is_tar) => Ok(Arc::new(TarSource::open(path)?)),
         (false, 0) => Err(DataError::Empty {
             path: path.into(),
             looked_for: format!("{}; .tar; CIFAR .bin; IDX", extension_list()),

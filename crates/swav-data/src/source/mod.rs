@@ -7,7 +7,11 @@ mod cifar;
 mod detect;
 mod folder;
 mod idx;
+mod index;
+mod names;
+mod shard;
 mod tar;
+mod webdataset;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -21,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use self::cifar::CifarSource;
 pub use self::folder::FolderSource;
 pub use self::idx::IdxSource;
+pub(crate) use self::shard::{MARKER, Marker};
 pub use self::tar::TarSource;
 use crate::decode::EXTENSIONS;
 use crate::error::DataError;
@@ -75,6 +80,21 @@ pub trait Source: Send + Sync {
 
     /// Names of the classes; empty when there are no labels.
     fn classes(&self) -> &[String];
+
+    /// Where sample `index` lies within the set, without the set's own place: `cat/1.jpg`. Nothing
+    /// where samples have no files of their own.
+    ///
+    /// # Panics
+    /// When `index` is not below [`len`](Source::len).
+    fn relative_path(&self, _index: usize) -> Option<PathBuf> {
+        None
+    }
+
+    /// What a person should know who opens the set, one line each: that an index was made anew, or
+    /// cannot be kept.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
 
     /// A line for people: "50,000 images in 10 classes, tar data/train.tar".
     fn describe(&self) -> String;
