@@ -62,7 +62,8 @@ pub struct RecipeArgs {
     /// Recipe in TOML; without one everything is derived from the data.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Training images: a folder, a tar file, a folder of tar shards, CIFAR or IDX files.
+    /// Training images: a folder, tar shards, Parquet or WebDataset files, a list of paths, CIFAR or IDX
+    /// files.
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// Held-out images with the same classes, for the kNN accuracy shown while training.

@@ -13,8 +13,8 @@
 //! a label?   in order               by (seed, epoch, sample, crop)           u8 buffers, reused
 //! ```
 //!
-//! * A [`Source`] is a fixed list of images: class folders, a flat or nested folder, tar shards,
-//!   CIFAR or IDX files. [`open`] finds out which.
+//! * A [`Source`] is a fixed list of images: class folders, a flat or nested folder, tar shards with
+//!   folders or with WebDataset's keys, Parquet, a list of paths, CIFAR or IDX files. [`open`] finds out which.
 //! * [`Order`] and [`Cursor`] say which sample comes where: a keyed permutation for each epoch,
 //!   shared out among ranks, enterable at any position.
 //! * [`decode`] turns file contents into pixels, as Pillow's `convert("RGB")` does, or says what is
@@ -111,4 +111,7 @@ pub use multicrop::{CropSpec, View};
 pub use pack::{Packed, ShardSize, pack};
 pub use sampler::{Cursor, Order, Permutation};
 pub use scan::{Finding, Problem, ScanConfig, ScanReport, scan};
-pub use source::{CifarSource, FolderSource, Format, IdxSource, Sample, Source, TarSource, open};
+pub use source::{
+    CifarSource, FolderSource, Format, IdxSource, ListSource, ParquetSource, Sample, Source,
+    TarSource, open,
+};

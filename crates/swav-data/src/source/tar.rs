@@ -8,14 +8,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Cursor, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 
 use tar::{Archive, EntryType, Header};
 
-use super::folder::listing;
-use super::names::{Names, os};
+use super::files::Files;
 use super::shard::{BLOCK, Layout, Marker, NONE, Table, inside, list};
 use super::{Sample, Source, count, extension_list, index, inventory, read_at};
 use crate::error::DataError;
@@ -67,47 +66,6 @@ enum Data {
         bytes: &'static [u8],
         prefix: PathBuf,
     },
-}
-
-/// Archives in a folder, of which some are open.
-#[derive(Debug)]
-struct Files {
-    root: PathBuf,
-    names: Names,
-    /// The open file of shard i stands in place i modulo their number.
-    open: Vec<Mutex<Option<(usize, Arc<File>)>>>,
-}
-
-impl Files {
-    /// How many archives may be open at once: well below what systems allow a process.
-    const OPEN: usize = 256;
-
-    fn new(root: &Path, names: Names) -> Self {
-        let places = names.len().min(Self::OPEN);
-        Self {
-            root: root.into(),
-            names,
-            open: (0..places).map(|_| Mutex::default()).collect(),
-        }
-    }
-
-    fn path(&self, shard: usize) -> PathBuf {
-        self.root.join(os(self.names.get(shard)))
-    }
-
-    /// The archive, opened if need be.
-    fn file(&self, shard: usize) -> Result<Arc<File>, DataError> {
-        let mut place = lock(&self.open[shard % self.open.len()]);
-        if let Some((number, file)) = &*place
-            && *number == shard
-        {
-            return Ok(Arc::clone(file));
-        }
-        let path = self.path(shard);
-        let file = Arc::new(File::open(&path).map_err(|error| DataError::io(&path, error))?);
-        *place = Some((shard, Arc::clone(&file)));
-        Ok(file)
-    }
 }
 
 /// Whether the name ends with `.tar`.
@@ -168,9 +126,12 @@ impl TarSource {
     }
 
     fn with_layout(path: &Path, layout: Layout) -> Result<Self, DataError> {
-        let files = Self::files(path)?;
+        let files = Files::at(path, |name| match is_compressed(name) {
+            true => Err(compressed(&path.join(name))),
+            false => Ok(is_tar(name)),
+        })?;
         let mut set = Set::default();
-        let shards = files.names.len();
+        let shards = files.len();
         // Some at a time: what is listed waits no longer than for its neighbours.
         const WAVE: usize = 64;
         for first in (0..shards).step_by(WAVE) {
@@ -183,27 +144,6 @@ impl TarSource {
         }
         let place = format!("{} {}", layout_name(layout), path.display());
         set.finish(Data::Files(files), layout, place, path)
-    }
-
-    /// The archives at `path`.
-    fn files(path: &Path) -> Result<Files, DataError> {
-        let mut names = Names::default();
-        if !path.is_dir() {
-            let folder = path.parent().unwrap_or(Path::new(""));
-            names.push(path.file_name().unwrap_or_default().as_encoded_bytes());
-            return Ok(Files::new(folder, names));
-        }
-        for entry in listing(path)? {
-            let name = Path::new(&entry.name);
-            if is_compressed(name) {
-                return Err(compressed(&path.join(name)));
-            }
-            if is_tar(name) && !entry.folder {
-                names.push(entry.name.as_encoded_bytes());
-            }
-        }
-        names.shrink();
-        Ok(Files::new(path, names))
     }
 
     /// The shard of a sample.

@@ -6,9 +6,14 @@
 //! what lets them be read in one go. Images may be of any kind that is known; other members, such as
 //! a `txt` with a caption, are passed over.
 
+use std::collections::HashSet;
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use tar::Archive;
+
+use super::is_image;
 use super::shard::{NONE, Table};
 use crate::error::DataError;
 
@@ -153,6 +158,43 @@ impl Keys {
             reason,
         }
     }
+}
+
+/// Whether an image among the first members of an archive has a label of its own key. An archive that
+/// cannot be read has none; whoever opens it says why.
+pub(super) fn has_keys(archive: &Path) -> bool {
+    const MEMBERS: usize = 64;
+    let Ok(file) = File::open(archive) else {
+        return false;
+    };
+    let mut archive = Archive::new(file);
+    let Ok(members) = archive.entries_with_seek() else {
+        return false;
+    };
+    let (mut images, mut labels) = (HashSet::new(), HashSet::new());
+    for member in members.take(MEMBERS) {
+        let Ok(mut member) = member else {
+            break;
+        };
+        let Ok(path) = member.path().map(|path| path.into_owned()) else {
+            break;
+        };
+        if is_image(&path) {
+            images.insert(key(&path).to_vec());
+        } else if extension(&path) == Some(b"cls") || is_labelled_json(&path, &mut member) {
+            labels.insert(key(&path).to_vec());
+        }
+    }
+    !images.is_disjoint(&labels)
+}
+
+/// Whether a member is JSON with a `"label"`.
+fn is_labelled_json(path: &Path, member: &mut impl Read) -> bool {
+    let mut text = Vec::new();
+    extension(path) == Some(b"json")
+        && member.take(1 << 20).read_to_end(&mut text).is_ok()
+        && serde_json::from_slice::<serde_json::Value>(&text)
+            .is_ok_and(|value| value.get("label").is_some())
 }
 
 /// The path up to the first dot of its last part.
