@@ -120,7 +120,12 @@ pub(super) fn pages(file: &File, chunk: Chunk) -> Result<Vec<Page>, String> {
 
 /// What a page is, and how many rows it has; nothing for pages that hold no values.
 fn kind(header: &PageHeader) -> Result<(Option<Kind>, u64), String> {
-    let rows = |count: i32| u64::try_from(count).map_err(|_| "a negative number of rows");
+    /// Rows of nothing take no bytes in the file, and some here.
+    const MOST: u64 = 1 << 24;
+    let rows = |count: i32| match u64::try_from(count) {
+        Ok(rows) if rows <= MOST => Ok(rows),
+        _ => Err(format!("{count} rows, expected {MOST} at most")),
+    };
     match header.type_ {
         PageType::DICTIONARY_PAGE => Ok((Some(Kind::Dictionary), 0)),
         PageType::INDEX_PAGE => Ok((None, 0)),

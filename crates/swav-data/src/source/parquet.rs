@@ -174,7 +174,7 @@ impl ParquetSource {
             };
             let image = chunk(&columns.image)?;
             if let Some((leaf, width)) = &columns.label {
-                let read = label_column(file, chunk(leaf)?, *width)
+                let read = label_column(file, chunk(leaf)?, *width, rows)
                     .map_err(|reason| format!("column {}: {reason}", leaf.path.join(".")))?;
                 if read.len() != rows {
                     return Err(format!("{} labels for {rows} rows", read.len()));
@@ -459,7 +459,12 @@ fn columns(schema: &[SchemaElement]) -> Result<Columns, String> {
 }
 
 /// Reads a whole column of labels.
-fn label_column(file: &File, chunk: Chunk, width: usize) -> Result<Vec<Option<i64>>, String> {
+fn label_column(
+    file: &File,
+    chunk: Chunk,
+    width: usize,
+    rows: usize,
+) -> Result<Vec<Option<i64>>, String> {
     let mut labels = Vec::new();
     let mut dictionary = None;
     for page in pages(file, chunk)? {
@@ -468,6 +473,9 @@ fn label_column(file: &File, chunk: Chunk, width: usize) -> Result<Vec<Option<i6
             dictionary = Some(decoded);
         } else {
             labels.extend(numbers_of(&decoded, dictionary.as_ref(), width, page.rows)?);
+            if labels.len() > rows {
+                return Err(format!("more than {rows} values"));
+            }
         }
     }
     Ok(labels)
