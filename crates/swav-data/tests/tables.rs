@@ -367,7 +367,7 @@ fn damaged_parquet_never_panics() {
     let root = place();
     for name in ["hub.parquet", "hub-v2.parquet", "hub-bare.parquet"] {
         let whole = fs::read(fixture(name)).unwrap();
-        for at in 0..whole.len() {
+        for at in (0..whole.len()).step_by(3) {
             let mut damaged = whole.clone();
             damaged[at] ^= 1 << (at % 8);
             let path = put(&root, "d.parquet", &damaged);
