@@ -85,9 +85,17 @@ impl fmt::Display for HealthReport {
     }
 }
 
-/// Reads and decodes sample `index`, showing it to `seen` in between; a panic on the way (a bug in a
-/// decoder) is a bad file too.
+/// Reads and decodes sample `index`; a panic on the way (a bug in a decoder) is a bad file too.
 pub(crate) fn try_decode(
+    source: &dyn Source,
+    index: usize,
+    max_pixels: u64,
+) -> Result<Image, BadFile> {
+    try_decode_showing(source, index, max_pixels, |_| ())
+}
+
+/// The same, with a look at the sample between reading and decoding.
+pub(crate) fn try_decode_showing(
     source: &dyn Source,
     index: usize,
     max_pixels: u64,

@@ -489,21 +489,20 @@ impl Shared {
             return Err(bad.clone());
         }
         let config = &self.config;
-        let made =
-            try_decode(self.source.as_ref(), index, config.max_pixels, |_| ()).and_then(|image| {
-                let key = [config.seed, epoch, index as u64];
-                let render = AssertUnwindSafe(|| config.view.render(&image, key, scratch, crops));
-                catch_unwind(render).map_err(|panic| {
-                    // What it left behind may be half done.
-                    *scratch = Scratch::default();
-                    let reason = panic_reason(panic.as_ref());
-                    BadFile {
-                        index,
-                        name: self.source.name(index),
-                        reason,
-                    }
-                })
-            });
+        let made = try_decode(self.source.as_ref(), index, config.max_pixels).and_then(|image| {
+            let key = [config.seed, epoch, index as u64];
+            let render = AssertUnwindSafe(|| config.view.render(&image, key, scratch, crops));
+            catch_unwind(render).map_err(|panic| {
+                // What it left behind may be half done.
+                *scratch = Scratch::default();
+                let reason = panic_reason(panic.as_ref());
+                BadFile {
+                    index,
+                    name: self.source.name(index),
+                    reason,
+                }
+            })
+        });
         if let Err(bad) = &made {
             let mut known = self
                 .known_bad

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use crate::decode::DEFAULT_MAX_PIXELS;
-use crate::health::{lock, try_decode, worker_count};
+use crate::health::{lock, try_decode_showing, worker_count};
 use crate::source::{Sample, Source};
 
 /// What a [`scan`] looks for.
@@ -109,7 +109,7 @@ pub fn scan(
                 break;
             }
             let mut hash = None;
-            let decoded = try_decode(source, index, config.max_pixels, |sample| {
+            let decoded = try_decode_showing(source, index, config.max_pixels, |sample| {
                 hash = Some(hash_of(sample));
             });
             let problem = match decoded {
