@@ -272,6 +272,100 @@ fn a_compressed_tar_and_a_file_that_is_none_are_refused_with_their_names() {
     }
 }
 
+#[test]
+fn packing_never_overwrites_and_leaves_nothing_behind_when_refused() {
+    let space = space();
+    space.file("full/keep.txt", "mine");
+    space.file("file", "mine");
+    for (words, parts) in [
+        ("data pack set full", &["full", "not empty"][..]),
+        ("data pack set file", &["file", "overwritten"]),
+        (
+            "data pack set out --shard-size 0",
+            &["--shard-size", "256MB"],
+        ),
+        ("data pack set out --shard-size 5parsecs", &["5parsecs"]),
+        ("data pack set", &["<OUT>"]),
+    ] {
+        space.swav(words).run().failed(2, parts);
+    }
+    space
+        .swav("data pack nowhere out")
+        .run()
+        .failed(3, &["nowhere", "no such file"]);
+    space
+        .swav("data pack set no/such/out")
+        .run()
+        .failed(3, &["no/such"]);
+    let mut names: Vec<_> = fs::read_dir(space.path(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["file", "full", "set"]);
+    assert_eq!(fs::read(space.path("full/keep.txt")).unwrap(), b"mine");
+}
+
+#[test]
+fn a_scan_that_cannot_be_written_down_is_refused_before_the_work() {
+    let space = space();
+    for (words, code, parts) in [
+        ("data scan nowhere", 3, &["nowhere", "no such file"][..]),
+        ("data scan set --out found.xls", 2, &["found.xls", ".csv"]),
+        ("data scan set --out no/such/f.csv", 2, &["no/such"]),
+        ("data scan set --min-size -4", 2, &["-4"]),
+        ("data scan set --format zip", 2, &["zip", "classes"]),
+        ("data", 2, &["scan", "pack"]),
+    ] {
+        space.swav(words).run().failed(code, parts);
+    }
+    assert!(!space.path("found.xls").exists());
+}
+
+#[test]
+fn a_packed_set_that_lost_a_part_or_was_tampered_with_is_told_by_name() {
+    let space = Space::new();
+    // Large enough for an index beside it.
+    let noise = image::RgbImage::from_fn(400, 400, |x, y| {
+        let n = (x * 7919 + y * 104_729) ^ (x * y * 31);
+        image::Rgb([n as u8, (n >> 8) as u8, (n >> 16) as u8])
+    });
+    for class in ["birds", "boats"] {
+        for i in 0..3 {
+            let path = space.file(&format!("set/{class}/{i}.png"), "");
+            noise.save(path).unwrap();
+        }
+    }
+    space.swav("data pack set shards").run().succeeded();
+    let shard = space.path("shards/shards-000000.tar");
+    let index = space.path("shards/shards-000000.tar.index");
+    assert!(index.exists());
+    let whole = fs::read(&shard).unwrap();
+
+    fs::write(&shard, &whole[..whole.len() / 2]).unwrap();
+    space
+        .swav("plan --data shards")
+        .run()
+        .failed(3, &["shards-000000.tar", "cut short"]);
+
+    fs::write(&shard, &whole).unwrap();
+    let output = space.swav("data scan shards").run();
+    assert_eq!(output.code, Some(0), "{}", output.told());
+    assert!(
+        output.stderr.contains("has changed since"),
+        "{}",
+        output.told()
+    );
+
+    let mut damaged = fs::read(&index).unwrap();
+    damaged[40] ^= 1;
+    fs::write(&index, damaged).unwrap();
+    let output = space.swav("data scan shards").run().succeeded();
+    assert!(output.stderr.contains("damaged"), "{}", output.told());
+    let output = space.swav("data scan shards").run().succeeded();
+    assert!(!output.stderr.contains("note"), "{}", output.told());
+}
+
 // Recipe
 
 #[test]

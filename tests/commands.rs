@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Space, TINY, TINY_DIM};
+use common::{Space, TINY, TINY_DIM, png};
 use serde_json::Value;
 use swav_train::config::{OptimizerName, Span};
 use swav_train::{Facts, Plan, Recipe};
@@ -46,6 +46,9 @@ fn every_command_has_help_on_stdout() {
         "eval",
         "eval knn",
         "embed",
+        "data",
+        "data scan",
+        "data pack",
         "devices",
     ] {
         let output = space.swav(command).arg("--help").run().succeeded();
@@ -775,4 +778,121 @@ fn quickstart_trains_on_what_ships_inside_and_tells_three_accuracies() {
         .run()
         .succeeded();
     assert_eq!(output.json()["knn"][0]["accuracy"], told["trained"]);
+}
+
+// Data
+
+#[test]
+fn a_packed_folder_has_the_same_plan_and_trains_to_the_same_losses() {
+    let space = trained();
+    let output = space
+        .swav("data pack set shards --shard-size 10 --json")
+        .run()
+        .succeeded();
+    let told = output.json();
+    assert_eq!((&told["images"], &told["shards"]), (&24.into(), &3.into()));
+    let mut names: Vec<String> = fs::read_dir(space.path("shards"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    let expected = [
+        "shards-000000.tar",
+        "shards-000001.tar",
+        "shards-000002.tar",
+    ];
+    assert_eq!(names, expected);
+    space
+        .swav("train --data shards --test held --out packed")
+        .sets(TINY)
+        .run()
+        .succeeded();
+    assert_eq!(space.losses("run"), space.losses("packed"));
+}
+
+#[test]
+fn packing_twice_gives_the_same_bytes() {
+    let space = space();
+    for out in ["one/set", "two/set"] {
+        space.folder(out.split('/').next().unwrap());
+        space
+            .swav(&format!("data pack set {out} --shard-size 6KB"))
+            .run()
+            .succeeded();
+    }
+    let read = |out: &str| fs::read(space.path(out).join("set-000001.tar")).unwrap();
+    assert_eq!(read("one/set"), read("two/set"));
+}
+
+#[test]
+fn scan_lists_what_is_corrupt_twice_there_or_too_small() {
+    let space = Space::new();
+    space.classes("set", &CLASSES, 4);
+    let clean = space.swav("data scan set").run().succeeded();
+    assert_eq!(clean.stdout, "problem\tfile\tdetail\n");
+    assert!(
+        clean.stderr.contains("12 images: 0 corrupt"),
+        "{}",
+        clean.told()
+    );
+
+    space.file("set/birds/copy.png", png(0, 2));
+    space.file("set/boats/cut.png", &png(1, 1)[..300]);
+    let small = image::RgbImage::new(40, 9);
+    small.save(space.path("set/trees/small.png")).unwrap();
+    let output = space.swav("data scan set --min-size 10").run();
+    assert_eq!(output.code, Some(3), "{}", output.told());
+    let rows: Vec<Vec<&str>> = output
+        .stdout
+        .lines()
+        .map(|line| line.split('\t').collect())
+        .collect();
+    assert_eq!(rows.len(), 4, "{}", output.told());
+    for ((row, problem), (file, detail)) in rows[1..]
+        .iter()
+        .zip(["duplicate", "corrupt", "small"])
+        .zip([
+            ("copy.png", "002.png"),
+            ("cut.png", ""),
+            ("small.png", "40x9"),
+        ])
+    {
+        assert_eq!(row[0], problem, "{}", output.told());
+        assert!(row[1].ends_with(file) && row[2].contains(detail), "{row:?}");
+    }
+    assert!(output.stderr.contains("1 of 15 images in set are corrupt"));
+
+    // A file takes the table, and shards say the same as the folder.
+    space.swav("data pack set shards --json").run().succeeded();
+    for (data, out) in [("set", "found.csv"), ("shards", "found.json")] {
+        let output = space
+            .swav(&format!(
+                "data scan {data} --min-size 10 --out {out} --workers 3"
+            ))
+            .run();
+        assert_eq!(output.code, Some(3), "{}", output.told());
+        assert!(output.stdout.starts_with(out), "{}", output.told());
+    }
+    let csv = fs::read_to_string(space.path("found.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 4);
+    let json: Value = serde_json::from_slice(&fs::read(space.path("found.json")).unwrap()).unwrap();
+    assert_eq!(json["findings"].as_array().unwrap().len(), 3);
+    let kinds = ["corrupt", "duplicates", "small"].map(|kind| json[kind].as_u64().unwrap());
+    assert_eq!(kinds, [1, 1, 1]);
+}
+
+#[test]
+fn duplicates_and_small_images_alone_are_no_fault() {
+    let space = Space::new();
+    space.classes("set", &CLASSES, 2);
+    space.file("set/birds/copy.png", png(0, 1));
+    let output = space
+        .swav("data scan set --min-size 33 --json")
+        .run()
+        .succeeded();
+    let told = output.json();
+    assert_eq!(
+        (&told["duplicates"], &told["small"]),
+        (&1.into(), &7.into())
+    );
 }

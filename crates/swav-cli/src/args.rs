@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use swav_data::{DEFAULT_MAX_PIXELS, Format, ShardSize};
 
 use crate::device::Choice;
 
@@ -42,6 +43,9 @@ pub enum Command {
     Eval(Eval),
     /// Write the features of images to a file.
     Embed(Embed),
+    /// Look after a set of images: find what is wrong with it, pack it into tar shards.
+    #[command(subcommand)]
+    Data(Data),
     /// List the devices there are.
     Devices(Devices),
 }
@@ -58,7 +62,8 @@ pub struct RecipeArgs {
     /// Recipe in TOML; without one everything is derived from the data.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Training images: a folder, a tar file, a folder of tar shards, CIFAR or IDX files.
+    /// Training images: a folder, tar shards, Parquet or WebDataset files, a list of paths, CIFAR or IDX
+    /// files.
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// Held-out images with the same classes, for the kNN accuracy shown while training.
@@ -201,6 +206,77 @@ pub enum LayerArg {
     Features,
     /// The unit vectors that prototypes are compared with.
     Embeddings,
+}
+
+/// `swav data …`
+#[derive(Debug, Subcommand)]
+pub enum Data {
+    /// Decode every image; list what is corrupt, twice there or too small.
+    #[command(after_help = SCAN_HELP)]
+    Scan(Scan),
+    /// Write images as tar shards, which give the same samples in the same order.
+    #[command(after_help = PACK_HELP)]
+    Pack(Pack),
+}
+
+const SCAN_HELP: &str = "\
+    The table has three columns, with tabs between them: corrupt, duplicate or small; the file; and the\n\
+    reason, the first file with the same bytes, or WIDTHxHEIGHT.\n\n\
+    Exit codes: 0 no file is corrupt (duplicates and small images are listed, and are no fault), 3 some are.\n\n\
+    Examples:\n  \
+    swav data scan photos/\n  \
+    swav data scan photos/ --min-size 64 --out found.csv";
+
+const PACK_HELP: &str = "\
+    Nothing is decoded and nothing is lost: the files go in byte by byte; the pixels of CIFAR and IDX files\n\
+    become PNGs. Each class is a folder in the shards. What is trained on them is what would be trained\n\
+    on the images. An OUT that exists is not written to.\n\n\
+    Examples:\n  \
+    swav data pack photos/ shards/\n  \
+    swav data pack photos/ shards/ --shard-size 1GB\n  \
+    swav data pack photos/ shards/ --shard-size 10000";
+
+/// `swav data scan`
+#[derive(Debug, Args)]
+pub struct Scan {
+    /// Images, in any form that training takes.
+    pub path: PathBuf,
+    /// How they are laid out; found out by default.
+    #[arg(long, value_name = "FORMAT", default_value_t = Format::Auto)]
+    pub format: Format,
+    /// Also list images with a side of fewer pixels.
+    #[arg(long, value_name = "PIXELS", default_value_t = 0)]
+    pub min_size: u32,
+    /// Images with more pixels count as corrupt, as in data.max_pixels of a recipe.
+    #[arg(long, value_name = "PIXELS", default_value_t = DEFAULT_MAX_PIXELS)]
+    pub max_pixels: u64,
+    /// Threads; 0 for all cores.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub workers: usize,
+    /// Write the table to a file (.tsv, .csv or .json) instead; what it sums up to is printed.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `swav data pack`
+#[derive(Debug, Args)]
+pub struct Pack {
+    /// Images, in any form that training takes.
+    pub path: PathBuf,
+    /// Folder to make; the shards are called after it, OUT/OUT-000000.tar and so on.
+    pub out: PathBuf,
+    /// When a shard is full: a number of samples (10000) or a size (256MB, 1GB, 512MiB).
+    #[arg(long, value_name = "N", default_value = "256MB")]
+    pub shard_size: ShardSize,
+    /// How the images are laid out; found out by default.
+    #[arg(long, value_name = "FORMAT", default_value_t = Format::Auto)]
+    pub format: Format,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `swav devices`

@@ -14,7 +14,7 @@ use clap::Parser;
 use swav_train::display::say;
 use swav_train::{Stop, TrainError};
 
-use args::{Cli, Command, Eval};
+use args::{Cli, Command, Data, Eval};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -51,6 +51,8 @@ fn run(cli: Cli, stop: &Stop) -> anyhow::Result<()> {
         Command::Plan(args) => commands::plan(&args),
         Command::Eval(Eval::Knn(args)) => commands::eval_knn(&args, stop),
         Command::Embed(args) => commands::embed(&args, stop),
+        Command::Data(Data::Scan(args)) => commands::data_scan(&args, stop),
+        Command::Data(Data::Pack(args)) => commands::data_pack(&args, stop),
         Command::Devices(args) => commands::devices(&args),
     }
 }

@@ -20,6 +20,7 @@
 //! **Size is checked before any pixel is decoded**, from the header alone.
 
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
@@ -28,6 +29,7 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 
 use crate::error::DataError;
+use crate::health::panic_reason;
 use crate::source::Sample;
 
 /// The size at which an image is refused, in pixels: 178,956,970, or some 13,377 × 13,377.
@@ -98,7 +100,12 @@ pub fn decode(sample: &Sample, name: &str, max_pixels: u64) -> Result<Image, Dat
             Err(DataError::decode(name, "the file is empty"))
         }
         Sample::Encoded(bytes) if bytes.starts_with(&JPEG_START) => jpeg(bytes, name, check),
-        Sample::Encoded(bytes) => other(bytes, name, max_pixels, check),
+        // A damaged file may make one of these decoders panic.
+        Sample::Encoded(bytes) => {
+            let attempt = AssertUnwindSafe(|| other(bytes, name, max_pixels, check));
+            catch_unwind(attempt)
+                .unwrap_or_else(|panic| Err(DataError::decode(name, panic_reason(panic.as_ref()))))
+        }
     }
 }
 
@@ -207,6 +214,9 @@ fn other(
             return Err(DataError::decode(name, reason));
         }
     };
+    if format == Png && !has_whole_palette(bytes) {
+        return Err(DataError::decode(name, "the palette ends within a colour"));
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     // The header is read without limits so that the size can be told; 16 bytes a pixel is the
     // widest that any of the formats decodes to.
@@ -224,6 +234,21 @@ fn other(
         .into_raw();
     let image = Image::new(width, height, rgb).map_err(|reason| DataError::decode(name, reason))?;
     Ok(upright(image, orientation))
+}
+
+/// Whether the palette of a PNG, if it has one, holds three bytes a colour; the decoder panics at others.
+fn has_whole_palette(png: &[u8]) -> bool {
+    // Behind the signature, chunks: length (4), kind (4), data, checksum (4).
+    let mut rest = png.get(8..).unwrap_or_default();
+    while let Some((&[a, b, c, d, ref kind @ ..], _)) = rest.split_first_chunk::<8>() {
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        match kind {
+            b"PLTE" if !length.is_multiple_of(3) => return false,
+            b"IDAT" => return true,
+            _ => rest = rest.get(length.saturating_add(12)..).unwrap_or_default(),
+        }
+    }
+    true
 }
 
 /// Turns and mirrors `image` as its EXIF orientation asks for.

@@ -7,12 +7,11 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::decode::{Image, decode};
 use crate::error::DataError;
-use crate::source::Source;
+use crate::source::{Sample, Source};
 
 /// A file that could not be read or decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +91,16 @@ pub(crate) fn try_decode(
     index: usize,
     max_pixels: u64,
 ) -> Result<Image, BadFile> {
+    try_decode_showing(source, index, max_pixels, |_| ())
+}
+
+/// The same, with a look at the sample between reading and decoding.
+pub(crate) fn try_decode_showing(
+    source: &dyn Source,
+    index: usize,
+    max_pixels: u64,
+    seen: impl FnOnce(&Sample),
+) -> Result<Image, BadFile> {
     let bad = |reason: String| BadFile {
         index,
         name: source.name(index),
@@ -99,15 +108,18 @@ pub(crate) fn try_decode(
     };
     let attempt = || -> Result<Image, DataError> {
         let sample = source.read(index)?;
+        seen(&sample);
         match sample {
             // Already pixels: no copy.
-            crate::Sample::Pixels { width, height, rgb }
+            Sample::Pixels { width, height, rgb }
                 if u64::from(width) * u64::from(height) <= max_pixels =>
             {
                 Image::new(width, height, rgb)
                     .map_err(|reason| DataError::decode(&source.name(index), reason))
             }
-            sample => decode(&sample, &source.name(index), max_pixels),
+            // A name may have to be read from a file, and it is wanted in errors alone.
+            sample => decode(&sample, "", max_pixels)
+                .or_else(|_| decode(&sample, &source.name(index), max_pixels)),
         }
     };
     match catch_unwind(AssertUnwindSafe(attempt)) {
@@ -125,43 +137,6 @@ pub(crate) fn panic_reason(panic: &(dyn std::any::Any + Send)) -> String {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
     format!("the decoder panicked: {said}")
-}
-
-/// Reads and decodes every sample once, on `workers` threads (0: all cores), and reports the
-/// corrupt ones. `seen` is called from those threads, with the number of samples done so far.
-///
-/// The report's budget is zero, so [`HealthReport::exceeded`] says whether anything is corrupt.
-pub fn scan(
-    source: &dyn Source,
-    max_pixels: u64,
-    workers: usize,
-    seen: &(dyn Fn(usize) + Sync),
-) -> HealthReport {
-    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let found = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..worker_count(workers) {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= source.len() {
-                        break;
-                    }
-                    if let Err(bad) = try_decode(source, index, max_pixels) {
-                        lock(&found).push(bad);
-                    }
-                    seen(done.fetch_add(1, Ordering::Relaxed) + 1);
-                }
-            });
-        }
-    });
-    let mut bad = std::mem::take(&mut *lock(&found));
-    bad.sort_by_key(|bad| bad.index);
-    HealthReport {
-        bad,
-        total: source.len(),
-        budget: 0.0,
-    }
 }
 
 /// `workers`, or the number of cores when it is zero.

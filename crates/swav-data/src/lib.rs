@@ -13,8 +13,8 @@
 //! a label?   in order               by (seed, epoch, sample, crop)           u8 buffers, reused
 //! ```
 //!
-//! * A [`Source`] is a fixed list of images: class folders, a flat or nested folder, tar shards,
-//!   CIFAR or IDX files. [`open`] finds out which.
+//! * A [`Source`] is a fixed list of images: class folders, a flat or nested folder, tar shards with
+//!   folders or with WebDataset's keys, Parquet, a list of paths, CIFAR or IDX files. [`open`] finds out which.
 //! * [`Order`] and [`Cursor`] say which sample comes where: a keyed permutation for each epoch,
 //!   shared out among ranks, enterable at any position.
 //! * [`decode`] turns file contents into pixels, as Pillow's `convert("RGB")` does, or says what is
@@ -24,7 +24,8 @@
 //!   random numbers in [`random`].
 //! * A [`Loader`] runs it all on threads of its own and delivers [`Batch`]es in order.
 //! * A [`HealthReport`] lists the files that are corrupt. A few are replaced, too many are an error,
-//!   and [`scan`] finds them ahead of time.
+//!   and [`scan`] finds them ahead of time, with what is twice there or too small.
+//! * [`pack`](pack()) writes any source as tar shards, which give the same samples in the same order.
 //!
 //! # Example
 //!
@@ -95,15 +96,22 @@ mod error;
 mod health;
 mod loader;
 mod multicrop;
+mod pack;
 pub mod random;
 mod sampler;
+mod scan;
 mod source;
 
 pub use augment::{Augment, Blur, Jitter};
 pub use decode::{DEFAULT_MAX_PIXELS, EXTENSIONS, Image, decode};
 pub use error::DataError;
-pub use health::{BadFile, HealthReport, scan};
+pub use health::{BadFile, HealthReport};
 pub use loader::{Batch, CropGroup, Loader, LoaderConfig};
 pub use multicrop::{CropSpec, View};
+pub use pack::{Packed, ShardSize, pack};
 pub use sampler::{Cursor, Order, Permutation};
-pub use source::{CifarSource, FolderSource, Format, IdxSource, Sample, Source, TarSource, open};
+pub use scan::{Finding, Problem, ScanConfig, ScanReport, scan};
+pub use source::{
+    CifarSource, FolderSource, Format, IdxSource, ListSource, ParquetSource, Sample, Source,
+    TarSource, open,
+};

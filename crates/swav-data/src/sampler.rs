@@ -329,4 +329,108 @@ mod tests {
             assert!((0..4).all(|rank| batches(rank) == batches(0)));
         }
     }
+
+    /// Epoch and sample of the slots of a stretch, first choices.
+    fn samples(sampler: &Sampler, stretch: Stretch) -> Vec<(u64, usize)> {
+        let slots = 0..stretch.len as u64;
+        slots
+            .map(|slot| {
+                let place = Cursor {
+                    position: stretch.start.position + slot,
+                    ..stretch.start
+                };
+                (place.epoch, sampler.candidates(place).next().unwrap())
+            })
+            .collect()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn ranks_partition_every_shuffled_epoch(
+            len in 1usize..400,
+            world in 1usize..9,
+            batch in 1usize..20,
+            drop_last: bool,
+            seed: u64,
+            epoch in 0u64..5,
+        ) {
+            let order = Order::Shuffled { seed };
+            let mut seen = vec![0; len];
+            let mut batches = Vec::new();
+            for rank in 0..world {
+                let made = Sampler::new(len, order, batch, drop_last, rank, world);
+                let Ok(sampler) = made else {
+                    // Too few for a batch of each rank: refused for all alike.
+                    proptest::prop_assert!(drop_last && len / world < batch);
+                    return Ok(());
+                };
+                batches.push(sampler.batches());
+                let mut cursor = Cursor { epoch, position: 0 };
+                while cursor.epoch == epoch {
+                    let stretch = sampler.stretch(cursor).unwrap();
+                    for (at, sample) in samples(&sampler, stretch) {
+                        proptest::prop_assert_eq!(at, epoch);
+                        seen[sample] += 1;
+                    }
+                    cursor = stretch.next;
+                }
+            }
+            proptest::prop_assert!(batches.iter().all(|&count| count == batches[0]));
+            let total: usize = seen.iter().sum();
+            if drop_last {
+                // None twice; left out is less than a batch of each rank and one each.
+                proptest::prop_assert!(seen.iter().all(|&count| count <= 1));
+                proptest::prop_assert!(len - total < world * batch + world);
+            } else {
+                // None left out; twice only what fills up the last slots of uneven ranks.
+                proptest::prop_assert!(seen.iter().all(|&count| count >= 1));
+                proptest::prop_assert!(total - len < world);
+            }
+        }
+
+        #[test]
+        fn a_resume_at_any_cursor_gives_the_same_order(
+            len in 1usize..300,
+            world in 1usize..5,
+            rank in 0usize..5,
+            batch in 1usize..20,
+            drop_last: bool,
+            shuffled: bool,
+            seed: u64,
+            at in 0usize..60,
+        ) {
+            let order = if shuffled { Order::Shuffled { seed } } else { Order::Sequential };
+            let made = Sampler::new(len, order, batch, drop_last, rank, world);
+            let Ok(sampler) = made else {
+                return Ok(());
+            };
+            let run = |start: Cursor| {
+                let first = sampler.stretch(start);
+                std::iter::successors(first, |stretch| sampler.stretch(stretch.next))
+            };
+            // As if never stopped, and stopped after any batch.
+            let whole: Vec<Stretch> = run(Cursor::default()).take(80).collect();
+            let Some(stopped) = whole.get(at) else {
+                return Ok(());
+            };
+            sampler.check(stopped.next).unwrap();
+            let rest: Vec<Stretch> = run(stopped.next).take(20).collect();
+            let expected: Vec<Stretch> = run(Cursor::default()).skip(at + 1).take(20).collect();
+            proptest::prop_assert_eq!(&rest, &expected);
+            for (one, other) in rest.iter().zip(&expected) {
+                proptest::prop_assert_eq!(samples(&sampler, *one), samples(&sampler, *other));
+            }
+            // Stopped within a batch: the samples at the same slots are the same.
+            let inner = Cursor {
+                position: stopped.start.position + stopped.len as u64 / 2,
+                ..stopped.start
+            };
+            let shifted = samples(&sampler, Stretch {
+                start: inner,
+                len: stopped.len - stopped.len / 2,
+                next: stopped.next,
+            });
+            proptest::prop_assert_eq!(&shifted[..], &samples(&sampler, *stopped)[stopped.len / 2..]);
+        }
+    }
 }

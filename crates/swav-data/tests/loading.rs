@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use swav_data::{
-    Augment, Batch, CropSpec, Cursor, DataError, Loader, LoaderConfig, Order, Sample, Source, View,
-    scan,
+    Augment, Batch, CropSpec, Cursor, DataError, Finding, Loader, LoaderConfig, Order, Problem,
+    Sample, ScanConfig, Source, View, scan,
 };
 
 /// Pictures made of their own number; some of them fail.
@@ -694,15 +694,24 @@ fn a_scan_finds_every_bad_file() {
         ..Made::with_bad(30, &[3, 29])
     };
     let seen = AtomicUsize::new(0);
-    let report = scan(&source, 1_000_000, 3, &|done| {
+    let config = ScanConfig {
+        max_pixels: 1_000_000,
+        workers: 3,
+        ..ScanConfig::default()
+    };
+    let report = scan(&source, &config, &|done| {
         seen.fetch_max(done, Ordering::Relaxed);
-    });
+        true
+    })
+    .unwrap();
+    let corrupt = |finding: &&Finding| matches!(finding.problem, Problem::Corrupt(_));
+    let bad = report.findings.iter().filter(corrupt);
     assert_eq!(
-        report.bad.iter().map(|bad| bad.index).collect::<Vec<_>>(),
+        bad.map(|finding| finding.index).collect::<Vec<_>>(),
         [3, 7, 29]
     );
     assert_eq!((report.total, seen.into_inner()), (30, 30));
-    assert!(report.exceeded());
+    assert_eq!(report.corrupt(), 3);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod data;
 mod devices;
 mod embed;
 mod eval;
@@ -8,6 +9,7 @@ mod quickstart;
 mod setup;
 mod train;
 
+pub use data::{data_pack, data_scan};
 pub use devices::devices;
 pub use embed::embed;
 pub use eval::eval_knn;

@@ -5,10 +5,10 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::folder::{Walk, file_name};
+use super::folder::{Walk, listing};
 use super::{
-    CifarSource, FolderSource, IdxSource, Source, TarSource, cifar, entries, extension_list, idx,
-    inventory, is_image, tar,
+    CifarSource, FolderSource, IdxSource, ListSource, ParquetSource, Source, TarSource, cifar,
+    extension_list, idx, inventory, is_image, list, parquet, tar, webdataset,
 };
 use crate::error::DataError;
 
@@ -23,7 +23,13 @@ pub(super) fn open(path: &Path) -> Result<Arc<dyn Source>, DataError> {
 
 fn open_file(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     if tar::is_tar(path) || tar::is_compressed(path) {
-        return Ok(Arc::new(TarSource::open(path)?));
+        return open_tar(path, path);
+    }
+    if parquet::is_parquet(path) {
+        return Ok(Arc::new(ParquetSource::open(path)?));
+    }
+    if list::is_list(path) {
+        return Ok(Arc::new(ListSource::open(path)?));
     }
     if is_image(path) {
         return Ok(Arc::new(FolderSource::flat(path)?));
@@ -42,7 +48,7 @@ fn open_file(path: &Path) -> Result<Arc<dyn Source>, DataError> {
         return Ok(Arc::new(IdxSource::open(path)?));
     }
     let looked_for = format!(
-        "a folder, .tar, .bin, IDX, or an image ({})",
+        "a folder, .tar, .parquet, .bin, IDX, a list (.txt, .tsv, .csv), or an image ({})",
         extension_list()
     );
     let found = format!("a file that starts with \"{}\"", start.escape_ascii());
@@ -54,45 +60,58 @@ fn open_file(path: &Path) -> Result<Arc<dyn Source>, DataError> {
 }
 
 fn open_folder(path: &Path) -> Result<Arc<dyn Source>, DataError> {
-    let entries = entries(path)?;
-    if entries
-        .iter()
-        .any(|entry| cifar::is_batch(&file_name(entry)))
-    {
+    let entries = listing(path)?;
+    let any = |fits: &dyn Fn(&Path) -> bool| {
+        let mut files = entries.iter().filter(|entry| !entry.folder);
+        files.any(|file| fits(Path::new(&file.name)))
+    };
+    if any(&|file| cifar::is_batch(&file.to_string_lossy())) {
         return Ok(Arc::new(CifarSource::open(path)?));
     }
-    if entries
-        .iter()
-        .any(|entry| idx::is_images(&file_name(entry)))
-    {
+    if any(&|file| idx::is_images(&file.to_string_lossy())) {
         return Ok(Arc::new(IdxSource::open(path)?));
     }
-    let direct = entries
-        .iter()
-        .any(|entry| is_image(entry) && !entry.is_dir());
+    let direct = any(&is_image);
     let mut walk = Walk::default();
     // Per folder: whether there are images in it or below, and whether every such folder has some
     // of its own.
     let (mut folders, mut shallow) = (0, true);
-    for folder in entries.iter().filter(|entry| entry.is_dir()) {
-        let mut images = Vec::new();
-        walk.collect(folder, &mut images)?;
-        if !images.is_empty() {
-            folders += 1;
-            shallow &= images.iter().any(|image| image.parent() == Some(folder));
-        }
+    for entry in entries.iter().filter(|entry| entry.folder) {
+        let folder = path.join(&entry.name);
+        let (mut images, mut own) = (false, false);
+        walk.visit(&folder, |place, _| {
+            images = true;
+            own |= place == folder;
+        })?;
+        folders += usize::from(images);
+        shallow &= own || !images;
     }
     match (direct, folders) {
         (true, 0) => Ok(Arc::new(FolderSource::flat(path)?)),
         (false, 2..) if shallow => Ok(Arc::new(FolderSource::classes(path)?)),
-        (false, 0) if entries.iter().any(|entry| tar::is_tar(entry)) => {
-            Ok(Arc::new(TarSource::open(path)?))
+        (false, 0) if any(&tar::is_tar) => {
+            let first = entries
+                .iter()
+                .find(|entry| tar::is_tar(Path::new(&entry.name)));
+            open_tar(
+                path,
+                &first.map_or(path.into(), |first| path.join(&first.name)),
+            )
         }
+        (false, 0) if any(&parquet::is_parquet) => Ok(Arc::new(ParquetSource::open(path)?)),
         (false, 0) => Err(DataError::Empty {
             path: path.into(),
-            looked_for: format!("{}; .tar; CIFAR .bin; IDX", extension_list()),
+            looked_for: format!("{}; .tar; .parquet; CIFAR .bin; IDX", extension_list()),
             found: inventory(path),
         }),
         _ => Ok(Arc::new(FolderSource::nested(path)?)),
+    }
+}
+
+/// Opens tar archives by what the first of them begins with.
+fn open_tar(path: &Path, first: &Path) -> Result<Arc<dyn Source>, DataError> {
+    match webdataset::has_keys(first) {
+        true => Ok(Arc::new(TarSource::webdataset(path)?)),
+        false => Ok(Arc::new(TarSource::open(path)?)),
     }
 }

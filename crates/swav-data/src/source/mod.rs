@@ -1,13 +1,21 @@
-//! Where images come from: folders, tar shards, CIFAR and IDX files, behind one trait.
+//! Where images come from: folders, lists, tar shards, Parquet, CIFAR and IDX files, behind one trait.
 //!
 //! A source knows how many samples it has, hands out any of them by index from any thread, and is
 //! always in the same order: names are sorted bytewise, so an index means the same image in every run.
 
 mod cifar;
 mod detect;
+mod files;
 mod folder;
 mod idx;
+mod index;
+mod list;
+mod names;
+mod pages;
+mod parquet;
+mod shard;
 mod tar;
+mod webdataset;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -21,6 +29,9 @@ use serde::{Deserialize, Serialize};
 pub use self::cifar::CifarSource;
 pub use self::folder::FolderSource;
 pub use self::idx::IdxSource;
+pub use self::list::ListSource;
+pub use self::parquet::ParquetSource;
+pub(crate) use self::shard::{MARKER, Marker};
 pub use self::tar::TarSource;
 use crate::decode::EXTENSIONS;
 use crate::error::DataError;
@@ -76,6 +87,21 @@ pub trait Source: Send + Sync {
     /// Names of the classes; empty when there are no labels.
     fn classes(&self) -> &[String];
 
+    /// Where sample `index` lies within the set, without the set's own place: `cat/1.jpg`. Nothing
+    /// where samples have no files of their own.
+    ///
+    /// # Panics
+    /// When `index` is not below [`len`](Source::len).
+    fn relative_path(&self, _index: usize) -> Option<PathBuf> {
+        None
+    }
+
+    /// What a person should know who opens the set, one line each: that an index was made anew, or
+    /// cannot be kept.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
+
     /// A line for people: "50,000 images in 10 classes, tar data/train.tar".
     fn describe(&self) -> String;
 }
@@ -95,6 +121,12 @@ pub enum Format {
     Nested,
     /// One `.tar` file or a folder of them; the members' first folder names the class.
     Tar,
+    /// Tar files in which members with one key are one sample: `1.jpg` and `1.cls`.
+    WebDataset,
+    /// Parquet files with a column of images, as the Hugging Face hub has them.
+    Parquet,
+    /// A text file with a path, and perhaps a class, in each line.
+    List,
     /// CIFAR-10 or CIFAR-100, binary version.
     Cifar,
     /// IDX files as MNIST has them, gzipped or not.
@@ -103,12 +135,15 @@ pub enum Format {
 
 impl Format {
     /// All formats, in the order in which they are documented.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Auto,
         Self::Classes,
         Self::Flat,
         Self::Nested,
         Self::Tar,
+        Self::WebDataset,
+        Self::Parquet,
+        Self::List,
         Self::Cifar,
         Self::Idx,
     ];
@@ -121,6 +156,9 @@ impl Format {
             Self::Flat => "flat",
             Self::Nested => "nested",
             Self::Tar => "tar",
+            Self::WebDataset => "webdataset",
+            Self::Parquet => "parquet",
+            Self::List => "list",
             Self::Cifar => "cifar",
             Self::Idx => "idx",
         }
@@ -155,7 +193,9 @@ impl FromStr for Format {
 ///
 /// | what lies there | opened as |
 /// |---|---|
-/// | a file `*.tar` | [`Format::Tar`] |
+/// | a file `*.tar` | [`Format::WebDataset`] when an image among the first members has a `cls`, or a `json` with a `"label"`, of its own key; else [`Format::Tar`] |
+/// | a file `*.parquet` | [`Format::Parquet`] |
+/// | a file `*.txt`, `*.tsv`, `*.csv` or `*.list` | [`Format::List`] |
 /// | a file `*.bin` | [`Format::Cifar`] |
 /// | a file that starts with an IDX magic number, gzipped or not | [`Format::Idx`] |
 /// | an image file | [`Format::Flat`], a set of one |
@@ -164,7 +204,8 @@ impl FromStr for Format {
 /// | a folder with images, and no image in folders below | [`Format::Flat`] |
 /// | a folder whose images all lie in two or more folders, each with images of its own | [`Format::Classes`] |
 /// | any other folder with images at whatever depth | [`Format::Nested`] |
-/// | a folder with `*.tar` | [`Format::Tar`] |
+/// | a folder with `*.tar` | as its first `*.tar` |
+/// | a folder with `*.parquet` | [`Format::Parquet`] |
 ///
 /// So a root with `train/` and `test/` that hold class folders becomes one unlabelled set of all its
 /// images: `train` and `test` are not classes. Name `root/train` to have the labels, or ask for
@@ -188,6 +229,9 @@ pub fn open(path: &Path, format: Format) -> Result<Arc<dyn Source>, DataError> {
         Format::Flat => Ok(Arc::new(FolderSource::flat(path)?)),
         Format::Nested => Ok(Arc::new(FolderSource::nested(path)?)),
         Format::Tar => Ok(Arc::new(TarSource::open(path)?)),
+        Format::WebDataset => Ok(Arc::new(TarSource::webdataset(path)?)),
+        Format::Parquet => Ok(Arc::new(ParquetSource::open(path)?)),
+        Format::List => Ok(Arc::new(ListSource::open(path)?)),
         Format::Cifar => Ok(Arc::new(CifarSource::open(path)?)),
         Format::Idx => Ok(Arc::new(IdxSource::open(path)?)),
     }

@@ -1,61 +1,72 @@
 //! Tar archives, read in place: an index of offsets when opened, one positioned read a sample.
 //!
 //! Many small files are slow to list and to copy; a tar shard is one large file. Nothing is
-//! unpacked: opening reads the headers alone, and a sample is one `pread`, so threads do not wait
-//! for one another.
+//! unpacked: opening reads the headers alone, or the index that was kept beside the archive, and a
+//! sample is read where it lies, so threads do not wait for one another.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Cursor, Read, Seek};
-use std::path::{Component, Path, PathBuf};
+use std::io::{Cursor, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use tar::{Archive, EntryType};
+use tar::{Archive, EntryType, Header};
 
-use super::{Sample, Source, count, entries, extension_list, inventory, is_image, read_at};
+use super::files::Files;
+use super::shard::{BLOCK, Layout, Marker, NONE, Table, inside, list};
+use super::{Sample, Source, count, extension_list, index, inventory, read_at};
 use crate::error::DataError;
+use crate::health::lock;
 
 /// Tar shards, or a tar that is part of the program.
 ///
 /// * The first folder of a member is its class; with fewer than two such folders, or when some
 ///   images lie outside of any folder, there are no labels. Several shards share one list of classes.
+/// * Members are sorted as a walk through unpacked folders would meet them, shard after shard.
+///   Shards made by [`pack`](crate::pack()) say themselves in which order they are and how their
+///   classes are called.
 /// * `./` in front of a name is tolerated. A name that leaves the archive (`..`, absolute) is an
 ///   error, whether or not it is an image: such an archive is not to be trusted.
 /// * Hidden members and members that are no images are left out.
 /// * An archive must end with its end-of-archive block. Without it a copy that stopped between two
 ///   members would look whole.
+///
+/// # Memory
+/// 13 bytes a sample: offset, size, label. Names are read from the archive when they are asked for.
+///
+/// # Index
+/// The list of an archive of 1 MiB or more is written beside it (`NAME.tar.index`) and read from
+/// there the next time, unless the archive has changed since. Where it cannot be written, a
+/// [note](Source::notes) says so. A sample is read together with its header, so an archive that is
+/// replaced while it is in use is noticed too.
 #[derive(Debug)]
 pub struct TarSource {
-    shards: Vec<Shard>,
-    members: Vec<Member>,
-    classes: Vec<String>,
-    labelled: bool,
-    place: String,
-}
-
-#[derive(Debug)]
-struct Shard {
-    name: String,
     data: Data,
+    /// The first sample of each shard.
+    starts: Vec<usize>,
+    /// As in [`Table`].
+    offsets: Vec<u32>,
+    sizes: Vec<u32>,
+    gaps: Vec<u8>,
+    /// Empty without labels.
+    labels: Vec<u32>,
+    classes: Vec<String>,
+    place: String,
+    notes: Vec<String>,
 }
 
-/// Where the bytes of a shard are.
+/// Where the bytes of the shards are.
 #[derive(Debug)]
 enum Data {
-    File(PathBuf, File),
-    Static(&'static [u8]),
+    Files(Files),
+    Static {
+        name: String,
+        bytes: &'static [u8],
+        prefix: PathBuf,
+    },
 }
-
-#[derive(Debug)]
-struct Member {
-    shard: u32,
-    label: u32,
-    offset: u64,
-    size: u64,
-    /// As in the archive, without `./` and without the prefix.
-    path: PathBuf,
-}
-
-const BLOCK: u64 = 512;
 
 /// Whether the name ends with `.tar`.
 pub(super) fn is_tar(path: &Path) -> bool {
@@ -81,27 +92,18 @@ impl TarSource {
     /// [`DataError::Archive`] naming archive and member when it is cut short, damaged, compressed or
     /// has a member that leaves it; [`DataError::Empty`] without images; [`DataError::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
-        let path = path.as_ref();
-        let files = if path.is_dir() {
-            let all = entries(path)?;
-            if let Some(packed) = all.iter().find(|entry| is_compressed(entry)) {
-                return Err(compressed(packed));
-            }
-            all.into_iter().filter(|entry| is_tar(entry)).collect()
-        } else {
-            vec![path.to_path_buf()]
-        };
-        let mut shards = Vec::with_capacity(files.len());
-        for file in files {
-            let handle = File::open(&file).map_err(|error| DataError::io(&file, error))?;
-            let name = file.to_string_lossy().into_owned();
-            shards.push(Shard {
-                name,
-                data: Data::File(file, handle),
-            });
-        }
-        let place = format!("tar {}", path.display());
-        Self::index(shards, Path::new(""), place)?.checked(path)
+        Self::with_layout(path.as_ref(), Layout::Folders)
+    }
+
+    /// Opens archives as [`open`](Self::open) does, but with WebDataset's keys: the label of an image
+    /// is the number in the `cls`, or the `"label"` in the `json`, of the same key.
+    ///
+    /// Samples stay in the order of the archives. Classes are called by their numbers.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); also when a label is no number, or some keys have one and others not.
+    pub fn webdataset(path: impl AsRef<Path>) -> Result<Self, DataError> {
+        Self::with_layout(path.as_ref(), Layout::Keys)
     }
 
     /// Reads a tar that is part of the program, as `include_bytes!` gives it. `prefix` picks the
@@ -110,93 +112,235 @@ impl TarSource {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn from_static(name: &str, bytes: &'static [u8], prefix: &str) -> Result<Self, DataError> {
-        let shard = Shard {
+        let prefix = PathBuf::from(prefix);
+        let length = bytes.len() as u64;
+        let table = list(Cursor::new(bytes), length, Layout::Folders, &prefix, name)?;
+        let data = Data::Static {
             name: name.into(),
-            data: Data::Static(bytes),
+            bytes,
+            prefix,
         };
-        Self::index(vec![shard], Path::new(prefix), name.to_string())?.checked(Path::new(name))
+        let mut set = Set::default();
+        set.append(table);
+        set.finish(data, Layout::Folders, name.to_string(), Path::new(name))
     }
 
-    fn index(shards: Vec<Shard>, prefix: &Path, place: String) -> Result<Self, DataError> {
-        let mut members = Vec::new();
-        for (number, shard) in shards.iter().enumerate() {
-            let before = members.len();
-            match &shard.data {
-                Data::File(path, file) => {
-                    if is_compressed(path) || starts_compressed(file) {
-                        return Err(compressed(path));
-                    }
-                    let length = file.metadata().map_err(|e| DataError::io(path, e))?.len();
-                    list(
-                        file,
-                        length,
-                        number as u32,
-                        prefix,
-                        &shard.name,
-                        &mut members,
-                    )?;
-                }
-                Data::Static(bytes) => {
-                    let length = bytes.len() as u64;
-                    list(
-                        Cursor::new(*bytes),
-                        length,
-                        number as u32,
-                        prefix,
-                        &shard.name,
-                        &mut members,
-                    )?;
-                }
+    fn with_layout(path: &Path, layout: Layout) -> Result<Self, DataError> {
+        let files = Files::at(path, |name| match is_compressed(name) {
+            true => Err(compressed(&path.join(name))),
+            false => Ok(is_tar(name)),
+        })?;
+        let mut set = Set::default();
+        let shards = files.len();
+        // Some at a time: what is listed waits no longer than for its neighbours.
+        const WAVE: usize = 64;
+        for first in (0..shards).step_by(WAVE) {
+            let last = shards.min(first + WAVE);
+            for listed in list_some(&files, first..last, layout) {
+                let (table, notes) = listed?;
+                set.append(table);
+                set.notes.extend(notes);
             }
-            members[before..].sort_by(|a, b| bytes(&a.path).cmp(bytes(&b.path)));
         }
-        let folders: BTreeSet<&[u8]> = members
-            .iter()
-            .filter_map(|member| first_folder(&member.path))
-            .collect();
-        let labelled = folders.len() > 1
-            && members
-                .iter()
-                .all(|member| first_folder(&member.path).is_some());
-        let mut classes = Vec::new();
-        let mut labels = Vec::new();
-        if labelled {
-            let folders: Vec<&[u8]> = folders.into_iter().collect();
-            labels = members
-                .iter()
-                .map(|member| {
-                    let folder = first_folder(&member.path).unwrap_or_default();
-                    folders.binary_search(&folder).unwrap_or_default() as u32
-                })
-                .collect();
-            classes = folders
-                .iter()
-                .map(|name| String::from_utf8_lossy(name).into_owned())
-                .collect();
-        }
-        for (member, label) in members.iter_mut().zip(labels) {
-            member.label = label;
-        }
-        Ok(Self {
-            shards,
-            members,
-            classes,
-            labelled,
-            place,
-        })
+        let place = format!("{} {}", layout_name(layout), path.display());
+        set.finish(Data::Files(files), layout, place, path)
     }
 
-    fn checked(self, path: &Path) -> Result<Self, DataError> {
-        if self.members.is_empty() {
-            let found = match self.shards.len() {
-                0 => inventory(path),
-                1 => "other members only".into(),
-                n => format!("other members only in {n} archives"),
-            };
-            let looked_for = if self.shards.is_empty() {
-                ".tar".into()
-            } else {
-                extension_list()
+    /// The shard of a sample.
+    fn shard(&self, index: usize) -> usize {
+        assert!(index < self.len(), "sample {index} of {}", self.len());
+        self.starts.partition_point(|&first| first <= index) - 1
+    }
+
+    /// The name of a shard.
+    fn shard_name(&self, shard: usize) -> String {
+        match &self.data {
+            Data::Files(files) => files.path(shard).to_string_lossy().into_owned(),
+            Data::Static { name, .. } => name.clone(),
+        }
+    }
+
+    /// Reads the name of a member from its headers.
+    fn member(&self, index: usize) -> Option<PathBuf> {
+        let shard = self.shard(index);
+        let end = u64::from(self.offsets[index]) * BLOCK;
+        let start = end - u64::from(self.gaps[index]) * BLOCK;
+        let mut headers = vec![0; (end - start) as usize];
+        let prefix = match &self.data {
+            Data::Files(files) => {
+                read_at(files.file(shard).ok()?.as_ref(), &mut headers, start).ok()?;
+                Path::new("")
+            }
+            Data::Static { bytes, prefix, .. } => {
+                headers.copy_from_slice(&bytes[start as usize..end as usize]);
+                prefix
+            }
+        };
+        let mut archive = Archive::new(Cursor::new(headers));
+        let entry = archive.entries().ok()?.next()?.ok()?;
+        let path = inside(&entry.path().ok()?)?;
+        path.strip_prefix(prefix).map(Path::to_path_buf).ok()
+    }
+}
+
+impl Source for TarSource {
+    fn len(&self) -> usize {
+        self.offsets.len()
+    }
+
+    fn read(&self, index: usize) -> Result<Sample, DataError> {
+        let shard = self.shard(index);
+        let offset = u64::from(self.offsets[index]) * BLOCK;
+        let size = self.sizes[index];
+        match &self.data {
+            Data::Static { bytes, .. } => {
+                let start = offset as usize;
+                Ok(Sample::Encoded(
+                    bytes[start..start + size as usize].to_vec(),
+                ))
+            }
+            Data::Files(files) => {
+                let file = files.file(shard)?;
+                let path = || files.path(shard);
+                let failed = |error: std::io::Error| match error.kind() {
+                    ErrorKind::UnexpectedEof => changed(&path()),
+                    _ => DataError::io(&path(), error),
+                };
+                let mut header = Header::new_old();
+                read_at(&file, header.as_mut_bytes(), offset - BLOCK).map_err(failed)?;
+                if !is_header_of(&header, size, self.gaps[index]) {
+                    return Err(changed(&path()));
+                }
+                let mut buffer = vec![0; size as usize];
+                read_at(&file, &mut buffer, offset).map_err(failed)?;
+                Ok(Sample::Encoded(buffer))
+            }
+        }
+    }
+
+    fn name(&self, index: usize) -> String {
+        let shard = self.shard(index);
+        let archive = self.shard_name(shard);
+        match self.member(index) {
+            Some(path) => format!("{archive}:{}", path.display()),
+            // The archive has gone or changed; whoever reads the sample says so.
+            None => format!("{archive}:#{}", index - self.starts[shard]),
+        }
+    }
+
+    fn relative_path(&self, index: usize) -> Option<PathBuf> {
+        self.member(index)
+    }
+
+    fn label(&self, index: usize) -> Option<u32> {
+        assert!(index < self.len(), "sample {index} of {}", self.len());
+        self.labels.get(index).copied()
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    fn describe(&self) -> String {
+        let mut text = format!("{}, {}", count(self.len(), self.classes.len()), self.place);
+        if self.starts.len() > 1 {
+            text += &format!(" ({} shards)", self.starts.len());
+        }
+        text
+    }
+}
+
+/// Lists a stretch of shards on several threads; results in their order.
+fn list_some(
+    files: &Files,
+    shards: std::ops::Range<usize>,
+    layout: Layout,
+) -> Vec<Result<(Table, Vec<String>), DataError>> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(shards.start);
+    let done = Mutex::new(Vec::with_capacity(shards.len()));
+    let work = || {
+        loop {
+            let shard = next.fetch_add(1, Ordering::Relaxed);
+            if shard >= shards.end {
+                break;
+            }
+            let mut notes = Vec::new();
+            let listed = index::table(&files.path(shard), layout, &mut notes);
+            lock(&done).push((shard, listed.map(|table| (table, notes))));
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads.min(shards.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let mut done = std::mem::take(&mut *lock(&done));
+    done.sort_by_key(|(shard, _)| *shard);
+    done.into_iter().map(|(_, listed)| listed).collect()
+}
+
+/// Shards while they are joined to one set.
+#[derive(Default)]
+struct Set {
+    starts: Vec<usize>,
+    all: Table,
+    /// The number of each folder, in the order of appearance.
+    folders: HashMap<Vec<u8>, u32>,
+    /// What all shards so far say of themselves, if they agree.
+    marker: Option<Marker>,
+    notes: Vec<String>,
+}
+
+impl Set {
+    fn append(&mut self, table: Table) {
+        match self.starts.is_empty() {
+            true => self.marker = table.marker,
+            false if self.marker != table.marker => self.marker = None,
+            false => {}
+        }
+        self.starts.push(self.all.len());
+        self.all.offsets.extend(table.offsets);
+        self.all.sizes.extend(table.sizes);
+        self.all.gaps.extend(table.gaps);
+        let numbers: Vec<u32> = (table.folders.into_iter())
+            .map(|folder| {
+                let next = self.folders.len() as u32;
+                *self.folders.entry(folder).or_insert(next)
+            })
+            .collect();
+        // With keys a label is a number already, and there are no folders.
+        let number = |label: u32| numbers.get(label as usize).copied().unwrap_or(label);
+        self.all.labels.extend(table.labels.into_iter().map(number));
+    }
+
+    fn finish(
+        self,
+        data: Data,
+        layout: Layout,
+        place: String,
+        path: &Path,
+    ) -> Result<TarSource, DataError> {
+        let Self {
+            starts,
+            mut all,
+            folders,
+            marker,
+            notes,
+        } = self;
+        if all.len() == 0 {
+            let (looked_for, found) = match starts.len() {
+                0 => (".tar".into(), inventory(path)),
+                1 => (extension_list(), "other members only".into()),
+                n => (
+                    extension_list(),
+                    format!("other members only in {n} archives"),
+                ),
             };
             return Err(DataError::Empty {
                 path: path.into(),
@@ -204,157 +348,129 @@ impl TarSource {
                 found,
             });
         }
-        Ok(self)
+        let whole = all.labels.iter().all(|&label| label != NONE);
+        let classes = match (layout, marker) {
+            (Layout::Keys, _) if whole => {
+                let most = all.labels.iter().max().copied().unwrap_or_default();
+                (0..=most).map(|number| number.to_string()).collect()
+            }
+            (Layout::Folders, Some(marker)) if !marker.classes.is_empty() => {
+                relabel_by_marker(&mut all.labels, &folders, &marker).map_err(|reason| {
+                    DataError::Archive {
+                        file: path.to_string_lossy().into_owned(),
+                        reason,
+                    }
+                })?;
+                marker.classes
+            }
+            (Layout::Folders, None) if whole && folders.len() > 1 => {
+                relabel_by_name(&mut all.labels, &folders)
+            }
+            _ => vec![],
+        };
+        if classes.is_empty() {
+            all.labels = vec![];
+        }
+        all.offsets.shrink_to_fit();
+        all.sizes.shrink_to_fit();
+        all.gaps.shrink_to_fit();
+        all.labels.shrink_to_fit();
+        Ok(TarSource {
+            data,
+            starts,
+            offsets: all.offsets,
+            sizes: all.sizes,
+            gaps: all.gaps,
+            labels: all.labels,
+            classes,
+            place,
+            notes,
+        })
     }
 }
 
-impl Source for TarSource {
-    fn len(&self) -> usize {
-        self.members.len()
+/// From numbers in the order of appearance to numbers in the order of the names, which are returned.
+fn relabel_by_name(labels: &mut [u32], folders: &HashMap<Vec<u8>, u32>) -> Vec<String> {
+    let mut sorted: Vec<(&Vec<u8>, u32)> = folders.iter().map(|(f, &n)| (f, n)).collect();
+    sorted.sort();
+    let mut rank = vec![0; sorted.len()];
+    for (place, &(_, number)) in sorted.iter().enumerate() {
+        rank[number as usize] = place as u32;
     }
-
-    fn read(&self, index: usize) -> Result<Sample, DataError> {
-        let member = &self.members[index];
-        match &self.shards[member.shard as usize].data {
-            Data::File(path, file) => {
-                let mut buffer = vec![0; member.size as usize];
-                read_at(file, &mut buffer, member.offset).map_err(|e| DataError::io(path, e))?;
-                Ok(Sample::Encoded(buffer))
-            }
-            Data::Static(bytes) => {
-                let start = member.offset as usize;
-                Ok(Sample::Encoded(
-                    bytes[start..start + member.size as usize].to_vec(),
-                ))
-            }
-        }
+    for label in labels {
+        *label = rank[*label as usize];
     }
-
-    fn name(&self, index: usize) -> String {
-        let member = &self.members[index];
-        format!(
-            "{}:{}",
-            self.shards[member.shard as usize].name,
-            member.path.display()
-        )
-    }
-
-    fn label(&self, index: usize) -> Option<u32> {
-        let member = &self.members[index];
-        self.labelled.then_some(member.label)
-    }
-
-    fn classes(&self) -> &[String] {
-        &self.classes
-    }
-
-    fn describe(&self) -> String {
-        let mut text = format!("{}, {}", count(self.len(), self.classes.len()), self.place);
-        if self.shards.len() > 1 {
-            text += &format!(" ({} shards)", self.shards.len());
-        }
-        text
-    }
+    let name = |(folder, _): &(&Vec<u8>, u32)| String::from_utf8_lossy(folder).into_owned();
+    sorted.iter().map(name).collect()
 }
 
-/// Reads the headers of an archive of `length` bytes and appends its images below `prefix`.
-fn list(
-    reader: impl Read + Seek,
-    length: u64,
-    shard: u32,
-    prefix: &Path,
-    name: &str,
-    members: &mut Vec<Member>,
-) -> Result<(), DataError> {
-    let failed = |reason: String| DataError::Archive {
-        file: name.into(),
-        reason,
-    };
-    // A whole archive is a whole number of blocks.
-    let damaged = |error: io::Error| match length.is_multiple_of(BLOCK) {
-        false => failed(format!("cut short, or not a tar archive: {error}")),
-        true => failed(format!("not a tar archive, or a damaged one: {error}")),
-    };
-    if length < BLOCK {
-        return Err(failed(format!(
-            "cut short: {length} bytes are less than one tar header"
-        )));
+/// From numbers in the order of appearance to the numbers of the classes in a packed set.
+fn relabel_by_marker(
+    labels: &mut [u32],
+    folders: &HashMap<Vec<u8>, u32>,
+    marker: &Marker,
+) -> Result<(), String> {
+    let known: HashMap<&[u8], u32> = (marker.folders().iter().map(String::as_bytes))
+        .zip(0..)
+        .collect();
+    let mut numbers = vec![NONE; folders.len()];
+    for (folder, &number) in folders {
+        numbers[number as usize] = *known.get(folder.as_slice()).ok_or_else(|| {
+            let folder = String::from_utf8_lossy(folder);
+            format!("folder {folder} is not among the classes that the packed set names")
+        })?;
     }
-    let mut archive = Archive::new(reader);
-    let mut end = 0;
-    for entry in archive.entries_with_seek().map_err(damaged)? {
-        let entry = entry.map_err(damaged)?;
-        let path = entry.path().map_err(damaged)?.into_owned();
-        let (offset, size) = (entry.raw_file_position(), entry.size());
-        let kind = entry.header().entry_type();
-        end = offset.saturating_add(size.div_ceil(BLOCK).saturating_mul(BLOCK));
-        if offset.saturating_add(size) > length {
-            let reason = format!("cut short: {} reaches beyond the end", path.display());
-            return Err(failed(reason));
-        }
-        let Some(clean) = inside(&path) else {
-            let reason = format!("member {} leaves the archive", path.display());
-            return Err(failed(reason));
-        };
-        let hidden = clean
-            .iter()
-            .any(|part| part.as_encoded_bytes().starts_with(b"."));
-        if hidden || !is_image(&clean) {
-            continue;
-        }
-        let Ok(below) = clean.strip_prefix(prefix) else {
-            continue;
-        };
-        match kind {
-            EntryType::Regular | EntryType::Continuous => {
-                members.push(Member {
-                    shard,
-                    label: 0,
-                    offset,
-                    size,
-                    path: below.into(),
-                });
-            }
-            EntryType::GNUSparse => {
-                return Err(failed(format!("member {} is sparse", path.display())));
-            }
-            // Folders and links hold no bytes.
-            _ => {}
-        }
-    }
-    if end.saturating_add(BLOCK) > length {
-        let reason = "cut short: the end-of-archive block is missing";
-        return Err(failed(reason.into()));
+    for label in labels {
+        *label = *numbers
+            .get(*label as usize)
+            .ok_or("an image lies in no folder, while the packed set has classes")?;
     }
     Ok(())
 }
 
-/// `path` without `./`; nothing when it leaves the archive.
-fn inside(path: &Path) -> Option<PathBuf> {
-    let mut clean = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(part) => clean.push(part),
-            Component::CurDir => {}
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
-        }
+/// Whether `header` announces a file of `size` bytes. With long headers in front the size may stand
+/// there instead.
+fn is_header_of(header: &Header, size: u32, gap: u8) -> bool {
+    let bytes = header.as_bytes();
+    // The checksum is taken with its own field as spaces.
+    let sum: u32 = (bytes.iter().enumerate())
+        .map(|(i, &byte)| {
+            if (148..156).contains(&i) {
+                32
+            } else {
+                u32::from(byte)
+            }
+        })
+        .sum();
+    header.cksum().is_ok_and(|told| told == sum)
+        && matches!(
+            header.entry_type(),
+            EntryType::Regular | EntryType::Continuous
+        )
+        && (gap > 1
+            || header
+                .entry_size()
+                .is_ok_and(|told| told == u64::from(size)))
+}
+
+fn changed(path: &Path) -> DataError {
+    DataError::Archive {
+        file: path.to_string_lossy().into_owned(),
+        reason: "has changed since it was opened; start again, and remove the .index beside it if \
+                 that does not help"
+            .into(),
     }
-    Some(clean)
 }
 
-fn bytes(path: &Path) -> &[u8] {
-    path.as_os_str().as_encoded_bytes()
-}
-
-/// The first folder of a member, when it lies in one.
-fn first_folder(path: &Path) -> Option<&[u8]> {
-    let mut parts = path.iter();
-    let first = parts.next()?;
-    parts.next().map(|_| first.as_encoded_bytes())
+fn layout_name(layout: Layout) -> &'static str {
+    match layout {
+        Layout::Folders => "tar",
+        Layout::Keys => "WebDataset",
+    }
 }
 
 /// Whether the file starts as gzip, bzip2, xz or zstd data do.
-fn starts_compressed(file: &File) -> bool {
+pub(super) fn starts_compressed(file: &File) -> bool {
     const MAGIC: [&[u8]; 4] = [
         &[0x1F, 0x8B],
         b"BZh",
@@ -365,7 +481,7 @@ fn starts_compressed(file: &File) -> bool {
     read_at(file, &mut start, 0).is_ok() && MAGIC.iter().any(|magic| start.starts_with(magic))
 }
 
-fn compressed(path: &Path) -> DataError {
+pub(super) fn compressed(path: &Path) -> DataError {
     DataError::Archive {
         file: path.to_string_lossy().into_owned(),
         reason: "compressed, so no member can be read on its own; decompress it first \

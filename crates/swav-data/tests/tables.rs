@@ -1,0 +1,383 @@
+//! Lists, WebDataset and Parquet: found by themselves, read right, and wrong ones named to the line.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use swav_data::{DEFAULT_MAX_PIXELS, DataError, Format, Source, decode, open};
+use tempfile::TempDir;
+
+/// A PNG of one colour.
+fn png(red: u8) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let image = image::RgbImage::from_pixel(4, 3, image::Rgb([red, 0, 255 - red]));
+    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+fn place() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn put(root: &TempDir, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    let path = root.path().join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn auto(path: &Path) -> Arc<dyn Source> {
+    open(path, Format::Auto).unwrap()
+}
+
+#[track_caller]
+fn refused(path: &Path, format: Format, parts: &[&str]) -> DataError {
+    let error = match open(path, format) {
+        Ok(source) => panic!("expected an error, opened {}", source.describe()),
+        Err(error) => error,
+    };
+    let message = error.to_string();
+    for part in parts {
+        assert!(message.contains(part), "expected {part:?} in {message:?}");
+    }
+    error
+}
+
+fn reds(source: &dyn Source) -> Vec<u8> {
+    let red = |index| {
+        let sample = source.read(index).unwrap();
+        let image = decode(&sample, &source.name(index), DEFAULT_MAX_PIXELS);
+        image.unwrap().rgb[0]
+    };
+    (0..source.len()).map(red).collect()
+}
+
+fn labels(source: &dyn Source) -> Vec<Option<u32>> {
+    (0..source.len()).map(|index| source.label(index)).collect()
+}
+
+// Lists
+
+#[test]
+fn a_list_names_images_beside_it_or_anywhere_in_its_own_order() {
+    let root = place();
+    let far = put(&root, "far/away.png", png(3));
+    for (name, red) in [("set/b.png", 1), ("set/a b,c.png", 2)] {
+        put(&root, name, png(red));
+    }
+    let text = format!(
+        "\u{feff}# mine\r\nset/b.png\r\n\nset/a b,c.png\n{}\nset/../set/b.png",
+        far.display()
+    );
+    let list = put(&root, "train.txt", text);
+    let source = auto(&list);
+    assert_eq!(reds(source.as_ref()), [1, 2, 3, 1]);
+    assert_eq!(labels(source.as_ref()), [None; 4]);
+    assert!(source.name(1).ends_with("a b,c.png"));
+    assert!(
+        source.describe().contains("4 images, list"),
+        "{}",
+        source.describe()
+    );
+}
+
+#[test]
+fn classes_of_a_list_are_sorted_by_name_or_by_value() {
+    let root = place();
+    for i in 0..4 {
+        put(&root, &format!("{i}.png"), png(i));
+    }
+    let names = put(
+        &root,
+        "n.tsv",
+        "0.png\tzebra\n1.png\tant\n2.png\tzebra\n3.png\tbee\n",
+    );
+    let source = auto(&names);
+    assert_eq!(source.classes(), ["ant", "bee", "zebra"]);
+    assert_eq!(labels(source.as_ref()), [2, 0, 2, 1].map(Some));
+    let numbers = put(
+        &root,
+        "n.csv",
+        "\"0.png\",10\n1.png,9\n2.png, 10 \n3.png,-1\n",
+    );
+    let source = auto(&numbers);
+    assert_eq!(source.classes(), ["-1", "9", "10"]);
+    assert_eq!(labels(source.as_ref()), [2, 1, 2, 0].map(Some));
+    assert_eq!(reds(source.as_ref()), [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_wrong_line_is_named_by_its_number() {
+    let root = place();
+    let format = |text: &str| put(&root, "l.csv", text);
+    refused(
+        &format("path,label\na.png,1\n"),
+        Format::Auto,
+        &["l.csv", "line 1", "path"],
+    );
+    refused(
+        &format("a.png,1\n\n#\nb.png\n"),
+        Format::List,
+        &["line 4", "no class"],
+    );
+    refused(
+        &format("a.png\nb.png,2\n"),
+        Format::List,
+        &["line 2", "a class"],
+    );
+    let error = refused(&format("# nothing\n\n"), Format::Auto, &["l.csv"]);
+    assert!(matches!(error, DataError::Empty { .. }));
+    refused(&format("\0\u{1}binary"), Format::List, &["line 1"]);
+    // What is missing shows when it is read.
+    let source = auto(&format("gone.png\n"));
+    let message = source.read(0).unwrap_err().to_string();
+    assert!(message.contains("gone.png: no such file"), "{message}");
+}
+
+// WebDataset
+
+fn tar_of(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        builder.append_data(&mut header, name, *bytes).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn keys_join_images_with_their_labels_in_the_order_of_the_archive() {
+    let (one, two, three) = (png(1), png(2), png(3));
+    let root = place();
+    let tar = tar_of(&[
+        ("d/0002.jpg", &one),
+        ("d/0002.cls", b"7\n"),
+        ("d/0002.txt", b"a caption"),
+        ("d/0001.json", br#"{"label": 3, "text": "x"}"#),
+        ("d/0001.png", &two),
+        ("d/0003.cls", b"0"),
+        ("d/0003.json", br#"{"label": 5}"#),
+        ("d/0003.seg.png", &three),
+    ]);
+    put(&root, "a.tar", &tar);
+    put(
+        &root,
+        "b.tar",
+        tar_of(&[("x.png", &three), ("x.cls", b"8")]),
+    );
+    let source = auto(root.path());
+    assert_eq!(reds(source.as_ref()), [1, 2, 3, 3]);
+    assert_eq!(labels(source.as_ref()), [7, 3, 0, 8].map(Some));
+    assert_eq!(source.classes().len(), 9);
+    assert!(
+        source.describe().contains("WebDataset"),
+        "{}",
+        source.describe()
+    );
+    assert!(
+        source.name(0).ends_with("a.tar:d/0002.jpg"),
+        "{}",
+        source.name(0)
+    );
+    // As an ordinary tar, the folder is a class.
+    assert_eq!(
+        labels(
+            open(&root.path().join("a.tar"), Format::Tar)
+                .unwrap()
+                .as_ref()
+        ),
+        [None; 3]
+    );
+}
+
+#[test]
+fn captions_without_labels_make_an_unlabelled_set() {
+    let image = png(1);
+    let root = place();
+    let path = put(
+        &root,
+        "a.tar",
+        tar_of(&[
+            ("1.png", &image),
+            ("1.json", b"{\"text\": 1}"),
+            ("2.png", &image),
+        ]),
+    );
+    let source = open(&path, Format::WebDataset).unwrap();
+    assert_eq!(labels(source.as_ref()), [None, None]);
+}
+
+#[test]
+fn wrong_labels_are_named_by_archive_and_key() {
+    let image = png(1);
+    let of = |members: &[(&str, &[u8])]| {
+        let root = place();
+        let path = put(&root, "w.tar", tar_of(members));
+        (root, path)
+    };
+    for (label, content, said) in [
+        ("1.cls", &b"cat"[..], "found \"cat\""),
+        ("1.cls", b"-1", "found \"-1\""),
+        ("1.cls", b"99999999999", "99999999999"),
+        ("1.json", b"{\"label\": \"cat\"}", "\"label\" is \"cat\""),
+        ("1.json", b"{\"label\"", "EOF"),
+    ] {
+        let (_root, path) = of(&[("1.png", &image), (label, content)]);
+        refused(&path, Format::WebDataset, &["w.tar", label, said]);
+    }
+    let (_root, path) = of(&[("k1.png", &image), ("k1.cls", b"1"), ("k2.png", &image)]);
+    refused(&path, Format::Auto, &["w.tar", "key k2", "no label"]);
+    let (_root, path) = of(&[
+        ("1.png", &image),
+        ("2.png", &image),
+        ("1.cls", b"1"),
+        ("2.cls", b"1"),
+    ]);
+    refused(&path, Format::Auto, &["w.tar", "next to one another"]);
+}
+
+#[test]
+fn an_index_made_for_keys_is_not_taken_for_folders() {
+    let root = place();
+    // Large enough for an index.
+    let mut image = png(1);
+    image.resize(1 << 20, 0);
+    let path = put(
+        &root,
+        "w.tar",
+        tar_of(&[("a/1.png", &image), ("a/1.cls", b"4")]),
+    );
+    for _ in 0..2 {
+        assert_eq!(labels(auto(&path).as_ref()), [Some(4)]);
+        assert!(root.path().join("w.tar.index").exists());
+        assert_eq!(labels(open(&path, Format::Tar).unwrap().as_ref()), [None]);
+    }
+}
+
+// Parquet
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
+
+#[test]
+fn parquet_of_the_hub_is_read_in_any_order_whatever_its_encoding() {
+    for name in ["hub.parquet", "hub-v2.parquet"] {
+        let source = auto(&fixture(name));
+        assert_eq!(source.classes(), ["zebra", "ant"], "{name}");
+        assert_eq!(
+            reds(source.as_ref()),
+            (0..20).collect::<Vec<u8>>(),
+            "{name}"
+        );
+        let expected: Vec<_> = (0..20).map(|i| Some(i % 2)).collect();
+        assert_eq!(labels(source.as_ref()), expected);
+        assert!(source.name(13).ends_with(&format!("{name}#13")));
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let source = &source;
+                scope.spawn(move || {
+                    for step in 0..60 {
+                        let index = (step * 7 + thread * 5) % 20;
+                        let sample = source.read(index).unwrap();
+                        let image = decode(&sample, "", 100).unwrap();
+                        assert_eq!(usize::from(image.rgb[0]), index);
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn a_folder_of_parquet_files_is_one_set() {
+    let root = place();
+    for (name, from) in [
+        ("train-00000.parquet", "hub.parquet"),
+        ("train-00001.parquet", "hub-v2.parquet"),
+    ] {
+        fs::copy(fixture(from), root.path().join(name)).unwrap();
+    }
+    let source = auto(root.path());
+    let expected: Vec<u8> = (0..20).chain(0..20).collect();
+    assert_eq!(reds(source.as_ref()), expected);
+    assert!(
+        source.describe().contains("40 images in 2 classes"),
+        "{}",
+        source.describe()
+    );
+    assert!(source.name(33).ends_with("train-00001.parquet#13"));
+}
+
+#[test]
+fn a_row_without_bytes_is_a_bad_sample_and_minus_one_is_no_label() {
+    let source = auto(&fixture("hub-bare.parquet"));
+    assert_eq!(labels(source.as_ref()), [None; 6]);
+    let message = source.read(3).unwrap_err().to_string();
+    assert!(
+        message.contains("hub-bare.parquet#3") && message.contains("no bytes"),
+        "{message}"
+    );
+    let red = |index| decode(&source.read(index).unwrap(), "", 100).unwrap().rgb[0];
+    assert_eq!([0, 1, 2, 4, 5].map(red), [0, 1, 2, 4, 5]);
+}
+
+#[test]
+fn what_cannot_be_read_is_said_by_its_name() {
+    refused(
+        &fixture("hub-zstd.parquet"),
+        Format::Auto,
+        &["hub-zstd", "Zstandard", "snappy"],
+    );
+    let root = place();
+    let whole = fs::read(fixture("hub.parquet")).unwrap();
+    for length in [0, 4, 7, 8, 100, whole.len() - 1] {
+        let path = put(&root, "cut.parquet", &whole[..length]);
+        refused(&path, Format::Auto, &["cut.parquet", "cut short"]);
+    }
+    let mut encrypted = whole.clone();
+    *encrypted.last_mut().unwrap() = b'E';
+    refused(
+        &put(&root, "e.parquet", &encrypted),
+        Format::Auto,
+        &["encrypted"],
+    );
+    // No such column.
+    let renamed: Vec<u8> = {
+        let mut bytes = whole.clone();
+        while let Some(at) = bytes.windows(5).position(|w| w == b"bytes") {
+            bytes[at..at + 5].copy_from_slice(b"octet");
+        }
+        bytes
+    };
+    refused(
+        &put(&root, "r.parquet", renamed),
+        Format::Auto,
+        &["no column of images", "image.octet"],
+    );
+}
+
+#[test]
+fn damaged_parquet_never_panics() {
+    let root = place();
+    for name in ["hub.parquet", "hub-v2.parquet", "hub-bare.parquet"] {
+        let whole = fs::read(fixture(name)).unwrap();
+        for at in (0..whole.len()).step_by(3) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << (at % 8);
+            let path = put(&root, "d.parquet", &damaged);
+            if let Ok(source) = open(&path, Format::Parquet) {
+                for index in 0..source.len().min(30) {
+                    if let Ok(sample) = source.read(index) {
+                        let _ = decode(&sample, "", 10_000);
+                    }
+                }
+            }
+        }
+    }
+}
