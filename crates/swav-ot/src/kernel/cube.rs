@@ -7,7 +7,7 @@
 //! codes are made of (for Vulkan's `exp2`, 3 + 2|x| units in the last place), and may take not-a-number for what they
 //! like: so what must stay one is told by its bits.
 
-use burn::backend::{Backend, DispatchDevice};
+use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
@@ -516,6 +516,7 @@ impl Kernels for CubeBackend {
 mod tests {
     use burn::backend::ops::FloatTensorOps;
     use burn::tensor::TensorData;
+    use burn_cubecl::ops::into_data_sync;
 
     use super::*;
     use crate::reference;
@@ -529,9 +530,7 @@ mod tests {
     }
 
     fn values(tensor: CubeTensor) -> Vec<f64> {
-        let data = CubeBackend::float_into_data(tensor);
-        let data = burn::tensor::reader::try_read_sync(data).unwrap().unwrap();
-        data.iter().collect()
+        into_data_sync(tensor).iter().collect()
     }
 
     /// Two rounds by hand, beside the reference.
@@ -584,7 +583,8 @@ mod tests {
                 );
                 let (i, k) = (at / prototypes, at % prototypes);
                 let exponent = (wide[at] - f64::from(centre[0]) - second[k] - sums[i]) / epsilon;
-                assert!((exponent.exp() - code).abs() < 2e-6);
+                // The potentials have been rounded on their way.
+                assert!((exponent.exp() - code).abs() < 1e-5);
             }
         }
     }
