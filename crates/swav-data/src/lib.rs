@@ -87,7 +87,7 @@
 //! None: every format is always there.
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod augment;
 mod decode;
@@ -97,6 +97,7 @@ mod loader;
 mod multicrop;
 pub mod random;
 mod sampler;
+mod simd;
 mod source;
 
 pub use augment::{Augment, Blur, Jitter};

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Scratch, probability};
 use crate::random::Draws;
+use crate::simd::{Kernel, dispatch};
 
 /// How often and how far crops are blurred. The default is SwAV's.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -86,49 +87,77 @@ pub fn apply(rgb: &mut [u8], width: usize, sigma: f32, scratch: &mut Scratch) {
         "a blur of σ {sigma} over rows of {width} pixels"
     );
     let kernel = half_kernel(sigma);
-    let radius = kernel.len() - 1;
-    let stride = width * 3;
-    let Buffers { padded, rows, sum } = &mut scratch.blur;
+    let buffers = &mut scratch.blur;
+    dispatch(Separable {
+        rgb,
+        stride: width * 3,
+        kernel: &kernel,
+        buffers,
+    });
+}
 
-    // Along the rows. Three channels side by side: a neighbour is three values away.
-    padded.resize(stride + 6 * radius, 0.0);
-    rows.resize(rgb.len(), 0.0);
-    for (row, blurred) in rgb.chunks_exact(stride).zip(rows.chunks_exact_mut(stride)) {
-        let (left, rest) = padded.split_at_mut(3 * radius);
-        let (middle, right) = rest.split_at_mut(stride);
-        for (value, &pixel) in middle.iter_mut().zip(row) {
-            *value = f32::from(pixel);
-        }
-        for pixel in left.chunks_exact_mut(3) {
-            pixel.copy_from_slice(&middle[..3]);
-        }
-        for pixel in right.chunks_exact_mut(3) {
-            pixel.copy_from_slice(&middle[stride - 3..]);
-        }
-        weigh(blurred, &kernel, |distance, sign| {
-            let start = if sign {
-                3 * (radius + distance)
-            } else {
-                3 * (radius - distance)
-            };
-            &padded[start..start + stride]
-        });
-    }
+/// Both passes of a blur.
+struct Separable<'a> {
+    rgb: &'a mut [u8],
+    /// Bytes in a row.
+    stride: usize,
+    kernel: &'a [f32],
+    buffers: &'a mut Buffers,
+}
 
-    // Along the columns.
-    let height = rgb.len() / stride;
-    sum.resize(stride, 0.0);
-    for (y, row) in rgb.chunks_exact_mut(stride).enumerate() {
-        weigh(sum, &kernel, |distance, sign| {
-            let from = if sign {
-                (y + distance).min(height - 1)
-            } else {
-                y.saturating_sub(distance)
-            };
-            &rows[from * stride..(from + 1) * stride]
-        });
-        for (pixel, &value) in row.iter_mut().zip(sum.iter()) {
-            *pixel = (value + 0.5) as u8;
+impl Kernel for Separable<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self {
+            rgb,
+            stride,
+            kernel,
+            buffers: Buffers { padded, rows, sum },
+        } = self;
+        let radius = kernel.len() - 1;
+
+        // Along the rows. Three channels side by side: a neighbour is three values away.
+        padded.resize(stride + 6 * radius, 0.0);
+        rows.resize(rgb.len(), 0.0);
+        for (row, blurred) in rgb.chunks_exact(stride).zip(rows.chunks_exact_mut(stride)) {
+            let (left, rest) = padded.split_at_mut(3 * radius);
+            let (middle, right) = rest.split_at_mut(stride);
+            for (value, &pixel) in middle.iter_mut().zip(row) {
+                *value = f32::from(pixel);
+            }
+            for pixel in left.chunks_exact_mut(3) {
+                pixel.copy_from_slice(&middle[..3]);
+            }
+            for pixel in right.chunks_exact_mut(3) {
+                pixel.copy_from_slice(&middle[stride - 3..]);
+            }
+            weigh(blurred, kernel, |distance, sign| {
+                let start = if sign {
+                    3 * (radius + distance)
+                } else {
+                    3 * (radius - distance)
+                };
+                &padded[start..start + stride]
+            });
+        }
+
+        // Along the columns.
+        let height = rgb.len() / stride;
+        sum.resize(stride, 0.0);
+        for (y, row) in rgb.chunks_exact_mut(stride).enumerate() {
+            weigh(sum, kernel, |distance, sign| {
+                let from = if sign {
+                    (y + distance).min(height - 1)
+                } else {
+                    y.saturating_sub(distance)
+                };
+                &rows[from * stride..(from + 1) * stride]
+            });
+            for (pixel, &value) in row.iter_mut().zip(sum.iter()) {
+                *pixel = (value + 0.5) as u8;
+            }
         }
     }
 }

@@ -10,6 +10,7 @@
 //! between Pillow's operations.
 
 pub mod blur;
+mod colour;
 pub mod crop;
 pub mod flip;
 pub mod grey;
@@ -113,6 +114,7 @@ pub struct Drawn {
 pub struct Scratch {
     pub(crate) resizer: fast_image_resize::Resizer,
     pub(crate) blur: blur::Buffers,
+    pub(crate) colour: colour::Buffers,
 }
 
 /// Runs the whole pipeline: cuts `drawn.region` out of `image`, resizes it to `size` × `size`, and
@@ -122,15 +124,17 @@ pub struct Scratch {
 /// When `out` is not `size` · `size` · 3 bytes long, or the region leaves the image.
 pub fn apply(image: &Image, drawn: &Drawn, size: usize, scratch: &mut Scratch, out: &mut [u8]) {
     crop::apply(image, drawn.region, size, scratch, out);
-    if drawn.flip {
-        flip::apply(out, size);
-    }
-    if let Some(shift) = &drawn.jitter {
-        jitter::apply(out, shift);
-    }
-    if drawn.grey {
-        grey::apply(out);
-    }
+    let Drawn {
+        flip, jitter, grey, ..
+    } = drawn;
+    colour::apply(
+        out,
+        size,
+        *flip,
+        jitter.as_ref(),
+        *grey,
+        &mut scratch.colour,
+    );
     if let Some(sigma) = drawn.blur {
         blur::apply(out, size, sigma, scratch);
     }
