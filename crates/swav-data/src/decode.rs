@@ -39,8 +39,9 @@ pub const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
 /// File extensions that count as images, in any case.
 pub const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "jpe"];
 
-/// A decoded image: RGB, 8 bits a channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A decoded image: RGB, 8 bits a channel. The default is the only one without pixels: a place for
+/// [`decode_into`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
     /// Width in pixels, at least 1.
     pub width: u32,
@@ -76,6 +77,22 @@ impl Image {
 /// [`DataError::TooLarge`] from the header alone; [`DataError::Decode`] for everything that is not a
 /// whole image of a known kind.
 pub fn decode(sample: &Sample, name: &str, max_pixels: u64) -> Result<Image, DataError> {
+    let mut image = Image::default();
+    decode_into(sample, name, max_pixels, &mut image)?;
+    Ok(image)
+}
+
+/// [`decode`], into the memory of an image that is no longer needed. After an error `image` holds
+/// whatever it holds.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_into(
+    sample: &Sample,
+    name: &str,
+    max_pixels: u64,
+    image: &mut Image,
+) -> Result<(), DataError> {
     let check = |width: u32, height: u32| {
         if u64::from(width) * u64::from(height) > max_pixels {
             let file = name.into();
@@ -91,14 +108,18 @@ pub fn decode(sample: &Sample, name: &str, max_pixels: u64) -> Result<Image, Dat
     match sample {
         Sample::Pixels { width, height, rgb } => {
             check(*width, *height)?;
-            Image::new(*width, *height, rgb.clone())
-                .map_err(|reason| DataError::decode(name, reason))
+            *image = Image::new(*width, *height, rgb.clone())
+                .map_err(|reason| DataError::decode(name, reason))?;
+            Ok(())
         }
         Sample::Encoded(bytes) if bytes.is_empty() => {
             Err(DataError::decode(name, "the file is empty"))
         }
-        Sample::Encoded(bytes) if bytes.starts_with(&JPEG_START) => jpeg(bytes, name, check),
-        Sample::Encoded(bytes) => other(bytes, name, max_pixels, check),
+        Sample::Encoded(bytes) if bytes.starts_with(&JPEG_START) => jpeg(bytes, name, check, image),
+        Sample::Encoded(bytes) => {
+            *image = other(bytes, name, max_pixels, check)?;
+            Ok(())
+        }
     }
 }
 
@@ -110,7 +131,8 @@ fn jpeg(
     bytes: &[u8],
     name: &str,
     check: impl Fn(u32, u32) -> Result<(), DataError>,
-) -> Result<Image, DataError> {
+    image: &mut Image,
+) -> Result<(), DataError> {
     let failed =
         |error: zune_jpeg::errors::DecodeErrors| DataError::decode(name, error.to_string());
     // Not strict: strictness refuses stray bytes between segments, which every other reader skips
@@ -136,12 +158,16 @@ fn jpeg(
     let orientation = decoder
         .exif()
         .and_then(|exif| Orientation::from_exif_chunk(exif));
-    let rgb = decoder.decode().map_err(failed)?;
-    let image = Image::new(width, height, rgb).map_err(|reason| DataError::decode(name, reason))?;
-    Ok(upright(
-        image,
-        orientation.unwrap_or(Orientation::NoTransforms),
-    ))
+    (image.width, image.height) = (width, height);
+    image
+        .rgb
+        .resize(usize::from(info.width) * usize::from(info.height) * 3, 0);
+    decoder.decode_into(&mut image.rgb).map_err(failed)?;
+    let orientation = orientation.unwrap_or(Orientation::NoTransforms);
+    if orientation != Orientation::NoTransforms {
+        *image = upright(std::mem::take(image), orientation);
+    }
+    Ok(())
 }
 
 /// Whether the picture in `jpeg` ends with its end-of-image marker.

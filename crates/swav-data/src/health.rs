@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use crate::decode::{Image, decode};
+use crate::decode::{Image, decode_into};
 use crate::error::DataError;
 use crate::source::Source;
 
@@ -86,32 +86,34 @@ impl fmt::Display for HealthReport {
     }
 }
 
-/// Reads and decodes sample `index`; a panic on the way (a bug in a decoder) is a bad file too.
+/// Reads and decodes sample `index` into `image`; a panic on the way (a bug in a decoder) is a bad file too.
 pub(crate) fn try_decode(
     source: &dyn Source,
     index: usize,
     max_pixels: u64,
-) -> Result<Image, BadFile> {
+    image: &mut Image,
+) -> Result<(), BadFile> {
     let bad = |reason: String| BadFile {
         index,
         name: source.name(index),
         reason,
     };
-    let attempt = || -> Result<Image, DataError> {
+    let attempt = || -> Result<(), DataError> {
         let sample = source.read(index)?;
         match sample {
             // Already pixels: no copy.
             crate::Sample::Pixels { width, height, rgb }
                 if u64::from(width) * u64::from(height) <= max_pixels =>
             {
-                Image::new(width, height, rgb)
-                    .map_err(|reason| DataError::decode(&source.name(index), reason))
+                *image = Image::new(width, height, rgb)
+                    .map_err(|reason| DataError::decode(&source.name(index), reason))?;
+                Ok(())
             }
-            sample => decode(&sample, &source.name(index), max_pixels),
+            sample => decode_into(&sample, &source.name(index), max_pixels, image),
         }
     };
     match catch_unwind(AssertUnwindSafe(attempt)) {
-        Ok(Ok(image)) => Ok(image),
+        Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(bad(error.to_string())),
         Err(panic) => Err(bad(panic_reason(panic.as_ref()))),
     }
@@ -142,12 +144,13 @@ pub fn scan(
     thread::scope(|scope| {
         for _ in 0..worker_count(workers) {
             scope.spawn(|| {
+                let mut image = Image::default();
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     if index >= source.len() {
                         break;
                     }
-                    if let Err(bad) = try_decode(source, index, max_pixels) {
+                    if let Err(bad) = try_decode(source, index, max_pixels, &mut image) {
                         lock(&found).push(bad);
                     }
                     seen(done.fetch_add(1, Ordering::Relaxed) + 1);

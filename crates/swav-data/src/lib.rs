@@ -90,6 +90,7 @@
 #![deny(unsafe_code)]
 
 pub mod augment;
+mod cache;
 mod decode;
 mod error;
 mod health;
@@ -101,10 +102,10 @@ mod simd;
 mod source;
 
 pub use augment::{Augment, Blur, Jitter};
-pub use decode::{DEFAULT_MAX_PIXELS, EXTENSIONS, Image, decode};
+pub use decode::{DEFAULT_MAX_PIXELS, EXTENSIONS, Image, decode, decode_into};
 pub use error::DataError;
 pub use health::{BadFile, HealthReport, scan};
-pub use loader::{Batch, CropGroup, Loader, LoaderConfig};
+pub use loader::{Batch, CropGroup, Loader, LoaderConfig, Memory};
 pub use multicrop::{CropSpec, View};
 pub use sampler::{Cursor, Order, Permutation};
 pub use source::{CifarSource, FolderSource, Format, IdxSource, Sample, Source, TarSource, open};

@@ -528,6 +528,7 @@ fn a_bad_file_is_decoded_once_and_not_in_every_epoch() {
         corrupt_budget: 0.1,
         workers: 1,
         prefetch: 0,
+        cache: 0,
         ..config(10)
     };
     let mut loader = Loader::new(source.clone(), config, Cursor::default()).unwrap();
@@ -636,6 +637,42 @@ fn buffers_of_dropped_and_recycled_batches_come_back() {
         }
     }
     assert!(seen.len() <= 3, "{} buffers for 40 batches", seen.len());
+}
+
+#[test]
+fn small_images_are_read_once_and_give_the_same_crops_from_the_cache() {
+    let source = Arc::new(Made::new(40));
+    let run = |cache| {
+        let config = LoaderConfig { cache, ..config(8) };
+        let mut loader = Loader::new(source.clone(), config, Cursor::default()).unwrap();
+        (take(&mut loader, 20), loader.memory())
+    };
+    let (cached, memory) = run(1 << 20);
+    // Where one epoch ends and the next begins, two workers may have the same image in hand.
+    let reads = source.read.swap(0, Ordering::Relaxed);
+    assert!((40..50).contains(&reads), "{reads} reads");
+    assert!(memory.cache > 40 * 16 * 20 * 3 && memory.cache < memory.cache_budget);
+    let (read_anew, memory) = run(1000);
+    assert!(source.read.load(Ordering::Relaxed) >= 160);
+    assert_eq!((memory.cache, memory.cache_budget), (0, 1000));
+    assert_eq!(cached, read_anew);
+}
+
+#[test]
+fn memory_for_batches_stays_within_the_bound_that_is_told() {
+    let config = LoaderConfig {
+        workers: 3,
+        ..config(6)
+    };
+    let mut loader = loader(Made::new(50), config);
+    let bytes: u64 = 6 * (2 * 16 * 16 + 3 * 8 * 8) * 3;
+    for _ in 0..40 {
+        let batch = loader.next_batch().unwrap().unwrap();
+        let memory = loader.memory();
+        assert_eq!(memory.batches_bound, bytes * 4);
+        assert!((bytes..=memory.batches_bound).contains(&memory.batches));
+        drop(batch);
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! and lie in 0…255, as the bytes between the steps of [`jitter`](super::jitter) do, so the result is
 //! the same to the bit. Those functions are the reference that the tests here hold this against.
 
+use super::Scratch;
 use super::jitter::{self, Shift, Step, max, min};
 use crate::simd::{Kernel, dispatch};
 
@@ -40,20 +41,20 @@ enum Operation {
 ///
 /// # Panics
 /// When `width` is zero.
-pub(crate) fn apply(
+pub fn apply(
     rgb: &mut [u8],
     width: usize,
     flip: bool,
     shift: Option<&Shift>,
     grey: bool,
-    buffers: &mut Buffers,
+    scratch: &mut Scratch,
 ) {
     let Buffers {
         rows,
         planes,
         before,
         after,
-    } = buffers;
+    } = &mut scratch.colour;
     let contrast = plan(shift, grey, before, after);
     if before.is_empty() && after.is_empty() {
         if flip {
@@ -347,7 +348,7 @@ mod tests {
 
     #[test]
     fn all_at_once_is_one_step_after_the_other() {
-        let mut buffers = Buffers::default();
+        let mut scratch = Scratch::default();
         for sample in 0..400 {
             let mut draws = CropKey::new(5, 0, sample, 0).draws(Purpose::Jitter);
             let (width, height) = (1 + draws.below(70) as usize, 1 + draws.below(9) as usize);
@@ -393,7 +394,7 @@ mod tests {
                 mirrored,
                 shift.as_ref(),
                 greyed,
-                &mut buffers,
+                &mut scratch,
             );
             assert_eq!(fast, expected, "{width} × {height}, {shift:?}");
         }

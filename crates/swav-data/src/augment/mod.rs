@@ -10,7 +10,7 @@
 //! between Pillow's operations.
 
 pub mod blur;
-mod colour;
+pub mod colour;
 pub mod crop;
 pub mod flip;
 pub mod grey;
@@ -127,14 +127,7 @@ pub fn apply(image: &Image, drawn: &Drawn, size: usize, scratch: &mut Scratch, o
     let Drawn {
         flip, jitter, grey, ..
     } = drawn;
-    colour::apply(
-        out,
-        size,
-        *flip,
-        jitter.as_ref(),
-        *grey,
-        &mut scratch.colour,
-    );
+    colour::apply(out, size, *flip, jitter.as_ref(), *grey, scratch);
     if let Some(sigma) = drawn.blur {
         blur::apply(out, size, sigma, scratch);
     }
