@@ -261,15 +261,16 @@ impl Kernel for Together<'_> {
 /// Takes a row of pixels apart, from the right if it is to be mirrored.
 #[inline(always)]
 fn split(row: &[u8], flip: bool, reds: &mut [f32], greens: &mut [f32], blues: &mut [f32]) {
-    let (pixels, _) = row.as_chunks::<3>();
-    let channels = reds.iter_mut().zip(greens).zip(blues);
+    // Not `as_chunks`: an array of three bytes is read as a number of 24 bits, which no vector holds.
+    let channels = reds.iter_mut().zip(&mut *greens).zip(&mut *blues);
+    for (((r, g), b), pixel) in channels.zip(row.chunks_exact(3)) {
+        *r = f32::from(pixel[0]);
+        *g = f32::from(pixel[1]);
+        *b = f32::from(pixel[2]);
+    }
     if flip {
-        for (((r, g), b), pixel) in channels.zip(pixels.iter().rev()) {
-            [*r, *g, *b] = pixel.map(f32::from);
-        }
-    } else {
-        for (((r, g), b), pixel) in channels.zip(pixels) {
-            [*r, *g, *b] = pixel.map(f32::from);
+        for row in [reds, greens, blues] {
+            row.reverse();
         }
     }
 }
@@ -277,9 +278,11 @@ fn split(row: &[u8], flip: bool, reds: &mut [f32], greens: &mut [f32], blues: &m
 /// Puts a row of pixels together.
 #[inline(always)]
 fn join(reds: &[f32], greens: &[f32], blues: &[f32], row: &mut [u8]) {
-    let (pixels, _) = row.as_chunks_mut::<3>();
-    for (pixel, ((&r, &g), &b)) in pixels.iter_mut().zip(reds.iter().zip(greens).zip(blues)) {
-        *pixel = [byte(r), byte(g), byte(b)];
+    let channels = reds.iter().zip(greens).zip(blues);
+    for (pixel, ((&r, &g), &b)) in row.chunks_exact_mut(3).zip(channels) {
+        pixel[0] = byte(r);
+        pixel[1] = byte(g);
+        pixel[2] = byte(b);
     }
 }
 
