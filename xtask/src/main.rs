@@ -1,6 +1,7 @@
-//! Tasks of the workspace: `cargo xtask ci`, `cargo xtask golden`, `cargo xtask assets`.
+//! Tasks of the workspace: `cargo xtask ci`, `golden`, `assets`, `bench-loader`.
 
 mod assets;
+mod bench_loader;
 mod ci;
 mod golden;
 
@@ -24,12 +25,15 @@ enum Task {
     Golden(golden::Args),
     /// Build assets/quickstart.tar from the emoji crates.
     Assets,
+    /// Measure the loader, decoding alone, and the peers in bench/peers.
+    BenchLoader(bench_loader::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Ci => ci::run(),
         Task::Golden(args) => golden::run(&args),
+        Task::BenchLoader(args) => bench_loader::run(&args),
         Task::Assets => assets::quickstart(&root().join("assets/quickstart.tar")),
     }
 }

@@ -201,15 +201,17 @@ pub(super) fn turn([r, g, b]: [f32; 3], sectors: f32) -> [f32; 3] {
     let from_blue = 4.0 + (r - g) * scale;
     let from_others = if value == g { from_green } else { from_blue };
     let angle = sectors + if value == r { from_red } else { from_others };
-    // The angle lies in [−1, 11); `offset` turns it to the channel.
-    let channel = |offset: f32| {
-        let k = angle + offset;
-        let k = if k >= 6.0 { k - 6.0 } else { k };
-        let k = if k >= 6.0 { k - 6.0 } else { k };
-        let share = max(0.0, min(1.0, min(k, 4.0 - k)));
-        value - chroma * share + 0.5
-    };
-    [channel(5.0), channel(3.0), channel(1.0)]
+    // The angle lies in [−1, 11]; a turn back or forward brings it to [0, 6].
+    let angle = if angle > 6.0 { angle - 6.0 } else { angle };
+    let angle = if angle < 0.0 { angle + 6.0 } else { angle };
+    // A channel is full within one sixth of its own angle and fades over the sixth beyond: red lies
+    // at both ends, green at 2, blue at 4.
+    let channel = |faded: f32| value - chroma * max(0.0, min(1.0, faded)) + 0.5;
+    [
+        channel(2.0 - (angle - 3.0).abs()),
+        channel((angle - 2.0).abs() - 1.0),
+        channel((angle - 4.0).abs() - 1.0),
+    ]
 }
 
 /// The greater of two numbers that are numbers: one instruction, where `f32::max` also minds NaN.
