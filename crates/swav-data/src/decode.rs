@@ -93,6 +93,22 @@ pub fn decode_into(
     max_pixels: u64,
     image: &mut Image,
 ) -> Result<(), DataError> {
+    decode_reduced(sample, name, max_pixels, image, &|_, _| 1).map(|_| ())
+}
+
+/// How much smaller than its file an image may be decoded: 1, or 2 or 4 for a half or a quarter of
+/// either side. It is asked with the width and height that the whole image would have.
+pub(crate) type Reduction<'a> = dyn Fn(u32, u32) -> u32 + 'a;
+
+/// [`decode_into`], at a reduced size where `reduction` allows it and the format can do so for less.
+/// Returns the width and height of the whole image.
+pub(crate) fn decode_reduced(
+    sample: &Sample,
+    name: &str,
+    max_pixels: u64,
+    image: &mut Image,
+    reduction: &Reduction<'_>,
+) -> Result<[u32; 2], DataError> {
     let check = |width: u32, height: u32| {
         if u64::from(width) * u64::from(height) > max_pixels {
             let file = name.into();
@@ -110,15 +126,17 @@ pub fn decode_into(
             check(*width, *height)?;
             *image = Image::new(*width, *height, rgb.clone())
                 .map_err(|reason| DataError::decode(name, reason))?;
-            Ok(())
+            Ok([*width, *height])
         }
         Sample::Encoded(bytes) if bytes.is_empty() => {
             Err(DataError::decode(name, "the file is empty"))
         }
-        Sample::Encoded(bytes) if bytes.starts_with(&JPEG_START) => jpeg(bytes, name, check, image),
+        Sample::Encoded(bytes) if bytes.starts_with(&JPEG_START) => {
+            jpeg(bytes, name, check, image, reduction)
+        }
         Sample::Encoded(bytes) => {
             *image = other(bytes, name, max_pixels, check)?;
-            Ok(())
+            Ok([image.width, image.height])
         }
     }
 }
@@ -132,7 +150,8 @@ fn jpeg(
     name: &str,
     check: impl Fn(u32, u32) -> Result<(), DataError>,
     image: &mut Image,
-) -> Result<(), DataError> {
+    reduction: &Reduction<'_>,
+) -> Result<[u32; 2], DataError> {
     let failed =
         |error: zune_jpeg::errors::DecodeErrors| DataError::decode(name, error.to_string());
     // Not strict: strictness refuses stray bytes between segments, which every other reader skips
@@ -158,16 +177,54 @@ fn jpeg(
     let orientation = decoder
         .exif()
         .and_then(|exif| Orientation::from_exif_chunk(exif));
-    (image.width, image.height) = (width, height);
-    image
-        .rgb
-        .resize(usize::from(info.width) * usize::from(info.height) * 3, 0);
-    decoder.decode_into(&mut image.rgb).map_err(failed)?;
     let orientation = orientation.unwrap_or(Orientation::NoTransforms);
+    let whole = match orientation {
+        Orientation::NoTransforms
+        | Orientation::Rotate180
+        | Orientation::FlipHorizontal
+        | Orientation::FlipVertical => [width, height],
+        _ => [height, width],
+    };
+    let divisor = reduction(whole[0], whole[1]);
+    if divisor == 1 || !jpeg_reduced(bytes, divisor, image) {
+        (image.width, image.height) = (width, height);
+        image
+            .rgb
+            .resize(usize::from(info.width) * usize::from(info.height) * 3, 0);
+        decoder.decode_into(&mut image.rgb).map_err(failed)?;
+    }
     if orientation != Orientation::NoTransforms {
         *image = upright(std::mem::take(image), orientation);
     }
-    Ok(())
+    Ok(whole)
+}
+
+/// Decodes a JPEG at a `divisor`-th of its size: of the frequencies in each block only the lowest are
+/// transformed. False when this decoder cannot do it; what is wrong with the file is for the other
+/// one to say.
+fn jpeg_reduced(bytes: &[u8], divisor: u32, image: &mut Image) -> bool {
+    let mut decoder = jpeg_decoder::Decoder::new(bytes);
+    if decoder.read_info().is_err() {
+        return false;
+    }
+    let Some(info) = decoder.info() else {
+        return false;
+    };
+    if info.pixel_format != jpeg_decoder::PixelFormat::RGB24 {
+        return false;
+    }
+    let reduced = |side: u16| u32::from(side).div_ceil(divisor) as u16;
+    let Ok((width, height)) = decoder.scale(reduced(info.width), reduced(info.height)) else {
+        return false;
+    };
+    let Ok(rgb) = decoder.decode() else {
+        return false;
+    };
+    match Image::new(width.into(), height.into(), rgb) {
+        Ok(decoded) => *image = decoded,
+        Err(_) => return false,
+    }
+    true
 }
 
 /// Whether the picture in `jpeg` ends with its end-of-image marker.

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use crate::decode::{Image, decode_into};
+use crate::decode::{Image, Reduction, decode_reduced};
 use crate::error::DataError;
 use crate::source::Source;
 
@@ -86,19 +86,21 @@ impl fmt::Display for HealthReport {
     }
 }
 
-/// Reads and decodes sample `index` into `image`; a panic on the way (a bug in a decoder) is a bad file too.
+/// Reads and decodes sample `index` into `image`, smaller where `reduction` allows it, and returns the
+/// width and height of the whole; a panic on the way (a bug in a decoder) is a bad file too.
 pub(crate) fn try_decode(
     source: &dyn Source,
     index: usize,
     max_pixels: u64,
     image: &mut Image,
-) -> Result<(), BadFile> {
+    reduction: &Reduction<'_>,
+) -> Result<[u32; 2], BadFile> {
     let bad = |reason: String| BadFile {
         index,
         name: source.name(index),
         reason,
     };
-    let attempt = || -> Result<(), DataError> {
+    let attempt = || -> Result<[u32; 2], DataError> {
         let sample = source.read(index)?;
         match sample {
             // Already pixels: no copy.
@@ -107,13 +109,13 @@ pub(crate) fn try_decode(
             {
                 *image = Image::new(width, height, rgb)
                     .map_err(|reason| DataError::decode(&source.name(index), reason))?;
-                Ok(())
+                Ok([width, height])
             }
-            sample => decode_into(&sample, &source.name(index), max_pixels, image),
+            sample => decode_reduced(&sample, &source.name(index), max_pixels, image, reduction),
         }
     };
     match catch_unwind(AssertUnwindSafe(attempt)) {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(size)) => Ok(size),
         Ok(Err(error)) => Err(bad(error.to_string())),
         Err(panic) => Err(bad(panic_reason(panic.as_ref()))),
     }
@@ -150,7 +152,7 @@ pub fn scan(
                     if index >= source.len() {
                         break;
                     }
-                    if let Err(bad) = try_decode(source, index, max_pixels, &mut image) {
+                    if let Err(bad) = try_decode(source, index, max_pixels, &mut image, &|_, _| 1) {
                         lock(&found).push(bad);
                     }
                     seen(done.fetch_add(1, Ordering::Relaxed) + 1);

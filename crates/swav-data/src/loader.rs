@@ -558,17 +558,28 @@ impl Shared {
         worker: &mut Worker,
         crops: &mut [u8],
     ) -> Result<(), BadFile> {
+        let Worker { scratch, image, .. } = worker;
         let made = match self.cache.get(index) {
-            Some(image) => self.render(index, epoch, image, &mut worker.scratch, crops),
+            Some(image) => {
+                let whole = [image.width, image.height];
+                self.render(index, epoch, image, whole, scratch, crops)
+            }
             None => {
                 if let Some(bad) = self.known_bad(index) {
                     return Err(bad);
                 }
-                let Worker { scratch, image, .. } = worker;
-                let limit = self.config.max_pixels;
-                try_decode(self.source.as_ref(), index, limit, image)
-                    .and_then(|()| self.render(index, epoch, image, scratch, crops))
-                    .inspect(|()| self.cache.offer(index, image))
+                let config = &self.config;
+                let key = [config.seed, epoch, index as u64];
+                let reduction = |width: u32, height: u32| config.view.reduction(key, width, height);
+                let source = self.source.as_ref();
+                try_decode(source, index, config.max_pixels, image, &reduction).and_then(|whole| {
+                    self.render(index, epoch, image, whole, scratch, crops)?;
+                    // Of a reduced image another epoch may need more.
+                    if whole == [image.width, image.height] {
+                        self.cache.offer(index, image);
+                    }
+                    Ok(())
+                })
             }
         };
         if let Err(bad) = &made {
@@ -594,17 +605,19 @@ impl Shared {
         known.get(&index).cloned()
     }
 
-    /// Makes the crops of a decoded image. A panic (a bug of ours) makes it a bad file, too.
+    /// Makes the crops of a decoded image, which may be a reduced one of the `whole`. A panic (a bug of ours) makes it a bad file, too.
     fn render(
         &self,
         index: usize,
         epoch: u64,
         image: &Image,
+        whole: [u32; 2],
         scratch: &mut Scratch,
         crops: &mut [u8],
     ) -> Result<(), BadFile> {
         let key = [self.config.seed, epoch, index as u64];
-        let render = AssertUnwindSafe(|| self.config.view.render(image, key, scratch, crops));
+        let view = &self.config.view;
+        let render = AssertUnwindSafe(|| view.render_reduced(image, whole, key, scratch, crops));
         catch_unwind(render).map_err(|panic| {
             // What it left behind may be half done.
             *scratch = Scratch::default();

@@ -675,6 +675,96 @@ fn memory_for_batches_stays_within_the_bound_that_is_told() {
     }
 }
 
+/// One picture, as a file.
+struct File(Vec<u8>);
+
+impl Source for File {
+    fn len(&self) -> usize {
+        1
+    }
+
+    fn read(&self, _: usize) -> Result<Sample, DataError> {
+        Ok(Sample::Encoded(self.0.clone()))
+    }
+
+    fn name(&self, _: usize) -> String {
+        "file".into()
+    }
+
+    fn label(&self, _: usize) -> Option<u32> {
+        None
+    }
+
+    fn classes(&self) -> &[String] {
+        &[]
+    }
+
+    fn describe(&self) -> String {
+        "a file".into()
+    }
+}
+
+#[test]
+fn a_large_photograph_decoded_at_a_fraction_of_its_size_gives_nearly_the_same_crops() {
+    // Waves of all lengths and an edge, 1500 × 1100; turned by EXIF in the second round.
+    let picture = image::RgbImage::from_fn(1500, 1100, |x, y| {
+        let (x, y) = (f64::from(x), f64::from(y));
+        let waves = (x * x / 9000.0).sin() * 50.0 + (y * y / 7000.0 + x / 50.0).cos() * 50.0;
+        let edge = if x > 900.0 + y / 3.0 { 40.0 } else { 0.0 };
+        image::Rgb([90.0, 110.0, 130.0].map(|base| (base + waves + edge) as u8))
+    });
+    let mut plain = std::io::Cursor::new(Vec::new());
+    let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut plain, 92);
+    picture.write_with_encoder(encoder).unwrap();
+    let plain = plain.into_inner();
+    // A segment that says nothing but "orientation 6", after the start of the image.
+    let mut turned = plain[..2].to_vec();
+    turned.extend(
+        b"\xFF\xE1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0",
+    );
+    turned.extend(&plain[2..]);
+    for file in [plain, turned] {
+        let views = [
+            View::Centre {
+                resize: 64,
+                size: 56,
+            },
+            View::MultiCrop {
+                crops: vec![CropSpec {
+                    count: 4,
+                    size: 64,
+                    scale: [0.3, 1.0],
+                }],
+                augment: Augment {
+                    flip: 0.5,
+                    ..Augment::none()
+                },
+            },
+        ];
+        let sample = Sample::Encoded(file.clone());
+        let image = swav_data::decode(&sample, "file", u64::MAX).unwrap();
+        for view in views {
+            let config = LoaderConfig {
+                view: view.clone(),
+                ..config(1)
+            };
+            let mut loader =
+                Loader::new(Arc::new(File(file.clone())), config, Cursor::default()).unwrap();
+            let ours = loader.next_batch().unwrap().unwrap();
+            let mut exact = vec![0; view.bytes()];
+            view.render(&image, [3, 0, 0], &mut Default::default(), &mut exact);
+            let differences = ours.groups[0].pixels.iter().zip(&exact);
+            let differences = differences.map(|(a, b)| f64::from(a.abs_diff(*b)));
+            let mean = differences.clone().sum::<f64>() / exact.len() as f64;
+            let worst = differences.fold(0.0, f64::max);
+            println!("worst {worst}, mean {mean:.3}");
+            assert_ne!(ours.groups[0].pixels, exact, "it was not reduced at all");
+            // The worst is where a crop ends beside the edge: a reduced pixel has seen both sides.
+            assert!(mean < 1.0 && worst < 24.0, "worst {worst}, mean {mean}");
+        }
+    }
+}
+
 #[test]
 fn the_queue_is_bounded() {
     let source = Arc::new(Made::new(1000));
