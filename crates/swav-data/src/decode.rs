@@ -28,6 +28,7 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 
 use crate::error::DataError;
+use crate::reduced;
 use crate::source::Sample;
 
 /// The size at which an image is refused, in pixels: 178,956,970, or some 13,377 × 13,377.
@@ -186,7 +187,7 @@ fn jpeg(
         _ => [height, width],
     };
     let divisor = reduction(whole[0], whole[1]);
-    if divisor == 1 || !jpeg_reduced(bytes, divisor, image) {
+    if divisor == 1 || reduced::decode(bytes, [width, height], divisor, image).is_none() {
         (image.width, image.height) = (width, height);
         image
             .rgb
@@ -197,34 +198,6 @@ fn jpeg(
         *image = upright(std::mem::take(image), orientation);
     }
     Ok(whole)
-}
-
-/// Decodes a JPEG at a `divisor`-th of its size: of the frequencies in each block only the lowest are
-/// transformed. False when this decoder cannot do it; what is wrong with the file is for the other
-/// one to say.
-fn jpeg_reduced(bytes: &[u8], divisor: u32, image: &mut Image) -> bool {
-    let mut decoder = jpeg_decoder::Decoder::new(bytes);
-    if decoder.read_info().is_err() {
-        return false;
-    }
-    let Some(info) = decoder.info() else {
-        return false;
-    };
-    if info.pixel_format != jpeg_decoder::PixelFormat::RGB24 {
-        return false;
-    }
-    let reduced = |side: u16| u32::from(side).div_ceil(divisor) as u16;
-    let Ok((width, height)) = decoder.scale(reduced(info.width), reduced(info.height)) else {
-        return false;
-    };
-    let Ok(rgb) = decoder.decode() else {
-        return false;
-    };
-    match Image::new(width.into(), height.into(), rgb) {
-        Ok(decoded) => *image = decoded,
-        Err(_) => return false,
-    }
-    true
 }
 
 /// Whether the picture in `jpeg` ends with its end-of-image marker.

@@ -97,6 +97,7 @@ mod health;
 mod loader;
 mod multicrop;
 pub mod random;
+mod reduced;
 mod sampler;
 mod simd;
 mod source;
