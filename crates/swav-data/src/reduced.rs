@@ -525,13 +525,14 @@ fn transform<const N: usize>(low: &[[f32; N]; N], basis: &[[f32; N]; N]) -> [[u8
     }
     let mut pixels = [[0; N]; N];
     for (y, pixels) in pixels.iter_mut().enumerate() {
-        let mut sum = [128.5; N];
+        let mut sum = [128.0; N];
         for (row, basis) in rows.iter().zip(basis) {
             for x in 0..N {
                 sum[x] += row[x] * basis[y];
             }
         }
-        *pixels = sum.map(|value| value as u8);
+        // Beside 2²³ a float has no fraction left: a sum rounds, and the low bits are the number.
+        *pixels = sum.map(|value| (value.clamp(0.0, 255.0) + 8_388_608.0).to_bits() as u8);
     }
     pixels
 }
