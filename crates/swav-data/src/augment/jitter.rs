@@ -12,6 +12,9 @@
 //! The first three are torchvision's `ColorJitter` on Pillow images, to the last bit. For hue Pillow
 //! goes through 8-bit HSV, which shows only 256 angles and loses up to several grey levels on the way
 //! there and back; here it is torchvision's exact (floating-point) form, rounded once.
+//!
+//! The functions here are the plain form, a step after the other; crops are made by
+//! [`colour`](super::colour), which gives the same bytes in fewer passes.
 
 use serde::{Deserialize, Serialize};
 
