@@ -3,7 +3,7 @@
 //!
 //! A row is taken apart into three rows of single-precision numbers, one for each channel, which the
 //! steps go over in turn; they stay in the first-level cache. After each step the numbers are whole
-//! and lie in 0…255, as the bytes between the steps of [`jitter`](super::jitter) do, so the result is
+//! and lie in 0…255, as the bytes between the steps of [`jitter`] do, so the result is
 //! the same to the bit. Those functions are the reference that the tests here hold this against.
 
 use super::Scratch;
