@@ -56,7 +56,14 @@ const CHECKS: &[Check] = &[
     // Both with Burn's fusion, as the program has it; the kernels alone are tested inside.
     (
         KERNELS,
-        &["test", "--release", "-p", "swav-ot", "--features", "wgpu,fusion"],
+        &[
+            "test",
+            "--release",
+            "-p",
+            "swav-ot",
+            "--features",
+            "wgpu,fusion",
+        ],
         &[],
     ),
     // CUDA's bindings skip their build script's download under DOCS_RS: enough to check types.
@@ -78,7 +85,9 @@ pub fn run() -> anyhow::Result<()> {
                 std::env::var_os("CI").is_none(),
                 "the check `{name}` needs a driver for Vulkan; install mesa-vulkan-drivers"
             );
-            println!("==> {name}: left out, there is no driver for Vulkan; mesa-vulkan-drivers has one");
+            println!(
+                "==> {name}: left out, there is no driver for Vulkan; mesa-vulkan-drivers has one"
+            );
             continue;
         }
         let began = Instant::now();
@@ -99,7 +108,9 @@ pub fn run() -> anyhow::Result<()> {
 fn has_vulkan() -> bool {
     let places = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"].map(std::path::Path::new);
     let has_driver = |place: &std::path::Path| {
-        place.read_dir().is_ok_and(|mut drivers| drivers.next().is_some())
+        place
+            .read_dir()
+            .is_ok_and(|mut drivers| drivers.next().is_some())
     };
     cfg!(not(target_os = "linux")) || places.into_iter().any(has_driver)
 }

@@ -1,6 +1,7 @@
 //! Tasks of the workspace: checks, benchmarks, golden numbers, assets.
 
 mod assets;
+mod bench_loader;
 mod bench_sinkhorn;
 mod ci;
 mod golden;
@@ -27,6 +28,8 @@ enum Task {
     BenchSinkhorn(bench_sinkhorn::Args),
     /// Build assets/quickstart.tar from the emoji crates.
     Assets,
+    /// Measure the loader, decoding alone, and the peers in bench/peers.
+    BenchLoader(bench_loader::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -34,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         Task::Ci => ci::run(),
         Task::Golden(args) => golden::run(&args),
         Task::BenchSinkhorn(args) => bench_sinkhorn::run(&args),
+        Task::BenchLoader(args) => bench_loader::run(&args),
         Task::Assets => assets::quickstart(&root().join("assets/quickstart.tar")),
     }
 }

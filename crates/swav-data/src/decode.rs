@@ -30,6 +30,7 @@ use zune_core::options::DecoderOptions;
 
 use crate::error::DataError;
 use crate::health::panic_reason;
+use crate::reduced;
 use crate::source::Sample;
 
 /// The size at which an image is refused, in pixels: 178,956,970, or some 13,377 × 13,377.
@@ -41,8 +42,9 @@ pub const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
 /// File extensions that count as images, in any case.
 pub const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "jpe"];
 
-/// A decoded image: RGB, 8 bits a channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A decoded image: RGB, 8 bits a channel. The default is the only one without pixels: a place for
+/// [`decode_into`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
     /// Width in pixels, at least 1.
     pub width: u32,
@@ -78,6 +80,38 @@ impl Image {
 /// [`DataError::TooLarge`] from the header alone; [`DataError::Decode`] for everything that is not a
 /// whole image of a known kind.
 pub fn decode(sample: &Sample, name: &str, max_pixels: u64) -> Result<Image, DataError> {
+    let mut image = Image::default();
+    decode_into(sample, name, max_pixels, &mut image)?;
+    Ok(image)
+}
+
+/// [`decode`], into the memory of an image that is no longer needed. After an error `image` holds
+/// whatever it holds.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_into(
+    sample: &Sample,
+    name: &str,
+    max_pixels: u64,
+    image: &mut Image,
+) -> Result<(), DataError> {
+    decode_reduced(sample, name, max_pixels, image, &|_, _| 1).map(|_| ())
+}
+
+/// How much smaller than its file an image may be decoded: 1, or 2 or 4 for a half or a quarter of
+/// either side. It is asked with the width and height that the whole image would have.
+pub(crate) type Reduction<'a> = dyn Fn(u32, u32) -> u32 + 'a;
+
+/// [`decode_into`], at a reduced size where `reduction` allows it and the format can do so for less.
+/// Returns the width and height of the whole image.
+pub(crate) fn decode_reduced(
+    sample: &Sample,
+    name: &str,
+    max_pixels: u64,
+    image: &mut Image,
+    reduction: &Reduction<'_>,
+) -> Result<[u32; 2], DataError> {
     let check = |width: u32, height: u32| {
         if u64::from(width) * u64::from(height) > max_pixels {
             let file = name.into();
@@ -93,18 +127,23 @@ pub fn decode(sample: &Sample, name: &str, max_pixels: u64) -> Result<Image, Dat
     match sample {
         Sample::Pixels { width, height, rgb } => {
             check(*width, *height)?;
-            Image::new(*width, *height, rgb.clone())
-                .map_err(|reason| DataError::decode(name, reason))
+            *image = Image::new(*width, *height, rgb.clone())
+                .map_err(|reason| DataError::decode(name, reason))?;
+            Ok([*width, *height])
         }
         Sample::Encoded(bytes) if bytes.is_empty() => {
             Err(DataError::decode(name, "the file is empty"))
         }
-        Sample::Encoded(bytes) if bytes.starts_with(&JPEG_START) => jpeg(bytes, name, check),
+        Sample::Encoded(bytes) if bytes.starts_with(&JPEG_START) => {
+            jpeg(bytes, name, check, image, reduction)
+        }
         // A damaged file may make one of these decoders panic.
         Sample::Encoded(bytes) => {
             let attempt = AssertUnwindSafe(|| other(bytes, name, max_pixels, check));
-            catch_unwind(attempt)
-                .unwrap_or_else(|panic| Err(DataError::decode(name, panic_reason(panic.as_ref()))))
+            *image = catch_unwind(attempt).unwrap_or_else(|panic| {
+                Err(DataError::decode(name, panic_reason(panic.as_ref())))
+            })?;
+            Ok([image.width, image.height])
         }
     }
 }
@@ -117,7 +156,9 @@ fn jpeg(
     bytes: &[u8],
     name: &str,
     check: impl Fn(u32, u32) -> Result<(), DataError>,
-) -> Result<Image, DataError> {
+    image: &mut Image,
+    reduction: &Reduction<'_>,
+) -> Result<[u32; 2], DataError> {
     let failed =
         |error: zune_jpeg::errors::DecodeErrors| DataError::decode(name, error.to_string());
     // Not strict: strictness refuses stray bytes between segments, which every other reader skips
@@ -143,12 +184,26 @@ fn jpeg(
     let orientation = decoder
         .exif()
         .and_then(|exif| Orientation::from_exif_chunk(exif));
-    let rgb = decoder.decode().map_err(failed)?;
-    let image = Image::new(width, height, rgb).map_err(|reason| DataError::decode(name, reason))?;
-    Ok(upright(
-        image,
-        orientation.unwrap_or(Orientation::NoTransforms),
-    ))
+    let orientation = orientation.unwrap_or(Orientation::NoTransforms);
+    let whole = match orientation {
+        Orientation::NoTransforms
+        | Orientation::Rotate180
+        | Orientation::FlipHorizontal
+        | Orientation::FlipVertical => [width, height],
+        _ => [height, width],
+    };
+    let divisor = reduction(whole[0], whole[1]);
+    if divisor == 1 || reduced::decode(bytes, [width, height], divisor, image).is_none() {
+        (image.width, image.height) = (width, height);
+        image
+            .rgb
+            .resize(usize::from(info.width) * usize::from(info.height) * 3, 0);
+        decoder.decode_into(&mut image.rgb).map_err(failed)?;
+    }
+    if orientation != Orientation::NoTransforms {
+        *image = upright(std::mem::take(image), orientation);
+    }
+    Ok(whole)
 }
 
 /// Whether the picture in `jpeg` ends with its end-of-image marker.

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::thread;
 
-use crate::decode::{Image, decode};
+use crate::decode::{Image, Reduction, decode_reduced};
 use crate::error::DataError;
 use crate::source::{Sample, Source};
 
@@ -85,13 +85,16 @@ impl fmt::Display for HealthReport {
     }
 }
 
-/// Reads and decodes sample `index`; a panic on the way (a bug in a decoder) is a bad file too.
+/// Reads and decodes sample `index` into `image`, smaller where `reduction` allows it, and returns the
+/// width and height of the whole; a panic on the way (a bug in a decoder) is a bad file too.
 pub(crate) fn try_decode(
     source: &dyn Source,
     index: usize,
     max_pixels: u64,
-) -> Result<Image, BadFile> {
-    try_decode_showing(source, index, max_pixels, |_| ())
+    image: &mut Image,
+    reduction: &Reduction<'_>,
+) -> Result<[u32; 2], BadFile> {
+    try_decode_showing(source, index, max_pixels, image, reduction, |_| ())
 }
 
 /// The same, with a look at the sample between reading and decoding.
@@ -99,14 +102,16 @@ pub(crate) fn try_decode_showing(
     source: &dyn Source,
     index: usize,
     max_pixels: u64,
+    image: &mut Image,
+    reduction: &Reduction<'_>,
     seen: impl FnOnce(&Sample),
-) -> Result<Image, BadFile> {
+) -> Result<[u32; 2], BadFile> {
     let bad = |reason: String| BadFile {
         index,
         name: source.name(index),
         reason,
     };
-    let attempt = || -> Result<Image, DataError> {
+    let attempt = || -> Result<[u32; 2], DataError> {
         let sample = source.read(index)?;
         seen(&sample);
         match sample {
@@ -114,16 +119,19 @@ pub(crate) fn try_decode_showing(
             Sample::Pixels { width, height, rgb }
                 if u64::from(width) * u64::from(height) <= max_pixels =>
             {
-                Image::new(width, height, rgb)
-                    .map_err(|reason| DataError::decode(&source.name(index), reason))
+                *image = Image::new(width, height, rgb)
+                    .map_err(|reason| DataError::decode(&source.name(index), reason))?;
+                Ok([width, height])
             }
             // A name may have to be read from a file, and it is wanted in errors alone.
-            sample => decode(&sample, "", max_pixels)
-                .or_else(|_| decode(&sample, &source.name(index), max_pixels)),
+            sample => decode_reduced(&sample, "", max_pixels, image, reduction).or_else(|_| {
+                let name = source.name(index);
+                decode_reduced(&sample, &name, max_pixels, image, reduction)
+            }),
         }
     };
     match catch_unwind(AssertUnwindSafe(attempt)) {
-        Ok(Ok(image)) => Ok(image),
+        Ok(Ok(size)) => Ok(size),
         Ok(Err(error)) => Err(bad(error.to_string())),
         Err(panic) => Err(bad(panic_reason(panic.as_ref()))),
     }

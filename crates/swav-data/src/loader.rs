@@ -7,20 +7,23 @@
 //!                                   └───────── buffers of dropped batches ◀───────┘
 //! ```
 //!
-//! The unit of work is one *slot*: one sample of one batch. Workers take slots in order and put the
-//! finished crops into the batch that is being filled; a slow image holds up its own batch and no
-//! other work. The queue is bounded, so a trainer that is slower than the loader stops it, and buffers
+//! The unit of work is one *slot*: one sample of one batch; of small crops a few slots together.
+//! Workers take slots in order, whoever is free the next, and put the finished crops into the batch
+//! that is being filled; a slow image holds up its own batch and no other work. The queue is bounded, so a trainer that is slower than the loader stops it, and buffers
 //! travel in a circle, so in the steady state no memory for pixels is taken or returned.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::augment::Scratch;
+use crate::cache::Cache;
+use crate::decode::Image;
 use crate::error::DataError;
 use crate::health::{BadFile, HealthReport, allowed, lock, panic_reason, try_decode, worker_count};
 use crate::multicrop::View;
@@ -46,6 +49,9 @@ pub struct LoaderConfig {
     pub corrupt_budget: f64,
     /// Images with more pixels count as corrupt.
     pub max_pixels: u64,
+    /// Bytes in which decoded images may be kept: 1 GiB. Only small ones are (up to 128 × 128
+    /// pixels), and only when the whole set fits; 0 keeps none.
+    pub cache: u64,
     /// Which of the ranks this is, from 0.
     pub rank: usize,
     /// How many ranks share the samples.
@@ -82,6 +88,7 @@ impl Default for LoaderConfig {
             drop_last: true,
             corrupt_budget: 0.01,
             max_pixels: crate::DEFAULT_MAX_PIXELS,
+            cache: 1 << 30,
             rank: 0,
             world: 1,
             seed: 0,
@@ -123,10 +130,27 @@ impl Drop for Batch {
     }
 }
 
+/// What a loader holds in memory, in bytes. Each worker has, beside this, the image that it works
+/// on, with its file, and the crops of a few slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The pixels of all batches: ready, being filled, delivered and not yet dropped, or waiting to
+    /// be used again.
+    pub batches: u64,
+    /// The most that `batches` comes to while the caller holds one batch at a time.
+    pub batches_bound: u64,
+    /// Small images kept decoded.
+    pub cache: u64,
+    /// The most that `cache` comes to.
+    pub cache_budget: u64,
+}
+
 /// Pixel buffers that wait for their next use.
 #[derive(Debug, Default)]
 struct Pool {
     free: Mutex<Vec<Vec<CropGroup>>>,
+    /// Bytes in all buffers that have been handed out or lie here.
+    bytes: AtomicU64,
     /// How many are worth keeping.
     keep: usize,
 }
@@ -136,6 +160,9 @@ impl Pool {
         let mut free = lock(&self.free);
         if !groups.is_empty() && free.len() < self.keep {
             free.push(groups);
+        } else {
+            let bytes = groups.iter().map(|group| group.pixels.capacity() as u64);
+            self.bytes.fetch_sub(bytes.sum(), Ordering::Relaxed);
         }
     }
 
@@ -144,7 +171,10 @@ impl Pool {
         let mut reused = lock(&self.free).pop().unwrap_or_default().into_iter();
         let group = |(count, size): (usize, usize)| {
             let mut pixels = reused.next().map(|group| group.pixels).unwrap_or_default();
+            let had = pixels.capacity();
             pixels.resize(count * len * size * size * 3, 0);
+            let grown = pixels.capacity() - had;
+            self.bytes.fetch_add(grown as u64, Ordering::Relaxed);
             CropGroup {
                 count,
                 size,
@@ -190,6 +220,24 @@ struct Shared {
     pool: Arc<Pool>,
     /// Corrupt files that some worker has met, so that no other decodes them again.
     known_bad: RwLock<HashMap<usize, BadFile>>,
+    /// Whether there is any: a look that costs nothing.
+    any_bad: AtomicBool,
+    /// Small images, decoded.
+    cache: Cache,
+    /// Slots that are handed out at once.
+    portion: usize,
+}
+
+/// Bytes of crops that are worth going to the queue for. Less, and workers would queue for it.
+const PORTION: usize = 64 << 10;
+
+/// What a worker uses again and again.
+struct Worker {
+    scratch: Scratch,
+    image: Image,
+    /// The crops of a portion of slots.
+    crops: Vec<u8>,
+    filled: Vec<Filled>,
 }
 
 struct State {
@@ -259,9 +307,11 @@ impl Loader {
         };
         // Those in the queue, and a few in the hands of the trainer.
         let pool = Arc::new(Pool {
-            free: Mutex::default(),
             keep: config.prefetch + 4,
+            ..Pool::default()
         });
+        let portion = (PORTION / config.view.bytes()).clamp(1, 16);
+        let cache = Cache::new(source.len(), config.cache);
         let shared = Arc::new(Shared {
             source,
             config,
@@ -271,6 +321,9 @@ impl Loader {
             room: Condvar::new(),
             pool,
             known_bad: RwLock::default(),
+            any_bad: AtomicBool::new(false),
+            cache,
+            portion,
         });
         let mut loader = Self {
             shared,
@@ -350,6 +403,19 @@ impl Loader {
         self.waited
     }
 
+    /// What the loader holds in memory now.
+    pub fn memory(&self) -> Memory {
+        let config = &self.shared.config;
+        let batch = (config.batch_size * config.view.bytes()) as u64;
+        Memory {
+            batches: self.shared.pool.bytes.load(Ordering::Relaxed),
+            // Those ready, the one being filled, and the caller's.
+            batches_bound: batch * (config.prefetch as u64 + 2),
+            cache: self.shared.cache.used(),
+            cache_budget: config.cache,
+        }
+    }
+
     /// The corrupt files met in the batches delivered so far.
     pub fn health(&self) -> HealthReport {
         HealthReport {
@@ -402,15 +468,26 @@ impl Drop for Loader {
 impl Shared {
     /// The life of a worker.
     fn work(&self) {
-        let mut scratch = Scratch::default();
-        let mut crops = vec![0; self.config.view.bytes()];
-        while let Some((assembly, slot)) = self.take_slot() {
-            let place = Cursor {
-                position: assembly.stretch.start.position + slot as u64,
-                ..assembly.stretch.start
-            };
-            let filled = self.fill(place, &mut scratch, &mut crops);
-            if assembly.deliver(slot, filled, &crops) {
+        let bytes = self.config.view.bytes();
+        let mut worker = Worker {
+            scratch: Scratch::default(),
+            image: Image::default(),
+            crops: vec![0; bytes * self.portion],
+            filled: Vec::with_capacity(self.portion),
+        };
+        while let Some((assembly, slots)) = self.take_slots() {
+            let mut crops = mem::take(&mut worker.crops);
+            for (slot, crops) in slots.clone().zip(crops.chunks_exact_mut(bytes)) {
+                let place = Cursor {
+                    position: assembly.stretch.start.position + slot as u64,
+                    ..assembly.stretch.start
+                };
+                let filled = self.fill(place, &mut worker, crops);
+                worker.filled.push(filled);
+            }
+            let last = assembly.deliver(slots, &mut worker.filled, &crops, bytes);
+            worker.crops = crops;
+            if last {
                 // Under the lock, so that the consumer is either before its look at the batch or
                 // already waiting.
                 let _state = lock(&self.state);
@@ -419,8 +496,8 @@ impl Shared {
         }
     }
 
-    /// The next slot in order, when there is room; nothing when it is over.
-    fn take_slot(&self) -> Option<(Arc<Assembly>, usize)> {
+    /// The next slots in order, when there is room; nothing when it is over.
+    fn take_slots(&self) -> Option<(Arc<Assembly>, Range<usize>)> {
         let mut state = lock(&self.state);
         loop {
             if state.stop {
@@ -430,8 +507,9 @@ impl Shared {
                 && state.handed < last.stretch.len
             {
                 let last = Arc::clone(last);
-                state.handed += 1;
-                return Some((last, state.handed - 1));
+                let from = state.handed;
+                state.handed = last.stretch.len.min(from + self.portion);
+                return Some((last, from..state.handed));
             }
             match state.next {
                 None => return None,
@@ -453,11 +531,11 @@ impl Shared {
     }
 
     /// Finds a good sample for a slot and makes its crops.
-    fn fill(&self, place: Cursor, scratch: &mut Scratch, crops: &mut [u8]) -> Filled {
+    fn fill(&self, place: Cursor, worker: &mut Worker, crops: &mut [u8]) -> Filled {
         let limit = allowed(self.config.corrupt_budget, self.source.len());
         let mut filled = Filled::default();
         for index in self.sampler.candidates(place) {
-            match self.crops_of(index, place.epoch, scratch, crops) {
+            match self.crops_of(index, place.epoch, worker, crops) {
                 Ok(()) => {
                     filled.sample = Some(index);
                     break;
@@ -477,66 +555,120 @@ impl Shared {
         &self,
         index: usize,
         epoch: u64,
-        scratch: &mut Scratch,
+        worker: &mut Worker,
         crops: &mut [u8],
     ) -> Result<(), BadFile> {
-        if let Some(bad) = self
-            .known_bad
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&index)
-        {
-            return Err(bad.clone());
-        }
-        let config = &self.config;
-        let made = try_decode(self.source.as_ref(), index, config.max_pixels).and_then(|image| {
-            let key = [config.seed, epoch, index as u64];
-            let render = AssertUnwindSafe(|| config.view.render(&image, key, scratch, crops));
-            catch_unwind(render).map_err(|panic| {
-                // What it left behind may be half done.
-                *scratch = Scratch::default();
-                let reason = panic_reason(panic.as_ref());
-                BadFile {
-                    index,
-                    name: self.source.name(index),
-                    reason,
+        let Worker { scratch, image, .. } = worker;
+        let made = match self.cache.get(index) {
+            Some(image) => {
+                let whole = [image.width, image.height];
+                self.render(index, epoch, image, whole, scratch, crops)
+            }
+            None => {
+                if let Some(bad) = self.known_bad(index) {
+                    return Err(bad);
                 }
-            })
-        });
+                let config = &self.config;
+                let key = [config.seed, epoch, index as u64];
+                let reduction = |width: u32, height: u32| config.view.reduction(key, width, height);
+                let source = self.source.as_ref();
+                try_decode(source, index, config.max_pixels, image, &reduction).and_then(|whole| {
+                    self.render(index, epoch, image, whole, scratch, crops)?;
+                    // Of a reduced image another epoch may need more.
+                    if whole == [image.width, image.height] {
+                        self.cache.offer(index, image);
+                    }
+                    Ok(())
+                })
+            }
+        };
         if let Err(bad) = &made {
             let mut known = self
                 .known_bad
                 .write()
                 .unwrap_or_else(PoisonError::into_inner);
             known.insert(index, bad.clone());
+            self.any_bad.store(true, Ordering::Release);
         }
         made
+    }
+
+    /// What is wrong with sample `index`, if some worker has found that out.
+    fn known_bad(&self, index: usize) -> Option<BadFile> {
+        if !self.any_bad.load(Ordering::Acquire) {
+            return None;
+        }
+        let known = self
+            .known_bad
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        known.get(&index).cloned()
+    }
+
+    /// Makes the crops of a decoded image, which may be a reduced one of the `whole`. A panic (a bug of ours) makes it a bad file, too.
+    fn render(
+        &self,
+        index: usize,
+        epoch: u64,
+        image: &Image,
+        whole: [u32; 2],
+        scratch: &mut Scratch,
+        crops: &mut [u8],
+    ) -> Result<(), BadFile> {
+        let key = [self.config.seed, epoch, index as u64];
+        let view = &self.config.view;
+        let render = AssertUnwindSafe(|| view.render_reduced(image, whole, key, scratch, crops));
+        catch_unwind(render).map_err(|panic| {
+            // What it left behind may be half done.
+            *scratch = Scratch::default();
+            BadFile {
+                index,
+                name: self.source.name(index),
+                reason: panic_reason(panic.as_ref()),
+            }
+        })
     }
 }
 
 impl Assembly {
-    /// Puts the crops of a slot in their places; true when it was the last.
-    fn deliver(&self, slot: usize, filled: Filled, mut crops: &[u8]) -> bool {
+    /// Puts the crops of `slots`, `bytes` each, in their places and empties `filled`; true when they
+    /// were the last.
+    fn deliver(
+        &self,
+        slots: Range<usize>,
+        filled: &mut Vec<Filled>,
+        crops: &[u8],
+        bytes: usize,
+    ) -> bool {
+        let count = slots.len();
         let mut body = lock(&self.body);
-        let batch = body.slots.len();
-        if filled.sample.is_some() {
-            for CropGroup {
-                count,
-                size,
-                pixels,
-            } in &mut body.groups
-            {
-                let bytes = *size * *size * 3;
-                for crop in 0..*count {
-                    let (this, rest) = crops.split_at(bytes);
-                    let at = (crop * batch + slot) * bytes;
-                    pixels[at..at + bytes].copy_from_slice(this);
-                    crops = rest;
+        let Body {
+            groups,
+            slots: places,
+        } = &mut *body;
+        let batch = places.len();
+        for ((slot, filled), mut crops) in
+            slots.zip(filled.drain(..)).zip(crops.chunks_exact(bytes))
+        {
+            if filled.sample.is_some() {
+                for CropGroup {
+                    count,
+                    size,
+                    pixels,
+                } in &mut *groups
+                {
+                    let bytes = *size * *size * 3;
+                    for crop in 0..*count {
+                        let (this, rest) = crops.split_at(bytes);
+                        let at = (crop * batch + slot) * bytes;
+                        pixels[at..at + bytes].copy_from_slice(this);
+                        crops = rest;
+                    }
                 }
             }
+            places[slot] = filled;
         }
-        body.slots[slot] = filled;
-        self.missing.fetch_sub(1, Ordering::AcqRel) == 1
+        self.missing.fetch_sub(count, Ordering::AcqRel) == count
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::augment::{self, Augment, Scratch, crop};
 use crate::decode::Image;
-use crate::random::CropKey;
+use crate::random::{CropKey, Purpose};
 
 /// Crops of one kind: how many, how large, and how much of the image they show.
 ///
@@ -124,30 +124,75 @@ impl View {
     ///
     /// # Panics
     /// When `out` is not [`bytes`](Self::bytes) long.
-    pub fn render(
+    pub fn render(&self, image: &Image, key: [u64; 3], scratch: &mut Scratch, out: &mut [u8]) {
+        self.render_reduced(image, [image.width, image.height], key, scratch, out);
+    }
+
+    /// [`render`](Self::render), where `image` is a reduced one of the `whole` (width and height).
+    pub(crate) fn render_reduced(
         &self,
         image: &Image,
+        whole: [u32; 2],
         [seed, epoch, sample]: [u64; 3],
         scratch: &mut Scratch,
         mut out: &mut [u8],
     ) {
         assert_eq!(out.len(), self.bytes(), "room for the crops of one image");
         match self {
-            Self::Centre { resize, size } => crop::centre(image, *resize, *size, scratch, out),
+            Self::Centre { resize, size } => {
+                crop::centre_reduced(image, whole, *resize, *size, scratch, out);
+            }
             Self::MultiCrop { crops, augment } => {
-                let kinds = crops
-                    .iter()
-                    .flat_map(|spec| std::iter::repeat_n(spec, spec.count));
-                for (number, CropSpec { size, scale, .. }) in kinds.enumerate() {
+                for (number, CropSpec { size, scale, .. }) in each(crops) {
                     let (this, rest) = out.split_at_mut(size * size * 3);
-                    let key = CropKey::new(seed, epoch, sample, number as u32);
-                    let drawn = augment.draw(&key, image.width, image.height, *scale);
-                    augment::apply(image, &drawn, *size, scratch, this);
+                    let key = CropKey::new(seed, epoch, sample, number);
+                    let drawn = augment.draw(&key, whole[0], whole[1], *scale);
+                    augment::apply(image, whole, &drawn, *size, scratch, this);
                     out = rest;
                 }
             }
         }
     }
+
+    /// The divisor by which an image of `width` × `height` pixels may be decoded smaller without a
+    /// crop that shows it: 1, 2 or 4. Every crop still shrinks what it is cut from by [`MARGIN`] or
+    /// more, so what the decoder leaves out would have been averaged away.
+    pub(crate) fn reduction(
+        &self,
+        [seed, epoch, sample]: [u64; 3],
+        width: u32,
+        height: u32,
+    ) -> u32 {
+        let short = width.min(height) as usize;
+        let shrinks = match self {
+            Self::Centre { resize, .. } => short / resize,
+            Self::MultiCrop { crops, .. } => {
+                if crops.iter().any(|spec| short < 2 * MARGIN * spec.size) {
+                    return 1;
+                }
+                let of_crop = |(number, spec): (u32, &CropSpec)| {
+                    let key = CropKey::new(seed, epoch, sample, number);
+                    let draws = &mut key.draws(Purpose::Crop);
+                    let region = crop::draw(draws, width, height, spec.scale);
+                    region.width.min(region.height) as usize / spec.size
+                };
+                each(crops).map(of_crop).min().unwrap_or(1)
+            }
+        };
+        let allowed = |divisor: &u32| shrinks >= *divisor as usize * MARGIN;
+        [4, 2].into_iter().find(allowed).unwrap_or(1)
+    }
+}
+
+/// How far a crop must still shrink an image that was decoded at a reduced size.
+const MARGIN: usize = 2;
+
+/// All crops with their numbers.
+fn each(crops: &[CropSpec]) -> impl Iterator<Item = (u32, &CropSpec)> {
+    let kinds = crops
+        .iter()
+        .flat_map(|spec| std::iter::repeat_n(spec, spec.count));
+    (0..).zip(kinds)
 }
 
 #[cfg(test)]
@@ -170,6 +215,45 @@ mod tests {
             augment: Augment::default(),
         };
         assert_eq!(view.groups(), [(3, 24), (4, 16), (1, 24)]);
+    }
+
+    #[test]
+    fn images_are_reduced_as_far_as_their_least_shrunken_crop_allows() {
+        let centre = View::Centre {
+            resize: 256,
+            size: 224,
+        };
+        let divisor = |width, height| centre.reduction([0; 3], width, height);
+        assert_eq!(divisor(500, 375), 1);
+        assert_eq!((divisor(1023, 2000), divisor(2000, 1024)), (1, 2));
+        assert_eq!((divisor(4000, 3000), divisor(9000, 9000)), (4, 4));
+
+        let crops = |low| {
+            vec![CropSpec {
+                scale: [low, 1.0],
+                ..spec(2, 100)
+            }]
+        };
+        let view = |low| View::MultiCrop {
+            crops: crops(low),
+            augment: Augment::default(),
+        };
+        assert_eq!(view(0.9).reduction([0; 3], 399, 3000), 1);
+        let mut divisors = [0; 5];
+        for sample in 0..300 {
+            let key = [1, 2, sample];
+            let divisor = view(0.02).reduction(key, 2000, 2000);
+            divisors[divisor as usize] += 1;
+            for number in 0..2 {
+                let mut draws = CropKey::new(1, 2, sample, number).draws(Purpose::Crop);
+                let region = crop::draw(&mut draws, 2000, 2000, [0.02, 1.0]);
+                assert!(region.width.min(region.height) >= divisor * 200 || divisor == 1);
+            }
+        }
+        assert!(
+            divisors[1] > 0 && divisors[2] > 0 && divisors[4] > 0,
+            "{divisors:?}"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::decode::DEFAULT_MAX_PIXELS;
+use crate::decode::{DEFAULT_MAX_PIXELS, Image};
 use crate::health::{lock, try_decode_showing, worker_count};
 use crate::source::{Sample, Source};
 
@@ -103,19 +103,21 @@ pub fn scan(
     );
     let found = Mutex::new((Vec::new(), Vec::with_capacity(total)));
     let work = || {
+        let mut image = Image::default();
         while !stop.load(Ordering::Relaxed) {
             let index = next.fetch_add(1, Ordering::Relaxed);
             if index >= total {
                 break;
             }
             let mut hash = None;
-            let decoded = try_decode_showing(source, index, config.max_pixels, |sample| {
-                hash = Some(hash_of(sample));
-            });
-            let problem = match decoded {
+            let look = |sample: &Sample| hash = Some(hash_of(sample));
+            let max_pixels = config.max_pixels;
+            // Whole: what a loader may pass over is looked at here.
+            let size = try_decode_showing(source, index, max_pixels, &mut image, &|_, _| 1, look);
+            let problem = match size {
                 Err(bad) => Some(Problem::Corrupt(bad.reason)),
-                Ok(image) if image.width.min(image.height) < config.min_size => {
-                    Some(Problem::Small(image.width, image.height))
+                Ok([width, height]) if width.min(height) < config.min_size => {
+                    Some(Problem::Small(width, height))
                 }
                 Ok(_) => None,
             };

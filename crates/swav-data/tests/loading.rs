@@ -528,6 +528,7 @@ fn a_bad_file_is_decoded_once_and_not_in_every_epoch() {
         corrupt_budget: 0.1,
         workers: 1,
         prefetch: 0,
+        cache: 0,
         ..config(10)
     };
     let mut loader = Loader::new(source.clone(), config, Cursor::default()).unwrap();
@@ -636,6 +637,132 @@ fn buffers_of_dropped_and_recycled_batches_come_back() {
         }
     }
     assert!(seen.len() <= 3, "{} buffers for 40 batches", seen.len());
+}
+
+#[test]
+fn small_images_are_read_once_and_give_the_same_crops_from_the_cache() {
+    let source = Arc::new(Made::new(40));
+    let run = |cache| {
+        let config = LoaderConfig { cache, ..config(8) };
+        let mut loader = Loader::new(source.clone(), config, Cursor::default()).unwrap();
+        (take(&mut loader, 20), loader.memory())
+    };
+    let (cached, memory) = run(1 << 20);
+    // Where one epoch ends and the next begins, two workers may have the same image in hand.
+    let reads = source.read.swap(0, Ordering::Relaxed);
+    assert!((40..50).contains(&reads), "{reads} reads");
+    assert!(memory.cache > 40 * 16 * 20 * 3 && memory.cache < memory.cache_budget);
+    let (read_anew, memory) = run(1000);
+    assert!(source.read.load(Ordering::Relaxed) >= 160);
+    assert_eq!((memory.cache, memory.cache_budget), (0, 1000));
+    assert_eq!(cached, read_anew);
+}
+
+#[test]
+fn memory_for_batches_stays_within_the_bound_that_is_told() {
+    let config = LoaderConfig {
+        workers: 3,
+        ..config(6)
+    };
+    let mut loader = loader(Made::new(50), config);
+    let bytes: u64 = 6 * (2 * 16 * 16 + 3 * 8 * 8) * 3;
+    for _ in 0..40 {
+        let batch = loader.next_batch().unwrap().unwrap();
+        let memory = loader.memory();
+        assert_eq!(memory.batches_bound, bytes * 4);
+        assert!((bytes..=memory.batches_bound).contains(&memory.batches));
+        drop(batch);
+    }
+}
+
+/// One picture, as a file.
+struct File(Vec<u8>);
+
+impl Source for File {
+    fn len(&self) -> usize {
+        1
+    }
+
+    fn read(&self, _: usize) -> Result<Sample, DataError> {
+        Ok(Sample::Encoded(self.0.clone()))
+    }
+
+    fn name(&self, _: usize) -> String {
+        "file".into()
+    }
+
+    fn label(&self, _: usize) -> Option<u32> {
+        None
+    }
+
+    fn classes(&self) -> &[String] {
+        &[]
+    }
+
+    fn describe(&self) -> String {
+        "a file".into()
+    }
+}
+
+#[test]
+fn a_large_photograph_decoded_at_a_fraction_of_its_size_gives_nearly_the_same_crops() {
+    // Waves of all lengths and an edge, 1500 × 1100; turned by EXIF in the second round.
+    let picture = image::RgbImage::from_fn(1500, 1100, |x, y| {
+        let (x, y) = (f64::from(x), f64::from(y));
+        let waves = (x * x / 9000.0).sin() * 50.0 + (y * y / 7000.0 + x / 50.0).cos() * 50.0;
+        let edge = if x > 900.0 + y / 3.0 { 40.0 } else { 0.0 };
+        image::Rgb([90.0, 110.0, 130.0].map(|base| (base + waves + edge) as u8))
+    });
+    let mut plain = std::io::Cursor::new(Vec::new());
+    let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut plain, 92);
+    picture.write_with_encoder(encoder).unwrap();
+    let plain = plain.into_inner();
+    // A segment that says nothing but "orientation 6", after the start of the image.
+    let mut turned = plain[..2].to_vec();
+    turned.extend(
+        b"\xFF\xE1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0",
+    );
+    turned.extend(&plain[2..]);
+    for file in [plain, turned] {
+        let views = [
+            View::Centre {
+                resize: 64,
+                size: 56,
+            },
+            View::MultiCrop {
+                crops: vec![CropSpec {
+                    count: 4,
+                    size: 64,
+                    scale: [0.3, 1.0],
+                }],
+                augment: Augment {
+                    flip: 0.5,
+                    ..Augment::none()
+                },
+            },
+        ];
+        let sample = Sample::Encoded(file.clone());
+        let image = swav_data::decode(&sample, "file", u64::MAX).unwrap();
+        for view in views {
+            let config = LoaderConfig {
+                view: view.clone(),
+                ..config(1)
+            };
+            let mut loader =
+                Loader::new(Arc::new(File(file.clone())), config, Cursor::default()).unwrap();
+            let ours = loader.next_batch().unwrap().unwrap();
+            let mut exact = vec![0; view.bytes()];
+            view.render(&image, [3, 0, 0], &mut Default::default(), &mut exact);
+            let differences = ours.groups[0].pixels.iter().zip(&exact);
+            let differences = differences.map(|(a, b)| f64::from(a.abs_diff(*b)));
+            let mean = differences.clone().sum::<f64>() / exact.len() as f64;
+            let worst = differences.fold(0.0, f64::max);
+            println!("worst {worst}, mean {mean:.3}");
+            assert_ne!(ours.groups[0].pixels, exact, "it was not reduced at all");
+            // The worst is where a crop ends beside the edge: a reduced pixel has seen both sides.
+            assert!(mean < 1.0 && worst < 24.0, "worst {worst}, mean {mean}");
+        }
+    }
 }
 
 #[test]

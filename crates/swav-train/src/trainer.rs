@@ -442,9 +442,8 @@ fn loader_config(plan: &Plan) -> LoaderConfig {
         drop_last: true,
         corrupt_budget: plan.data.corrupt_budget,
         max_pixels: plan.data.max_pixels,
-        rank: 0,
-        world: 1,
         seed: plan.train.seed,
+        ..LoaderConfig::default()
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Scratch, probability};
 use crate::random::Draws;
+use crate::simd::{Kernel, dispatch};
 
 /// How often and how far crops are blurred. The default is SwAV's.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -54,26 +55,36 @@ impl Blur {
 /// No crop needs more, and the kernel stays short.
 const MAX_SIGMA: f32 = 100.0;
 
-/// Rows in single precision, used again from crop to crop.
+/// Values that are summed side by side, in registers. 96 = 32 pixels, of which a row of any crop size
+/// in use is a whole number.
+const BLOCK: usize = 96;
+
+/// Pixels and one row, used again from crop to crop.
 #[derive(Default)]
 pub(crate) struct Buffers {
-    /// One row with its borders.
-    padded: Vec<f32>,
-    /// All rows, blurred along themselves.
-    rows: Vec<f32>,
-    /// One row of the result.
-    sum: Vec<f32>,
+    kernel: Vec<f32>,
+    /// The crop as it was, its rows filled up to whole blocks.
+    before: Vec<u8>,
+    /// One row, blurred along the columns, between its borders.
+    row: Vec<f32>,
 }
 
-/// Half a kernel: the weight of the centre, then of the pixels 1, 2, … away on either side.
-fn half_kernel(sigma: f32) -> Vec<f32> {
+/// Half a kernel: the weight of the centre, then of the pixels 1, 2, … away on either side. Weights at
+/// the end that can change no pixel are left out.
+fn half_kernel(sigma: f32, kernel: &mut Vec<f32>) {
+    /// The share of a level that all pixels of such a weight together come to.
+    const NOTHING: f64 = 0.01 / (4.0 * 255.0);
     let sigma = f64::from(sigma);
     let radius = (3.0 * sigma).ceil() as usize;
     let weight = |distance: usize| (-0.5 * (distance as f64 / sigma).powi(2)).exp();
     let total = weight(0) + 2.0 * (1..=radius).map(weight).sum::<f64>();
-    (0..=radius)
-        .map(|distance| (weight(distance) / total) as f32)
-        .collect()
+    let weights = (0..=radius).map(|distance| weight(distance) / total);
+    kernel.clear();
+    kernel.extend(
+        weights
+            .take_while(|&weight| weight > NOTHING)
+            .map(|weight| weight as f32),
+    );
 }
 
 /// Blurs `rgb`, rows of `width` pixels, by `sigma` pixels.
@@ -85,67 +96,119 @@ pub fn apply(rgb: &mut [u8], width: usize, sigma: f32, scratch: &mut Scratch) {
         width > 0 && sigma > 0.0,
         "a blur of σ {sigma} over rows of {width} pixels"
     );
-    let kernel = half_kernel(sigma);
-    let radius = kernel.len() - 1;
-    let stride = width * 3;
-    let Buffers { padded, rows, sum } = &mut scratch.blur;
-
-    // Along the rows. Three channels side by side: a neighbour is three values away.
-    padded.resize(stride + 6 * radius, 0.0);
-    rows.resize(rgb.len(), 0.0);
-    for (row, blurred) in rgb.chunks_exact(stride).zip(rows.chunks_exact_mut(stride)) {
-        let (left, rest) = padded.split_at_mut(3 * radius);
-        let (middle, right) = rest.split_at_mut(stride);
-        for (value, &pixel) in middle.iter_mut().zip(row) {
-            *value = f32::from(pixel);
-        }
-        for pixel in left.chunks_exact_mut(3) {
-            pixel.copy_from_slice(&middle[..3]);
-        }
-        for pixel in right.chunks_exact_mut(3) {
-            pixel.copy_from_slice(&middle[stride - 3..]);
-        }
-        weigh(blurred, &kernel, |distance, sign| {
-            let start = if sign {
-                3 * (radius + distance)
-            } else {
-                3 * (radius - distance)
-            };
-            &padded[start..start + stride]
-        });
+    let Buffers {
+        kernel,
+        before,
+        row,
+    } = &mut scratch.blur;
+    half_kernel(sigma, kernel);
+    if kernel.len() < 2 || rgb.is_empty() {
+        return;
     }
+    let stride = width * 3;
+    let padded = stride.next_multiple_of(BLOCK);
+    before.resize(rgb.len() / stride * padded, 0);
+    for (from, to) in rgb
+        .chunks_exact(stride)
+        .zip(before.chunks_exact_mut(padded))
+    {
+        to[..stride].copy_from_slice(from);
+    }
+    row.resize(padded + 6 * (kernel.len() - 1), 0.0);
+    dispatch(Separable {
+        rgb,
+        stride,
+        padded,
+        kernel,
+        before,
+        row,
+    });
+}
 
-    // Along the columns.
-    let height = rgb.len() / stride;
-    sum.resize(stride, 0.0);
-    for (y, row) in rgb.chunks_exact_mut(stride).enumerate() {
-        weigh(sum, &kernel, |distance, sign| {
-            let from = if sign {
-                (y + distance).min(height - 1)
-            } else {
-                y.saturating_sub(distance)
-            };
-            &rows[from * stride..(from + 1) * stride]
-        });
-        for (pixel, &value) in row.iter_mut().zip(sum.iter()) {
-            *pixel = (value + 0.5) as u8;
+/// Both passes of a blur, row after row of the result.
+struct Separable<'a> {
+    rgb: &'a mut [u8],
+    /// Bytes in a row, and the same filled up.
+    stride: usize,
+    padded: usize,
+    kernel: &'a [f32],
+    before: &'a [u8],
+    row: &'a mut [f32],
+}
+
+impl Kernel for Separable<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self {
+            rgb,
+            stride,
+            padded,
+            kernel,
+            before,
+            row,
+        } = self;
+        let border = 3 * (kernel.len() - 1);
+        let last = before.len() / padded - 1;
+        for (y, out) in rgb.chunks_exact_mut(stride).enumerate() {
+            // Along the columns, into the row.
+            let middle = &mut row[border..border + padded];
+            for (number, sums) in middle.chunks_exact_mut(BLOCK).enumerate() {
+                let block = |y: usize| block(before, y * padded + number * BLOCK);
+                let centre = block(y);
+                let mut sum: [f32; BLOCK] =
+                    std::array::from_fn(|i| kernel[0] * f32::from(centre[i]));
+                for (distance, &weight) in kernel.iter().enumerate().skip(1) {
+                    let above = block(y.saturating_sub(distance));
+                    let below = block((y + distance).min(last));
+                    for i in 0..BLOCK {
+                        let pair = u16::from(above[i]) + u16::from(below[i]);
+                        sum[i] += weight * f32::from(pair);
+                    }
+                }
+                sums.copy_from_slice(&sum);
+            }
+            // Beyond its ends the nearest pixel goes on.
+            for at in (0..border).rev() {
+                row[at] = row[at + 3];
+            }
+            for at in border + stride..border + stride + border {
+                row[at] = row[at - 3];
+            }
+            // Along the row. Three channels side by side: a neighbour is three values away.
+            for (number, out) in out.chunks_mut(BLOCK).enumerate() {
+                let at = border + number * BLOCK;
+                let centre = block(row, at);
+                let mut sum: [f32; BLOCK] = std::array::from_fn(|i| kernel[0] * centre[i]);
+                for (distance, &weight) in kernel.iter().enumerate().skip(1) {
+                    let before = block(row, at - 3 * distance);
+                    let after = block(row, at + 3 * distance);
+                    for i in 0..BLOCK {
+                        sum[i] += weight * (before[i] + after[i]);
+                    }
+                }
+                let bytes = sum.map(rounded);
+                out.copy_from_slice(&bytes[..out.len()]);
+            }
         }
     }
 }
 
-/// out = Σ kernel\[d\] · (neighbour d before + neighbour d after). `neighbour` gives a whole row of
-/// them, so each pass runs over contiguous memory.
+/// The block of `values` that begins at `at`.
 #[inline(always)]
-fn weigh<'a>(out: &mut [f32], kernel: &[f32], neighbour: impl Fn(usize, bool) -> &'a [f32]) {
-    for (value, &centre) in out.iter_mut().zip(neighbour(0, true)) {
-        *value = kernel[0] * centre;
+fn block<T>(values: &[T], at: usize) -> &[T; BLOCK] {
+    match values[at..].first_chunk() {
+        Some(block) => block,
+        None => panic!("a block at {at} of {}", values.len()),
     }
-    for (distance, &weight) in kernel.iter().enumerate().skip(1) {
-        let (before, after) = (neighbour(distance, false), neighbour(distance, true));
-        for ((value, &a), &b) in out.iter_mut().zip(before).zip(after) {
-            *value += weight * (a + b);
-        }
-    }
+}
+
+/// Rounds a number between 0 and 255: beside 2²³ a float has no fraction left, so the whole number
+/// stands in its lowest bits.
+#[inline(always)]
+fn rounded(value: f32) -> u8 {
+    (value + 8_388_608.0).to_bits() as u8
 }
 
 #[cfg(test)]

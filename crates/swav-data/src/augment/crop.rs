@@ -97,6 +97,35 @@ pub fn apply(image: &Image, region: Region, size: usize, scratch: &mut Scratch, 
     resize(&part, size, &bilinear(), scratch, out);
 }
 
+/// [`apply`], from an image that was decoded at a reduced size: `region` lies in the `whole` one
+/// (width and height), and its edges may fall between the pixels of `image`.
+///
+/// # Panics
+/// As [`apply`].
+pub fn apply_reduced(
+    image: &Image,
+    whole: [u32; 2],
+    region: Region,
+    size: usize,
+    scratch: &mut Scratch,
+    out: &mut [u8],
+) {
+    if whole == [image.width, image.height] {
+        return apply(image, region, size, scratch, out);
+    }
+    let scale = scale_of(image, whole);
+    let [left, top] = [region.left, region.top].map(|side| f64::from(side) * scale);
+    let [width, height] = [region.width, region.height].map(|side| f64::from(side) * scale);
+    let options = bilinear().crop(left, top, width, height);
+    resize(&view(image), size, &options, scratch, out);
+}
+
+/// How large `image` is beside the `whole` one: a power of ½. The sides of a reduced image are rounded
+/// up, so their quotient is not it.
+fn scale_of(image: &Image, whole: [u32; 2]) -> f64 {
+    1.0 / f64::from(whole[0].div_ceil(image.width))
+}
+
 /// What evaluation looks at: the short side resized to `resize`, then the `size` × `size` pixels in
 /// the centre, as torchvision's `Resize` and `CenterCrop` do. Only the pixels that are kept are
 /// computed.
@@ -104,15 +133,33 @@ pub fn apply(image: &Image, region: Region, size: usize, scratch: &mut Scratch, 
 /// # Panics
 /// When `size` is zero or greater than `resize`, or `out` is not `size` · `size` · 3 bytes long.
 pub fn centre(image: &Image, resize_to: usize, size: usize, scratch: &mut Scratch, out: &mut [u8]) {
+    let whole = [image.width, image.height];
+    centre_reduced(image, whole, resize_to, size, scratch, out);
+}
+
+/// [`centre`], from an image that was decoded at a reduced size; the `whole` one (width and height)
+/// says what is kept.
+///
+/// # Panics
+/// As [`centre`].
+pub fn centre_reduced(
+    image: &Image,
+    whole: [u32; 2],
+    resize_to: usize,
+    size: usize,
+    scratch: &mut Scratch,
+    out: &mut [u8],
+) {
     assert!(
         (1..=resize_to).contains(&size),
         "a centre of {size} pixels out of {resize_to}"
     );
-    let (width, height) = (u64::from(image.width), u64::from(image.height));
+    let [width, height] = whole.map(u64::from);
     let short = width.min(height);
     // The long side is cut to whole pixels, so the two scales differ a little.
     let resized = [width, height].map(|side| (side * resize_to as u64 / short) as f64);
-    let sides = [f64::from(image.width), f64::from(image.height)];
+    let reduced = scale_of(image, whole);
+    let sides = whole.map(|side| f64::from(side) * reduced);
     let mut origin = [0.0; 2];
     let mut extent = [0.0; 2];
     for axis in 0..2 {

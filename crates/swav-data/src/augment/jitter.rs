@@ -12,6 +12,9 @@
 //! The first three are torchvision's `ColorJitter` on Pillow images, to the last bit. For hue Pillow
 //! goes through 8-bit HSV, which shows only 256 angles and loses up to several grey levels on the way
 //! there and back; here it is torchvision's exact (floating-point) form, rounded once.
+//!
+//! The functions here are the plain form, a step after the other; crops are made by
+//! [`colour`](super::colour), which gives the same bytes in fewer passes.
 
 use serde::{Deserialize, Serialize};
 
@@ -172,34 +175,26 @@ pub fn saturation(rgb: &mut [u8], factor: f32) {
 
 /// Hue alone, by `turns` of the colour wheel.
 pub fn hue(rgb: &mut [u8], turns: f32) {
-    // Six sectors a turn, as a positive number.
-    let sectors = (turns * 6.0).rem_euclid(6.0);
+    let sectors = sectors(turns);
     if sectors == 0.0 {
         return;
     }
-    // Sixteen pixels at once with their channels apart, so that the arithmetic fills vector registers.
-    // The last block may have fewer pixels; the places after them hold zeros and are not written back.
-    const LANES: usize = 16;
     let (pixels, _) = rgb.as_chunks_mut::<3>();
-    for block in pixels.chunks_mut(LANES) {
-        let [mut reds, mut greens, mut blues] = [[0.0; LANES]; 3];
-        for (i, pixel) in block.iter().enumerate() {
-            [reds[i], greens[i], blues[i]] = pixel.map(f32::from);
-        }
-        for i in 0..LANES {
-            [reds[i], greens[i], blues[i]] = turn([reds[i], greens[i], blues[i]], sectors);
-        }
-        for (i, pixel) in block.iter_mut().enumerate() {
-            *pixel = [reds[i] as u8, greens[i] as u8, blues[i] as u8];
-        }
+    for pixel in pixels {
+        *pixel = turn(pixel.map(f32::from), sectors).map(|value| value as u8);
     }
+}
+
+/// Turns as sixths of a turn, between 0 and 6.
+pub(super) fn sectors(turns: f32) -> f32 {
+    (turns * 6.0).rem_euclid(6.0)
 }
 
 /// One pixel, its hue moved by `sectors` sixths of a turn (0 to 6), and a half added for rounding.
 ///
 /// Choices instead of branches: neighbouring pixels then go through the same instructions.
 #[inline(always)]
-fn turn([r, g, b]: [f32; 3], sectors: f32) -> [f32; 3] {
+pub(super) fn turn([r, g, b]: [f32; 3], sectors: f32) -> [f32; 3] {
     let value = max(r, max(g, b));
     let chroma = value - min(r, min(g, b));
     // Grey has no hue: with a divisor of one the numerators are zero, and so is the chroma below.
@@ -209,36 +204,43 @@ fn turn([r, g, b]: [f32; 3], sectors: f32) -> [f32; 3] {
     let from_blue = 4.0 + (r - g) * scale;
     let from_others = if value == g { from_green } else { from_blue };
     let angle = sectors + if value == r { from_red } else { from_others };
-    // The angle lies in [−1, 11); `offset` turns it to the channel.
-    let channel = |offset: f32| {
-        let k = angle + offset;
-        let k = if k >= 6.0 { k - 6.0 } else { k };
-        let k = if k >= 6.0 { k - 6.0 } else { k };
-        let share = max(0.0, min(1.0, min(k, 4.0 - k)));
-        value - chroma * share + 0.5
-    };
-    [channel(5.0), channel(3.0), channel(1.0)]
+    // The angle lies in [−1, 11]; a turn back or forward brings it to [0, 6].
+    let angle = if angle > 6.0 { angle - 6.0 } else { angle };
+    let angle = if angle < 0.0 { angle + 6.0 } else { angle };
+    // A channel is full within one sixth of its own angle and fades over the sixth beyond: red lies
+    // at both ends, green at 2, blue at 4.
+    let channel = |faded: f32| value - chroma * max(0.0, min(1.0, faded)) + 0.5;
+    [
+        channel(2.0 - (angle - 3.0).abs()),
+        channel((angle - 2.0).abs() - 1.0),
+        channel((angle - 4.0).abs() - 1.0),
+    ]
 }
 
 /// The greater of two numbers that are numbers: one instruction, where `f32::max` also minds NaN.
 #[inline(always)]
-fn max(a: f32, b: f32) -> f32 {
+pub(super) fn max(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
 /// The lesser of two numbers that are numbers.
 #[inline(always)]
-fn min(a: f32, b: f32) -> f32 {
+pub(super) fn min(a: f32, b: f32) -> f32 {
     if a < b { a } else { b }
 }
 
 /// The mean luma of a crop, rounded.
 pub fn mean_luma(rgb: &[u8]) -> u8 {
     let (pixels, _) = rgb.as_chunks::<3>();
-    let sum: u64 = pixels.iter().map(|&pixel| u64::from(luma(pixel))).sum();
-    match pixels.len() as u64 {
+    let sum = pixels.iter().map(|&pixel| u64::from(luma(pixel))).sum();
+    rounded_mean(sum, pixels.len())
+}
+
+/// `sum` / `count`, rounded; 0 for nothing.
+pub(super) fn rounded_mean(sum: u64, count: usize) -> u8 {
+    match count {
         0 => 0,
-        count => ((sum as f64 / count as f64) + 0.5) as u8,
+        _ => ((sum as f64 / count as f64) + 0.5) as u8,
     }
 }
 
@@ -265,16 +267,6 @@ fn blend(grey: u8, value: u8, factor: f32) -> u8 {
 mod tests {
     use super::*;
     use crate::random::{CropKey, Purpose};
-
-    #[test]
-    fn the_pixels_after_the_last_whole_block_are_treated_alike() {
-        let pixels: Vec<u8> = (0..53 * 3u32).map(|i| (i * 37 % 256) as u8).collect();
-        let mut together = pixels.clone();
-        hue(&mut together, 0.3);
-        let mut alone = pixels;
-        alone.chunks_mut(3).for_each(|pixel| hue(pixel, 0.3));
-        assert_eq!(together, alone);
-    }
 
     #[test]
     fn all_orders_of_the_steps_are_reached() {

@@ -10,6 +10,7 @@
 //! between Pillow's operations.
 
 pub mod blur;
+pub mod colour;
 pub mod crop;
 pub mod flip;
 pub mod grey;
@@ -113,24 +114,26 @@ pub struct Drawn {
 pub struct Scratch {
     pub(crate) resizer: fast_image_resize::Resizer,
     pub(crate) blur: blur::Buffers,
+    pub(crate) colour: colour::Buffers,
 }
 
-/// Runs the whole pipeline: cuts `drawn.region` out of `image`, resizes it to `size` × `size`, and
-/// applies what was drawn. `out` is `size` rows of `size` RGB pixels.
+/// Runs the whole pipeline: cuts `drawn.region` out of the `whole` image (width and height), of which
+/// `image` may be a reduced one, resizes it to `size` × `size`, and applies what was drawn. `out` is
+/// `size` rows of `size` RGB pixels.
 ///
 /// # Panics
 /// When `out` is not `size` · `size` · 3 bytes long, or the region leaves the image.
-pub fn apply(image: &Image, drawn: &Drawn, size: usize, scratch: &mut Scratch, out: &mut [u8]) {
-    crop::apply(image, drawn.region, size, scratch, out);
-    if drawn.flip {
-        flip::apply(out, size);
-    }
-    if let Some(shift) = &drawn.jitter {
-        jitter::apply(out, shift);
-    }
-    if drawn.grey {
-        grey::apply(out);
-    }
+pub fn apply(
+    image: &Image,
+    whole: [u32; 2],
+    drawn: &Drawn,
+    size: usize,
+    scratch: &mut Scratch,
+    out: &mut [u8],
+) {
+    crop::apply_reduced(image, whole, drawn.region, size, scratch, out);
+    let (flip, shift) = (drawn.flip, drawn.jitter.as_ref());
+    colour::apply(out, size, flip, shift, drawn.grey, scratch);
     if let Some(sigma) = drawn.blur {
         blur::apply(out, size, sigma, scratch);
     }

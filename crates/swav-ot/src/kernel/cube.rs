@@ -144,8 +144,18 @@ fn exponent(score: f32, centre: f32, offset: f32, scale: f32) -> f32 {
     (score - centre - offset) * scale
 }
 
-/// One cube for each row: `G = log2 Σ_k 2^x_k` with the exponents of the row. Either the codes `2^(x − G)` come of it, or
-/// `G·unit` itself.
+/// What a pass over the rows leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Rows {
+    /// The codes.
+    Codes,
+    /// Of each row its largest exponent, and one over the sum relative to it.
+    Divisors,
+    /// The logarithm of each row's sum, as a potential.
+    Potentials,
+}
+
+/// One cube for each row: the largest of its exponents, and the sum `Σ_k 2^(x_k − largest)`.
 #[cube(launch)]
 fn rows_kernel(
     scores: &Tensor<f32>,
@@ -155,8 +165,7 @@ fn rows_kernel(
     samples: u32,
     prototypes: u32,
     scale: f32,
-    unit: f32,
-    #[comptime] codes: bool,
+    #[comptime] leaves: Rows,
     #[comptime] planes: bool,
 ) {
     let mut shared = Shared::<[f32]>::new_slice(THREADS as usize);
@@ -188,14 +197,14 @@ fn rows_kernel(
         let all = largest_of_cube(largest, &mut shared, planes);
         let sum = sum_of_cube(sum * exp2(largest - all), &mut shared, planes);
         let spoilt = largest_of_cube(f32::cast_from(bits >= INFINITE), &mut shared, planes);
-        let total = all + log2(sum);
 
-        if comptime!(codes) {
+        if comptime!(leaves == Rows::Codes) {
+            let weight = 1.0f32 / sum;
             let mut k = UNIT_POS_X;
             while k < prototypes {
                 let at = row + k as usize;
                 let x = exponent(scores[at], centre, offsets[columns + k as usize], scale);
-                output[at] = exp2(x - total);
+                output[at] = exp2(x - all) * weight;
                 if spoilt > 0.0f32 {
                     output[at] = not_a_number(k);
                 }
@@ -203,9 +212,17 @@ fn rows_kernel(
             }
         } else if UNIT_POS_X == 0 {
             let at = (set * samples + sample) as usize;
-            output[at] = total * unit;
-            if spoilt > 0.0f32 {
-                output[at] = not_a_number(sample);
+            if comptime!(leaves == Rows::Divisors) {
+                output[2 * at] = all;
+                output[2 * at + 1] = 1.0f32 / sum;
+                if spoilt > 0.0f32 {
+                    output[2 * at + 1] = not_a_number(sample);
+                }
+            } else {
+                output[at] = (all + log2(sum)) / scale;
+                if spoilt > 0.0f32 {
+                    output[at] = not_a_number(sample);
+                }
             }
         }
     }
@@ -285,13 +302,13 @@ fn unfold_kernel(
     }
 }
 
-/// One thread for each column and chunk of rows: the sum of its codes `2^(x − G)`.
+/// One thread for each column and chunk of rows: the sum of its codes.
 #[cube(launch)]
 fn shares_kernel(
     scores: &Tensor<f32>,
     centres: &Tensor<f32>,
     offsets: &Tensor<f32>,
-    totals: &Tensor<f32>,
+    divisors: &Tensor<f32>,
     output: &mut Tensor<f32>,
     samples: u32,
     prototypes: u32,
@@ -308,10 +325,11 @@ fn shares_kernel(
         let mut i = chunk * rows;
         let end = min(i + rows, samples);
         while i < end {
-            let total = totals[(set * samples + i) as usize];
-            bits = max(bits, magnitude(total));
+            let row = (2 * (set * samples + i)) as usize;
+            let weight = divisors[row + 1];
+            bits = max(bits, magnitude(weight));
             let s = scores[((set * samples + i) * prototypes + k) as usize];
-            sum += exp2(exponent(s, centre, offset, scale) - total);
+            sum += exp2(exponent(s, centre, offset, scale) - divisors[row]) * weight;
             i += 1;
         }
         let at = ((set * chunks + chunk) * prototypes + k) as usize;
@@ -343,6 +361,8 @@ struct Problem {
     samples: usize,
     prototypes: usize,
     scale: f32,
+    /// Whether the device can add up over the threads of a plane.
+    planes: bool,
 }
 
 impl Problem {
@@ -350,7 +370,9 @@ impl Problem {
         let scores = into_contiguous(scores);
         let shape = scores.meta.shape();
         let (sets, samples, prototypes) = (shape[0], shape[1], shape[2]);
+        let planes = scores.client.features().plane.contains(Plane::Ops);
         Self {
+            planes,
             scores,
             sets,
             samples,
@@ -416,11 +438,11 @@ impl Problem {
         output
     }
 
-    /// A pass over the rows: codes, or the samples' sums as logarithms times `unit`.
-    fn pass(&self, centres: CubeTensor, offsets: CubeTensor, unit: Option<f32>) -> CubeTensor {
-        let output = match unit {
-            None => self.empty([self.sets, self.samples, self.prototypes]),
-            Some(_) => self.empty([self.sets, self.samples]),
+    fn pass(&self, centres: CubeTensor, offsets: CubeTensor, leaves: Rows) -> CubeTensor {
+        let output = match leaves {
+            Rows::Codes => self.empty([self.sets, self.samples, self.prototypes]),
+            Rows::Divisors => self.empty([self.sets, self.samples, 2]),
+            Rows::Potentials => self.empty([self.sets, self.samples]),
         };
         let client = &self.scores.client;
         rows_kernel::launch(
@@ -434,15 +456,14 @@ impl Problem {
             self.samples as u32,
             self.prototypes as u32,
             self.scale,
-            unit.unwrap_or(1.0),
-            unit.is_none(),
-            client.features().plane.contains(Plane::Ops),
+            leaves,
+            self.planes,
         );
         output
     }
 
     fn shares(&self, centres: CubeTensor, offsets: CubeTensor) -> CubeTensor {
-        let totals = self.pass(centres.clone(), offsets.clone(), Some(1.0));
+        let divisors = self.pass(centres.clone(), offsets.clone(), Rows::Divisors);
         let (rows, chunks) = self.chunks();
         let parts = self.empty([self.sets, chunks, self.prototypes]);
         shares_kernel::launch(
@@ -452,7 +473,7 @@ impl Problem {
             self.scores.clone().into_tensor_arg(),
             centres.into_tensor_arg(),
             offsets.into_tensor_arg(),
-            totals.into_tensor_arg(),
+            divisors.into_tensor_arg(),
             parts.clone().into_tensor_arg(),
             self.samples as u32,
             self.prototypes as u32,
@@ -485,8 +506,7 @@ impl Kernels for CubeBackend {
         epsilon: f64,
     ) -> CubeTensor {
         let (centres, offsets) = (into_contiguous(centres), into_contiguous(offsets));
-        let problem = Problem::new(scores, epsilon);
-        problem.pass(centres, offsets, Some(1.0 / problem.scale))
+        Problem::new(scores, epsilon).pass(centres, offsets, Rows::Potentials)
     }
 
     fn shares(
@@ -506,7 +526,7 @@ impl Kernels for CubeBackend {
         epsilon: f64,
     ) -> CubeTensor {
         let (centres, offsets) = (into_contiguous(centres), into_contiguous(offsets));
-        Problem::new(scores, epsilon).pass(centres, offsets, None)
+        Problem::new(scores, epsilon).pass(centres, offsets, Rows::Codes)
     }
 }
 
@@ -565,7 +585,16 @@ mod tests {
                 .map(|(potential, share)| potential + epsilon * share.ln())
                 .collect();
             let (s, c) = on_device();
-            let codes = values(CubeBackend::codes(s, c, offsets(&second), epsilon));
+            let mut problem = Problem::new(s, epsilon);
+            let codes = values(problem.pass(c.clone(), offsets(&second), Rows::Codes));
+            problem.planes = false;
+            let without_planes = values(problem.pass(c, offsets(&second), Rows::Codes));
+            for (one, other) in codes.iter().zip(&without_planes) {
+                assert!(
+                    (one - other).abs() < 1e-6,
+                    "{one} with planes, {other} without"
+                );
+            }
             let (s, c) = on_device();
             let sums = values(CubeBackend::sample_potentials(
                 s,

@@ -99,6 +99,8 @@ impl Extraction<'_> {
             drop_last: false,
             corrupt_budget: self.plan.data.corrupt_budget,
             max_pixels: self.plan.data.max_pixels,
+            // Every image comes once.
+            cache: 0,
             rank: 0,
             world: 1,
             seed: 0,
