@@ -3,6 +3,7 @@
 mod assets;
 mod bench_loader;
 mod bench_sinkhorn;
+mod bench_step;
 mod ci;
 mod golden;
 
@@ -26,6 +27,8 @@ enum Task {
     Golden(golden::Args),
     /// Time scores to codes, beside what memory allows and what others take.
     BenchSinkhorn(bench_sinkhorn::Args),
+    /// Time whole training steps, phase by phase, beside what others take.
+    BenchStep(bench_step::Args),
     /// Build assets/quickstart.tar from the emoji crates.
     Assets,
     /// Measure the loader, decoding alone, and the peers in bench/peers.
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         Task::Golden(args) => golden::run(&args),
         Task::BenchSinkhorn(args) => bench_sinkhorn::run(&args),
         Task::BenchLoader(args) => bench_loader::run(&args),
+        Task::BenchStep(args) => bench_step::run(&args),
         Task::Assets => assets::quickstart(&root().join("assets/quickstart.tar")),
     }
 }
