@@ -12,8 +12,16 @@ use crate::decode::Image;
 /// The most pixels that a small image has.
 const SMALL: u64 = 128 * 128;
 
-/// What an image takes beside its pixels: its place in the list and the allocator's notes.
-const OVERHEAD: u64 = size_of::<OnceLock<Image>>() as u64 + 16;
+/// What an image takes beside its pixels: the allocator's notes.
+const OVERHEAD: u64 = 16;
+
+/// What each image of the set takes in the list, whether it is kept or not.
+const PLACE: u64 = size_of::<OnceLock<Image>>() as u64;
+
+/// Whether an image of this size may be kept.
+pub(crate) fn is_small(width: u32, height: u32) -> bool {
+    u64::from(width) * u64::from(height) <= SMALL
+}
 
 /// Decoded images by their index, within a budget.
 pub(crate) struct Cache {
@@ -43,12 +51,13 @@ impl Cache {
     /// Keeps a copy of `image` if it is small and a whole set of its like fits into the budget.
     pub(crate) fn offer(&self, index: usize, image: &Image) {
         let bytes = image.rgb.len() as u64 + OVERHEAD;
-        let small = u64::from(image.width) * u64::from(image.height) <= SMALL;
-        if !small || bytes.saturating_mul(self.len as u64) > self.budget {
+        let set = (bytes + PLACE).saturating_mul(self.len as u64);
+        if !is_small(image.width, image.height) || set > self.budget {
             return;
         }
         // Sizes may differ, so the sum is watched as well.
-        if self.used.fetch_add(bytes, Ordering::Relaxed) + bytes > self.budget {
+        let room = self.budget - self.list();
+        if self.used.fetch_add(bytes, Ordering::Relaxed) + bytes > room {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
             return;
         }
@@ -66,7 +75,13 @@ impl Cache {
 
     /// Bytes in use.
     pub(crate) fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+        let list = self.places.get().map_or(0, |_| self.list());
+        self.used.load(Ordering::Relaxed) + list
+    }
+
+    /// Bytes of the list.
+    fn list(&self) -> u64 {
+        PLACE * self.len as u64
     }
 }
 
@@ -86,7 +101,7 @@ mod tests {
         cache.offer(3, &image(32, 32));
         assert_eq!(cache.get(3), Some(&image(32, 32)));
         assert_eq!(cache.get(4), None);
-        assert_eq!(cache.used(), 3072 + OVERHEAD);
+        assert_eq!(cache.used(), 3072 + OVERHEAD + 10 * PLACE);
     }
 
     #[test]
@@ -101,7 +116,7 @@ mod tests {
 
     #[test]
     fn images_of_many_sizes_stay_within_the_budget() {
-        let budget = 100 * (OVERHEAD + 30 * 10 * 3);
+        let budget = 100 * (PLACE + OVERHEAD + 30 * 10 * 3);
         let cache = Cache::new(100, budget);
         for index in 0..100 {
             cache.offer(index, &image(1 + index as u32 % 60, 10));

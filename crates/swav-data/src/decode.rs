@@ -192,9 +192,20 @@ fn jpeg(
         | Orientation::FlipVertical => [width, height],
         _ => [height, width],
     };
-    let divisor = reduction(whole[0], whole[1]);
+    let divisor = match reduction(whole[0], whole[1]) {
+        // Turned around, the part of a pixel that is left over would come to lie first.
+        divisor
+            if orientation != Orientation::NoTransforms
+                && !(width.is_multiple_of(divisor) && height.is_multiple_of(divisor)) =>
+        {
+            1
+        }
+        divisor => divisor,
+    };
     if divisor == 1 || reduced::decode(bytes, [width, height], divisor, image).is_none() {
         (image.width, image.height) = (width, height);
+        // Of damaged data not every row may be written: nothing of an earlier image must show.
+        image.rgb.clear();
         image
             .rgb
             .resize(usize::from(info.width) * usize::from(info.height) * 3, 0);

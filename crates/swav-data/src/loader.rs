@@ -22,7 +22,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::augment::Scratch;
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
 use crate::decode::Image;
 use crate::error::DataError;
 use crate::health::{BadFile, HealthReport, allowed, lock, panic_reason, try_decode, worker_count};
@@ -570,7 +570,11 @@ impl Shared {
                 }
                 let config = &self.config;
                 let key = [config.seed, epoch, index as u64];
-                let reduction = |width: u32, height: u32| config.view.reduction(key, width, height);
+                // What may be kept for other epochs is decoded whole, whether or not there is room to keep it.
+                let reduction = |width: u32, height: u32| match cache::is_small(width, height) {
+                    true => 1,
+                    false => config.view.reduction(key, width, height),
+                };
                 let source = self.source.as_ref();
                 try_decode(source, index, config.max_pixels, image, &reduction).and_then(|whole| {
                     self.render(index, epoch, image, whole, scratch, crops)?;

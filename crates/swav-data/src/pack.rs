@@ -145,6 +145,9 @@ fn check_free(out: &Path) -> Result<&std::ffi::OsStr, DataError> {
     let Some(name) = out.file_name() else {
         return refused("expected the name of a folder to make");
     };
+    if fs::symlink_metadata(out).is_ok_and(|entry| entry.is_symlink()) {
+        return refused("is a link; give the folder that it leads to, or a name that is free");
+    }
     match fs::read_dir(out) {
         Ok(mut entries) => match entries.next() {
             Some(_) => refused("is there already and not empty; nothing is overwritten"),
@@ -347,26 +350,49 @@ struct Unfinished {
 
 impl Unfinished {
     fn create(path: PathBuf) -> Result<Self, DataError> {
-        fs::create_dir(&path).map_err(|error| DataError::io(&path, error))?;
-        Ok(Self { path })
+        // What is in the way is of a run that was killed, by a process of the same number.
+        for number in 0..1000 {
+            let mut name = path.clone().into_os_string();
+            if number > 0 {
+                name.push(format!("-{number}"));
+            }
+            let path = PathBuf::from(name);
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Self { path }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(DataError::io(&path, error)),
+            }
+        }
+        Err(DataError::Invalid(format!(
+            "{}: a thousand folders of this name are left of runs that were killed; remove them",
+            path.display()
+        )))
     }
 
-    fn commit(self, out: &Path) -> Result<(), DataError> {
+    fn commit(mut self, out: &Path) -> Result<(), DataError> {
+        // From here on it is whole, and not to be lost.
+        let path = std::mem::take(&mut self.path);
         // An empty folder is in the way of a rename on some systems.
-        match fs::remove_dir(out) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(DataError::io(out, error));
-            }
-            _ => {}
-        }
-        fs::rename(&self.path, out).map_err(|error| DataError::io(out, error))
+        let moved = match fs::remove_dir(out) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => fs::rename(&path, out),
+        };
+        moved.map_err(|error| {
+            DataError::Invalid(format!(
+                "{}: {error}; the shards are whole, and lie in {}",
+                out.display(),
+                path.display()
+            ))
+        })
     }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // Nothing is there any more when it was given its name.
-        let _ = fs::remove_dir_all(&self.path);
+        if !self.path.as_os_str().is_empty() {
+            // There may be nothing to remove.
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 

@@ -40,7 +40,7 @@ struct Frame<'a> {
     width: usize,
     height: usize,
     components: Vec<Component>,
-    quantization: [[f32; 64]; 4],
+    quantization: [Option<Box<[f32; 64]>>; 4],
     dc: [Option<Box<Huffman>>; 4],
     ac: [Option<Box<Huffman>>; 4],
     /// Units between two restart markers; 0 for none.
@@ -67,7 +67,7 @@ impl<'a> Frame<'a> {
             width: 0,
             height: 0,
             components: Vec::new(),
-            quantization: [[0.0; 64]; 4],
+            quantization: [const { None }; 4],
             dc: [const { None }; 4],
             ac: [const { None }; 4],
             restart: 0,
@@ -158,12 +158,10 @@ impl<'a> Frame<'a> {
             let table = self.quantization.get_mut(usize::from(head & 15))?;
             let wide = head >> 4 != 0;
             let (values, rest) = rest.split_at_checked(if wide { 128 } else { 64 })?;
-            for (k, value) in table.iter_mut().enumerate() {
-                *value = match wide {
-                    true => f32::from(u16::from_be_bytes([values[2 * k], values[2 * k + 1]])),
-                    false => f32::from(values[k]),
-                };
-            }
+            *table = Some(Box::new(std::array::from_fn(|k| match wide {
+                true => f32::from(u16::from_be_bytes([values[2 * k], values[2 * k + 1]])),
+                false => f32::from(values[k]),
+            })));
             segment = rest;
         }
         Some(())
@@ -197,6 +195,7 @@ impl<'a> Frame<'a> {
             if chosen[0] != component.id {
                 return None;
             }
+            self.quantization[component.quantization].as_ref()?;
             self.dc.get(dc)?.as_ref()?;
             self.ac.get(ac)?.as_ref()?;
             (component.dc, component.ac) = (dc, ac);
@@ -331,11 +330,30 @@ impl<'a> Bits<'a> {
 
     /// Goes behind the next restart marker.
     fn restart(&mut self) -> Option<()> {
-        let [0xFF, 0xD0..=0xD7, ref rest @ ..] = *self.data else {
+        let (0xD0..=0xD7, rest) = self.marker()? else {
             return None;
         };
         *self = Bits::new(rest);
         Some(())
+    }
+
+    /// The marker at which the data ends, and what comes after it. Nothing where data is missing, or where there is
+    /// more of it than the last few bytes, which need not have been taken in.
+    fn marker(&self) -> Option<(u8, &'a [u8])> {
+        // Some zeros after the end are what the buffer takes in ahead of its need.
+        if self.missing > 8 {
+            return None;
+        }
+        let mut data = self.data;
+        for _ in 0..8 {
+            match *data {
+                [0xFF, 0, ref rest @ ..] => data = rest,
+                [0xFF, marker, ref rest @ ..] => return Some((marker, rest)),
+                [_, ref rest @ ..] => data = rest,
+                [] => return None,
+            }
+        }
+        None
     }
 
     fn new(data: &'a [u8]) -> Self {
@@ -413,7 +431,7 @@ impl<const N: usize> Kernel for Scan<'_, N> {
                 for ((component, plane), prediction) in parts.zip(&mut predictions) {
                     let dc = frame.dc[component.dc].as_deref()?;
                     let ac = frame.ac[component.ac].as_deref()?;
-                    let quantization = &frame.quantization[component.quantization];
+                    let quantization = frame.quantization[component.quantization].as_deref()?;
                     // How often a value is repeated to make up for fewer blocks.
                     let (wide, high) = (across / component.across, down / component.down);
                     for v in 0..component.down {
@@ -432,7 +450,6 @@ impl<const N: usize> Kernel for Scan<'_, N> {
                     }
                 }
             }
-            // Some zeros after the end are what the buffer takes in ahead of its need.
             if bits.missing > 8 {
                 return None;
             }
@@ -450,7 +467,8 @@ impl<const N: usize> Kernel for Scan<'_, N> {
                 }
             }
         }
-        Some(())
+        // The end of the image, and nothing that a decoder of whole images might mind.
+        matches!(bits.marker()?, (0xD9, _)).then_some(())
     }
 }
 
@@ -625,6 +643,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What the decoder of whole images would refuse, or mind, is left to it.
+    #[test]
+    fn files_without_a_table_or_with_something_before_their_end_are_left_alone() {
+        let file = encode(&picture(64, 48));
+        let mut image = Image::default();
+        assert!(decode(&file, [64, 48], 2, &mut image).is_some());
+
+        let start = file.windows(2).position(|two| two == [0xFF, 0xDB]).unwrap();
+        let length = usize::from(u16::from_be_bytes([file[start + 2], file[start + 3]]));
+        let without_table = [&file[..start], &file[start + 2 + length..]].concat();
+        assert!(decode(&without_table, [64, 48], 2, &mut image).is_none());
+
+        let end = file.len() - 2;
+        let with_comment = [&file[..end], &[0xFF, 0xFE, 0, 2][..], &file[end..]].concat();
+        assert!(decode(&with_comment, [64, 48], 2, &mut image).is_none());
+        let without_end = &file[..end];
+        assert!(decode(without_end, [64, 48], 2, &mut image).is_none());
     }
 
     #[test]

@@ -101,7 +101,7 @@ pub fn scan(
         AtomicUsize::new(0),
         AtomicBool::new(false),
     );
-    let found = Mutex::new((Vec::new(), Vec::with_capacity(total)));
+    let found = Mutex::new((Vec::new(), Vec::new()));
     let work = || {
         let mut image = Image::default();
         while !stop.load(Ordering::Relaxed) {
@@ -141,13 +141,17 @@ pub fn scan(
         return None;
     }
     let (mut findings, hashes) = std::mem::take(&mut *lock(&found));
-    findings.extend(duplicates(source, hashes));
+    findings.extend(duplicates(source, hashes, &|| seen(total))?);
     findings.sort();
     Some(ScanReport { findings, total })
 }
 
-/// Among samples with equal hashes, those with equal bytes.
-fn duplicates(source: &dyn Source, mut hashes: Vec<(u64, usize)>) -> Vec<Finding> {
+/// Among samples with equal hashes, those with equal bytes. Nothing once `go_on` says no.
+fn duplicates(
+    source: &dyn Source,
+    mut hashes: Vec<(u64, usize)>,
+    go_on: &dyn Fn() -> bool,
+) -> Option<Vec<Finding>> {
     hashes.sort_unstable();
     let mut found = Vec::new();
     for group in hashes.chunk_by(|one, other| one.0 == other.0) {
@@ -157,6 +161,9 @@ fn duplicates(source: &dyn Source, mut hashes: Vec<(u64, usize)>) -> Vec<Finding
         // One of each content; as a rule there is one.
         let mut firsts: Vec<(usize, Sample)> = Vec::new();
         for &(_, index) in group {
+            if !go_on() {
+                return None;
+            }
             let Ok(sample) = source.read(index) else {
                 continue;
             };
@@ -169,7 +176,7 @@ fn duplicates(source: &dyn Source, mut hashes: Vec<(u64, usize)>) -> Vec<Finding
             }
         }
     }
-    found
+    Some(found)
 }
 
 fn hash_of(sample: &Sample) -> u64 {

@@ -17,8 +17,8 @@ use std::thread;
 use std::time::Duration;
 
 use swav_data::{
-    Augment, CropSpec, Cursor, DataError, Format, Loader, LoaderConfig, Order, Problem, Sample,
-    ScanConfig, Source, TarSource, View, decode, open, scan,
+    Augment, CropSpec, Cursor, DataError, Format, Image, Loader, LoaderConfig, Order, Problem,
+    Sample, ScanConfig, Source, TarSource, View, decode, decode_into, open, scan,
 };
 
 /// Counts bytes that are taken and not given back, and the most there have been.
@@ -372,6 +372,8 @@ fn damaged_images_neither_panic_nor_hang_nor_take_memory() {
         let _ = decode(&Sample::Encoded(bytes.clone()), "first", MAX_PIXELS);
     }
     let before = LIVE.load(Ordering::Relaxed);
+    // What other images have left behind must not show in one that is decoded over them.
+    let mut used = Image::default();
     for number in KEPT.into_iter().chain(0..inputs() - inputs() / 3) {
         dog.at(number);
         let bytes = damaged_image(number, &jpegs, &pngs);
@@ -387,6 +389,8 @@ fn damaged_images_neither_panic_nor_hang_nor_take_memory() {
         most = most.max(peak as f64 / limit as f64);
         counts[match result {
             Ok(image) => {
+                decode_into(&sample, "damaged", MAX_PIXELS, &mut used).unwrap();
+                assert!(used == image, "input {number} shows what was there before");
                 let pixels = u64::from(image.width) * u64::from(image.height);
                 assert!(pixels <= MAX_PIXELS, "input {number}");
                 assert_eq!(image.rgb.len() as u64, 3 * pixels, "input {number}");

@@ -765,6 +765,37 @@ fn a_large_photograph_decoded_at_a_fraction_of_its_size_gives_nearly_the_same_cr
     }
 }
 
+/// Small enough to be kept decoded, and large enough for some epochs' crops to be made of a half: which it is must
+/// not depend on what is kept.
+#[test]
+fn a_kept_image_gives_the_crops_of_one_that_is_read_anew() {
+    let picture = image::RgbImage::from_fn(120, 120, |x, y| {
+        image::Rgb([(x * 7 + y) as u8, (x ^ y) as u8, (y * 11) as u8])
+    });
+    let mut file = std::io::Cursor::new(Vec::new());
+    let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut file, 92);
+    picture.write_with_encoder(encoder).unwrap();
+    let source = Arc::new(File(file.into_inner()));
+    let run = |cache| {
+        let crops = vec![CropSpec {
+            count: 2,
+            size: 16,
+            scale: [0.3, 1.0],
+        }];
+        let config = LoaderConfig {
+            cache,
+            view: View::MultiCrop {
+                crops,
+                augment: Augment::none(),
+            },
+            ..config(1)
+        };
+        let mut loader = Loader::new(source.clone(), config, Cursor::default()).unwrap();
+        take(&mut loader, 12)
+    };
+    assert_eq!(run(1 << 20), run(0));
+}
+
 #[test]
 fn the_queue_is_bounded() {
     let source = Arc::new(Made::new(1000));

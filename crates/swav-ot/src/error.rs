@@ -31,7 +31,7 @@ pub enum OtError {
 
     /// A prototype is to get nothing, less than nothing, or no number.
     #[error(
-        "the marginal of prototype {prototype} is {value}, but must be positive and finite; leave out prototypes that are to get nothing"
+        "the marginal of prototype {prototype} is {value}, but must be positive and finite, and not 1e38 times smaller than the others; leave out prototypes that are to get nothing"
     )]
     Marginal {
         /// Which one, counted from 0.

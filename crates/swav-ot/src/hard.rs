@@ -20,7 +20,7 @@ pub fn hard_codes(codes: &Tensor<2>) -> Tensor<2> {
     let [_, prototypes] = codes.dims();
     assert!(prototypes > 0, "hard_codes: codes are [B, K] with K = 0");
     let chosen: Tensor<2, Int> = codes.clone().argmax(1);
-    let ones = Tensor::ones(chosen.dims(), &codes.device());
+    let ones = Tensor::ones(chosen.dims(), (&codes.device(), codes.dtype()));
     codes
         .zeros_like()
         .scatter(1, chosen, ones, burn::tensor::IndexingUpdateOp::Add)

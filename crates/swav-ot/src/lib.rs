@@ -60,7 +60,7 @@
 //! share_k = Σ_i codes_ik          f_k += ε ln share_k
 //! ```
 //!
-//! and whatever `f` was rounded to, the next round corrects.
+//! and what `f` was rounded to, the next round corrects.
 //!
 //! # Why it is fast
 //!

@@ -3,10 +3,10 @@ use burn::tensor::Tensor;
 /// How the few numbers that Sinkhorn needs from every sample cross ranks.
 ///
 /// When a batch is spread over ranks, each holds the scores of its own samples, and codes are to come out as
-/// if one rank held them all. The only thing that depends on every sample is a number per prototype: its sum in
-/// each round, and its largest score at the start. An implementation combines that number
-/// elementwise over the ranks; with `K` prototypes, `K` floats travel a time, however large
-/// the batch is. The ranks' batches need not be equally large.
+/// if one rank held them all. All that depends on every sample is a number per prototype in each round. An implementation
+/// combines numbers elementwise over the ranks, whatever their shape: at the start one per set, `[N, 1]`, then two
+/// per prototype, `[N, K]`, and in each later round one per prototype, however large the batch is. (Without any round it
+/// is `[N, 1]` and then `[N, 2]`.) The ranks' batches need not be equally large.
 ///
 /// Every rank has to make the same calls in the same order, with the same [`SinkhornConfig`](crate::SinkhornConfig),
 /// and each has to get the *same bits* back: a collective that adds in another order on each rank would let

@@ -1,4 +1,4 @@
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
 use crate::kernel::{Form, Scores};
 use crate::sinkhorn::{check_epsilon, first_potentials, next_potentials, plain};
@@ -54,7 +54,8 @@ impl Default for TransportConfig {
 /// ```
 ///
 /// so for the cost `−s`, `−f` and `−g` are the dual potentials of entropic optimal transport, up to a constant
-/// that one may take from the other.
+/// that one may take from the other. Over several ranks `B` counts the samples of all of them, and codes and `g` are of
+/// the rank's own.
 #[derive(Debug, Clone)]
 pub struct Transport {
     /// `[N, B, K]`. Each row sums to one.
@@ -72,7 +73,8 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// `⟨Q, s⟩`, the mean score of a sample with what it is assigned to: `[N]`. The transport cost is its negative.
+    /// `⟨Q, s⟩`, the mean score of a sample with what it is assigned to: `[N]`. The transport cost is its negative. Over
+    /// several ranks it is the mean of the rank's own samples.
     ///
     /// # Panics
     ///
@@ -84,7 +86,8 @@ impl Transport {
             self.codes.dims(),
             "mean_score: the scores must be those that the codes were made of"
         );
-        let products = self.codes.clone() * scores.clone().without_autodiff();
+        let scores = scores.clone().without_autodiff().cast(FloatDType::F32);
+        let products = self.codes.clone() * scores;
         products.sum_dims(&[1, 2]).reshape([sets]) / samples as f64
     }
 }
@@ -176,6 +179,7 @@ fn wanted(
     prototypes: usize,
     device: &Device,
 ) -> Result<Tensor<2>, OtError> {
+    let device = (device, DType::F32);
     let Some(marginals) = marginals else {
         return Ok(Tensor::ones([1, prototypes], device));
     };
@@ -185,14 +189,24 @@ fn wanted(
             prototypes,
         });
     }
-    let mean = marginals.iter().sum::<f64>() / prototypes as f64;
-    let relative: Vec<f32> = marginals.iter().map(|r| (r / mean) as f32).collect();
-    let is_share = |share: &f32| *share >= f32::MIN_POSITIVE && share.is_finite();
-    if let Some(prototype) = relative.iter().position(|share| !is_share(share)) {
-        return Err(OtError::Marginal {
-            prototype,
-            value: marginals[prototype],
-        });
+    let refused = |prototype: usize| OtError::Marginal {
+        prototype,
+        value: marginals[prototype],
+    };
+    let is_share = |share: &f64| *share > 0.0 && share.is_finite();
+    if let Some(prototype) = marginals.iter().position(|share| !is_share(share)) {
+        return Err(refused(prototype));
+    }
+    let mean: f64 = marginals
+        .iter()
+        .map(|share| share / prototypes as f64)
+        .sum();
+    let relative: Vec<f32> = marginals
+        .iter()
+        .map(|share| (share / mean) as f32)
+        .collect();
+    if let Some(prototype) = relative.iter().position(|share| !share.is_normal()) {
+        return Err(refused(prototype));
     }
     let data = TensorData::new(relative, [1, prototypes]);
     Ok(Tensor::from_data(data, device))

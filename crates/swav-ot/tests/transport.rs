@@ -189,16 +189,32 @@ fn settings_that_cannot_be_met_are_errors_that_name_them() {
             prototypes: 3
         }
     ));
-    for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+    for bad in [0.0, -1.0, -5.0, f64::NAN, f64::INFINITY, 1e-300] {
         let error = refused(scores(), &with(&[1.0, bad, 1.0]));
-        assert!(matches!(error, OtError::Marginal { .. }), "{error}");
+        let OtError::Marginal { prototype, .. } = error else {
+            panic!("{bad}: {error}");
+        };
+        assert_eq!(prototype, 1, "{bad}");
     }
+    let error = refused(scores(), &with(&[-1.0, -2.0, -3.0]));
+    assert!(matches!(error, OtError::Marginal { prototype: 0, .. }));
+    let huge = transport(scores(), &with(&[1e308, 1e308, 1e308]), &mut Local);
+    assert!(huge.is_ok(), "only ratios count");
     let epsilon = TransportConfig {
         epsilon: f64::NAN,
         ..default()
     };
     assert!(matches!(refused(scores(), &epsilon), OtError::Epsilon(_)));
     assert_eq!(refused(scores() * f32::NAN, &default()), OtError::NotFinite);
+}
+
+#[test]
+fn scores_in_half_precision_have_a_mean_score_too() {
+    let scores = tensor(&cosines(6, 3, 8, 7), [1, 6, 3], &Device::flex());
+    let half = scores.cast(burn::tensor::FloatDType::BF16);
+    let found = transport(half.clone(), &TransportConfig::default(), &mut Local).unwrap();
+    let mean = values(&found.mean_score(&half))[0];
+    assert!((-1.0..=1.0).contains(&mean));
 }
 
 #[test]

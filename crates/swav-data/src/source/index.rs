@@ -14,7 +14,7 @@
 //! All numbers have their lowest byte first.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +22,7 @@ use std::time::UNIX_EPOCH;
 
 use super::shard::{BLOCK, Layout, NONE, Table, list};
 use super::tar::{compressed, is_compressed, starts_compressed};
+use super::webdataset::Keys;
 use crate::error::DataError;
 
 const MAGIC: &[u8; 8] = b"swav-idx";
@@ -72,7 +73,7 @@ pub(super) fn table(
     let stamp = Stamp::of(&file.metadata().map_err(failed)?, layout);
     let index = path_of(path);
     if stamp.length >= WORTH
-        && let Ok(bytes) = fs::read(&index)
+        && let Ok(bytes) = read(&index, stamp.length)
     {
         match decode(&bytes, stamp) {
             Ok(table) => return Ok(table),
@@ -100,6 +101,14 @@ pub(super) fn table(
         ));
     }
     Ok(table)
+}
+
+/// The bytes of an index, which is smaller than its archive, of `most` bytes. What is not gives an index that is cut
+/// short.
+fn read(index: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(index)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Writes a file so that it is either whole or not there.
@@ -203,9 +212,11 @@ fn sound(table: &Table, stamp: Stamp) -> bool {
             && offset >= u32::from(gap)
             && u64::from(offset) * BLOCK + u64::from(size) <= stamp.length
     };
-    let folders = table.folders.len() as u64;
-    let known =
-        |&label: &u32| label == NONE || stamp.layout == Layout::Keys || u64::from(label) < folders;
+    let most = match stamp.layout {
+        Layout::Folders => table.folders.len() as u64,
+        Layout::Keys => Keys::CLASSES,
+    };
+    let known = |&label: &u32| label == NONE || u64::from(label) < most;
     images.into_iter().all(within) && table.labels.iter().all(known)
 }
 

@@ -152,9 +152,16 @@ impl ParquetSource {
         columns: &Columns,
         labels: &mut Vec<i64>,
     ) -> Result<(), String> {
+        // An image takes a byte at least, so no file has more rows than bytes.
+        let length = file.metadata().map_err(|error| error.to_string())?.len();
         let mut row = 0;
         for group in &meta.row_groups {
             let rows = usize::try_from(group.num_rows).map_err(|_| "a negative number of rows")?;
+            if rows as u64 > length.saturating_sub(row as u64) {
+                return Err(format!(
+                    "{rows} rows in a group of a file of {length} bytes"
+                ));
+            }
             let chunk = |leaf: &Leaf| -> Result<Chunk, String> {
                 let column = leaf.path.join(".");
                 let damaged = || format!("column {column}: damaged metadata");
@@ -382,6 +389,10 @@ fn leaves(schema: &[SchemaElement]) -> Result<Vec<Leaf>, String> {
         let (left, parent) = open.last_mut().ok_or(DAMAGED)?;
         *left -= 1;
         let mut leaf = parent.clone();
+        // A leaf has a copy of the whole path to it.
+        if element.name.len() + leaf.path.iter().map(String::len).sum::<usize>() > 4096 {
+            return Err(DAMAGED.into());
+        }
         leaf.path.push(element.name.clone());
         match element.repetition_type {
             Some(FieldRepetitionType::OPTIONAL) => leaf.optional = leaf.optional.saturating_add(1),
@@ -468,14 +479,16 @@ fn label_column(
     let mut labels = Vec::new();
     let mut dictionary = None;
     for page in pages(file, chunk)? {
+        let more = if page.is_dictionary() { 0 } else { page.rows };
+        if more > (rows - labels.len()) as u64 {
+            return Err(format!("more than {rows} values"));
+        }
         let decoded = decode(file, chunk, &page)?;
         if page.is_dictionary() {
             dictionary = Some(decoded);
         } else {
-            labels.extend(numbers_of(&decoded, dictionary.as_ref(), width, page.rows)?);
-            if labels.len() > rows {
-                return Err(format!("more than {rows} values"));
-            }
+            let numbers = numbers_of(&decoded, dictionary.as_ref(), width, page.rows)?;
+            labels.extend(numbers.into_iter().take(rows - labels.len()));
         }
     }
     Ok(labels)

@@ -40,7 +40,7 @@ use crate::health::lock;
 /// The list of an archive of 1 MiB or more is written beside it (`NAME.tar.index`) and read from
 /// there the next time, unless the archive has changed since. Where it cannot be written, a
 /// [note](Source::notes) says so. A sample is read together with its header, so an archive that is
-/// replaced while it is in use is noticed too.
+/// written over while it is in use is noticed too, unless its members lie where the old ones lay.
 #[derive(Debug)]
 pub struct TarSource {
     data: Data,
@@ -349,6 +349,14 @@ impl Set {
             });
         }
         let whole = all.labels.iter().all(|&label| label != NONE);
+        if layout == Layout::Keys && !whole && all.labels.iter().any(|&label| label != NONE) {
+            return Err(DataError::Archive {
+                file: path.to_string_lossy().into_owned(),
+                reason: "some keys have a label (.cls or .json) and others have none, in one archive or in \
+                         several: give all of them one, or none"
+                    .into(),
+            });
+        }
         let classes = match (layout, marker) {
             (Layout::Keys, _) if whole => {
                 let most = all.labels.iter().max().copied().unwrap_or_default();

@@ -34,7 +34,7 @@ pub(super) struct Keys {
 
 impl Keys {
     /// More classes than any set has: a larger number is no label.
-    const CLASSES: u64 = 10_000_000;
+    pub(super) const CLASSES: u64 = 10_000_000;
     /// Longer than any description of an image.
     const LONGEST: u64 = 1 << 24;
 

@@ -23,22 +23,30 @@ const THREADS: u32 = 128;
 /// Threads that a pass over the columns wants at least, so that no part of the device is idle.
 const BUSY: usize = 1 << 16;
 
-/// Rows of a chunk at least.
+/// Rows of a chunk at least, and chunks at most: their sums are added one by one.
 const ROWS: usize = 16;
+const CHUNKS: usize = 128;
+
+/// Rows that are added up before their sum goes into a larger one: equal numbers round the same way again and again,
+/// and thousands of them would drift.
+const BLOCK: u32 = 64;
 
 /// Cubes along one axis at most.
 const AXIS: u32 = 32_768;
 
-/// Smaller than every sum of logarithms that occurs; and WGSL knows no infinity.
+/// Where a search for the largest score or exponent starts; WGSL knows no infinity.
 const LOWEST: f32 = -3.0e38;
 
 /// The bits of an `f32` without its sign, and those that are set, at least, in what is infinite or not a number.
 const MAGNITUDE: u32 = 0x7fff_ffff;
 const INFINITE: u32 = 0x7f80_0000;
 
-/// Whether the device is one of CubeCL's.
-pub(super) fn serves(device: &Device) -> bool {
+/// Whether the device is one of CubeCL's, and the kernels can count to the last of so many scores.
+pub(super) fn serves(device: &Device, [sets, samples, prototypes]: [usize; 3]) -> bool {
+    let scores = sets as u128 * samples as u128 * prototypes as u128;
     matches!(device.as_dispatch(), DispatchDevice::Cube(_))
+        && scores <= u128::from(u32::MAX)
+        && sets <= 65_535
 }
 
 /// The magnitude as an integer: at least [`INFINITE`] where the number is none.
@@ -121,7 +129,7 @@ fn reduce(
         shared[UNIT_POS_X as usize] = value;
     }
     sync_cube();
-    // Halved until one is left; thirty-two planes at most make five steps.
+    // Halved until one is left.
     while left > 1 {
         let half = left.div_ceil(2);
         if UNIT_POS_X + half < left {
@@ -249,15 +257,22 @@ fn fold_kernel(
         let mut i = chunk * rows;
         let end = min(i + rows, samples);
         while i < end {
-            let s = scores[((set * samples + i) * prototypes + k) as usize];
-            bits = max(bits, magnitude(s));
-            if s > most {
-                sum = sum * exp2((most - s) * scale) + 1.0f32;
-                most = s;
-            } else {
-                sum += exp2((s - most) * scale);
+            let stop = min(i + BLOCK, end);
+            let mut part = 0.0f32.runtime();
+            while i < stop {
+                let s = scores[((set * samples + i) * prototypes + k) as usize];
+                bits = max(bits, magnitude(s));
+                if s > most {
+                    let factor = exp2((most - s) * scale);
+                    sum *= factor;
+                    part = part * factor + 1.0f32;
+                    most = s;
+                } else {
+                    part += exp2((s - most) * scale);
+                }
+                i += 1;
             }
-            i += 1;
+            sum += part;
         }
         let at = ((set * chunks + chunk) * prototypes + k) as usize;
         largest[at] = most;
@@ -325,12 +340,17 @@ fn shares_kernel(
         let mut i = chunk * rows;
         let end = min(i + rows, samples);
         while i < end {
-            let row = (2 * (set * samples + i)) as usize;
-            let weight = divisors[row + 1];
-            bits = max(bits, magnitude(weight));
-            let s = scores[((set * samples + i) * prototypes + k) as usize];
-            sum += exp2(exponent(s, centre, offset, scale) - divisors[row]) * weight;
-            i += 1;
+            let stop = min(i + BLOCK, end);
+            let mut part = 0.0f32.runtime();
+            while i < stop {
+                let row = (2 * (set * samples + i)) as usize;
+                let weight = divisors[row + 1];
+                bits = max(bits, magnitude(weight));
+                let s = scores[((set * samples + i) * prototypes + k) as usize];
+                part += exp2(exponent(s, centre, offset, scale) - divisors[row]) * weight;
+                i += 1;
+            }
+            sum += part;
         }
         let at = ((set * chunks + chunk) * prototypes + k) as usize;
         output[at] = sum;
@@ -383,7 +403,7 @@ impl Problem {
 
     /// Rows of a chunk, and chunks.
     fn chunks(&self) -> (usize, usize) {
-        let wanted = BUSY.div_ceil(self.prototypes * self.sets);
+        let wanted = BUSY.div_ceil(self.prototypes * self.sets).min(CHUNKS);
         let rows = self.samples.div_ceil(wanted).max(ROWS).min(self.samples);
         (rows, self.samples.div_ceil(rows))
     }
@@ -495,6 +515,10 @@ impl Problem {
 }
 
 impl Kernels for CubeBackend {
+    fn whole(scores: CubeTensor) -> CubeTensor {
+        into_contiguous(scores)
+    }
+
     fn prototype_potentials(scores: CubeTensor, centres: CubeTensor, epsilon: f64) -> CubeTensor {
         Problem::new(scores, epsilon).fold(centres)
     }

@@ -8,6 +8,10 @@ use super::Kernels;
 use super::passes::{self, Potentials, Scores};
 
 impl Kernels for Flex {
+    fn whole(scores: FlexTensor) -> FlexTensor {
+        with_whole_rows(scores)
+    }
+
     fn prototype_potentials(scores: FlexTensor, centres: FlexTensor, epsilon: f64) -> FlexTensor {
         let (scores, centres) = (with_whole_rows(scores), centres.to_contiguous());
         let scores = view(&scores);

@@ -21,7 +21,8 @@ mod tensors;
 
 use burn::tensor::Tensor;
 
-/// How the passes over the scores are carried out.
+/// How the passes over the scores are carried out. There are kernels for the CPU (Burn's Flex) with the feature
+/// `flex`, and for whatever CubeCL runs on with the feature `cube`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Form {
     /// By this crate's kernels where the device has them, and else by Burn's operations.
@@ -48,6 +49,10 @@ mod extension {
         Fusion: cfg(feature = "fusion"),
     )]
     pub trait Kernels: Backend {
+        /// The scores as the passes want them in memory: a copy, or themselves.
+        #[fusion(dtype = scores, shape = scores)]
+        fn whole(scores: FloatTensor<Self>) -> FloatTensor<Self>;
+
         /// See [`Scores::prototype_potentials`](super::Scores::prototype_potentials).
         #[fusion(dtype = scores, shape = without(scores, 1))]
         fn prototype_potentials(
@@ -91,16 +96,20 @@ mod extension {
     }
 
     /// Whether the device has kernels.
-    pub(super) fn serves(device: &Device) -> bool {
+    pub(super) fn serves(device: &Device, _shape: [usize; 3]) -> bool {
         #[cfg(feature = "flex")]
         if *device == Device::flex() {
             return true;
         }
         #[cfg(feature = "cube")]
-        if super::cube::serves(device) {
+        if super::cube::serves(device, _shape) {
             return true;
         }
         false
+    }
+
+    pub(super) fn whole(scores: Tensor<3>) -> Tensor<3> {
+        Tensor::from_dispatch(Dispatch::whole(scores.into_dispatch()))
     }
 
     pub(super) fn prototype_potentials(s: Tensor<3>, c: Tensor<2>, epsilon: f64) -> Tensor<2> {
@@ -190,7 +199,14 @@ impl Scores {
     /// `values` are `[N, B, K]`, of `f32`, and on no autodiff device.
     pub(crate) fn new(values: Tensor<3>, epsilon: f64, form: Form) -> Self {
         #[cfg(any(feature = "flex", feature = "cube"))]
-        let fused = form == Form::Fused && extension::serves(&values.device());
+        let fused = form == Form::Fused && extension::serves(&values.device(), values.dims());
+        // Once, and not in every pass.
+        #[cfg(any(feature = "flex", feature = "cube"))]
+        let values = if fused {
+            extension::whole(values)
+        } else {
+            values
+        };
         #[cfg(not(any(feature = "flex", feature = "cube")))]
         let fused = form == Form::Fused && false;
         Self {

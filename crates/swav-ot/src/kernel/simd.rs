@@ -35,7 +35,7 @@ pub(crate) trait Simd {
     unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     unsafe fn min(a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// `2^x` to 1.5e-7 relative, for −126 ≤ x ≤ 127; what lies outside counts as the nearer end, and
+    /// `2^x` to 2e-7 relative, for −126 ≤ x ≤ 127; what lies outside counts as the nearer end, and
     /// not-a-number stays.
     unsafe fn exp2(x: Self::Vector) -> Self::Vector;
     /// The first `n` lanes; the others are 0.
