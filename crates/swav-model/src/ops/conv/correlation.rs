@@ -317,15 +317,30 @@ impl Correlation {
                 for (g, group) in groups.clone().enumerate() {
                     for output in 0..self.outputs {
                         let from = (g * size + output) * depth;
-                        sums.fill(0.0);
-                        for partial in partial {
-                            for (sum, &value) in sums.iter_mut().zip(&partial[from..]) {
-                                *sum += value;
+                        let sums: &[f32] = match partial {
+                            [all] => &all[from..][..depth],
+                            parts => {
+                                sums.fill(0.0);
+                                for part in parts {
+                                    for (sum, &value) in sums.iter_mut().zip(&part[from..]) {
+                                        *sum += value;
+                                    }
+                                }
+                                &sums
                             }
-                        }
+                        };
                         let channel = (group * self.outputs + output) * self.inputs + inputs.start;
+                        let area = self.taps.area;
+                        if taps == area {
+                            // SAFETY: the weights of an output, and parts are disjoint.
+                            unsafe {
+                                let to = target.at(channel * area);
+                                std::ptr::copy_nonoverlapping(sums.as_ptr(), to, depth);
+                            }
+                            continue;
+                        }
                         for (input, sums) in sums.chunks_exact(taps).enumerate() {
-                            let kernel = (channel + input) * self.taps.area;
+                            let kernel = (channel + input) * area;
                             for (&sum, &place) in sums.iter().zip(&self.taps.places) {
                                 // SAFETY: a weight, and parts are disjoint.
                                 unsafe { target.at(kernel + place).write(sum) };

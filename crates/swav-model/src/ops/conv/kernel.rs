@@ -341,7 +341,7 @@ mod tests {
             columns,
             out: &mut out,
         });
-        for (r, k) in (0..rows).flat_map(|r| (0..5).map(move |k| (r, k))) {
+        for (r, k) in (0..rows).flat_map(|r| (0..KS).map(move |k| (r, k))) {
             let at = |q: usize| panel[OFFSETS[k] + q];
             let sum: f32 = (0..columns).map(|q| left[r * STRIDE + q] * at(q)).sum();
             let expected = before[r * KS + k] + sum;

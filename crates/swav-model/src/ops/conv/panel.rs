@@ -357,21 +357,30 @@ impl Compact {
     /// Copies the rows at `offsets` out of `panel`, one after the other.
     pub(super) fn fill(&self, compact: &mut Vec<f32>, panel: &[f32], offsets: &[usize]) {
         compact.resize(offsets.len() * self.stride, 0.0);
-        let width = self.width;
         for (row, &offset) in compact.chunks_exact_mut(self.stride).zip(offsets) {
             let from = &panel[offset..];
-            let mut at = 0;
-            for &start in &self.starts {
-                // Where there is room, as much as a constant says: the next row is written over it.
-                let room = (row.get_mut(at..at + ALIGN), from.get(start..start + ALIGN));
-                match room {
-                    (Some(to), Some(from)) if width <= ALIGN => to.copy_from_slice(from),
-                    _ => row[at..at + width].copy_from_slice(&from[start..start + width]),
-                }
-                at += width;
+            match self.width {
+                ..=4 => self.fill_row::<4>(row, from),
+                5..=8 => self.fill_row::<8>(row, from),
+                9..=16 => self.fill_row::<16>(row, from),
+                _ => self.fill_row::<32>(row, from),
             }
-            row[at..].fill(0.0);
         }
+    }
+
+    /// Copies N floats at a time where there is room: what is too much, the next row is written over.
+    #[inline(always)]
+    fn fill_row<const N: usize>(&self, row: &mut [f32], from: &[f32]) {
+        let width = self.width;
+        let mut at = 0;
+        for &start in &self.starts {
+            match (row.get_mut(at..at + N), from.get(start..start + N)) {
+                (Some(to), Some(from)) if width <= N => to.copy_from_slice(from),
+                _ => row[at..at + width].copy_from_slice(&from[start..start + width]),
+            }
+            at += width;
+        }
+        row[at..].fill(0.0);
     }
 
     /// Offsets of `rows` rows.
