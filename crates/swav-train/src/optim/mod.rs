@@ -1,18 +1,18 @@
 //! From gradients to updates: [`Larc`] and Burn's optimizers behind one description, and the
 //! [`Schedule`] of the learning rate.
 
+mod adam;
 mod larc;
 mod schedule;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
-use burn::optim::{
-    Adam, AdamConfig, AdamW, AdamWConfig, ModuleOptimizer, Optimizer, Sgd, SgdConfig,
-};
+use burn::optim::{AdamW, AdamWConfig, ModuleOptimizer, Optimizer, Sgd, SgdConfig};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+pub use adam::Adam;
 pub use larc::Larc;
 pub use schedule::Schedule;
 
@@ -82,11 +82,7 @@ impl OptimizerPlan {
     }
 
     fn adam(&self, decay: f64) -> Adam {
-        AdamConfig::new()
-            .with_beta_1(self.momentum as f32)
-            .with_epsilon(ADAM_EPSILON)
-            .with_weight_decay(Some(WeightDecayConfig::new(decay as f32)))
-            .build()
+        Adam::new(self.momentum, decay)
     }
 
     fn adamw(&self, decay: f64) -> AdamW {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::kernel::{MapProduct, ROWS, WeightProduct};
-use super::panel::{Chunk, Maps, Tap};
+use super::panel::{Chunk, Maps, Tap, copy};
 use super::plan::{Plan, ranges};
 
 /// Rows of the matrix of patches that are multiplied at a time: their part under a tile stays in the
@@ -15,8 +15,8 @@ const SHARED_DEPTH: usize = 288;
 const DEPTH: usize = 144;
 /// Outputs that a task computes at most.
 const OUTPUTS: usize = 256;
-/// Tasks that a convolution is cut into if there are not enough chunks; it is not cut into fewer than
-/// so many blocks of outputs.
+/// Tasks that a convolution is cut into, about: by its columns first, because each part of the outputs
+/// copies the inputs anew; it is not cut into fewer than so many blocks of outputs.
 const TASKS: usize = 16;
 const LEAST_BLOCKS: usize = 16;
 /// Rows of the gradient that are in use at a time, about: they pass by, the panel stays.
@@ -132,11 +132,11 @@ impl Correlation {
     pub(super) fn run(&self, maps: &Maps, weights: &Weights, target: &Target) {
         let packed = self.pack(weights);
         let depth = if self.taps() > 1 { SHARED_DEPTH } else { DEPTH };
-        let plan = self.plan(self.outputs.min(OUTPUTS), depth);
+        let plan = self.plan(self.outputs.min(OUTPUTS), depth, TASKS);
         // What a task does: a chunk, and a range of groups or of the outputs of a group.
         let blocks = self.outputs.div_ceil(ROWS);
         let least = self.outputs.div_ceil(OUTPUTS);
-        let wanted = TASKS.div_ceil(plan.chunks.len()).max(least);
+        let wanted = (TASKS / plan.chunks.len()).max(least);
         let splits: Vec<(Range<usize>, Range<usize>)> = if self.groups > 1 {
             ranges(self.groups, wanted)
                 .map(|groups| (groups, 0..blocks))
@@ -234,7 +234,7 @@ impl Correlation {
                     unsafe {
                         let to = target.values.at(to);
                         if target.step == 1 {
-                            std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len());
+                            copy(std::slice::from_raw_parts_mut(to, from.len()), from);
                             return;
                         }
                         for (y, from) in from.chunks_exact(self.width).enumerate() {
@@ -249,8 +249,8 @@ impl Correlation {
         }
     }
 
-    /// The weights in the order of the kernel: `[group][block][input][tap][ROWS]`, zero where there is
-    /// no output.
+    /// The weights in the order of the kernel: `[group][block][input][tap][ROWS]`, anything where there
+    /// is no output.
     fn pack(&self, weights: &Weights) -> Vec<f32> {
         let taps = self.taps();
         let blocks = self.outputs.div_ceil(ROWS);
@@ -263,13 +263,17 @@ impl Correlation {
                 let first = index % blocks * ROWS;
                 let rows = ROWS.min(self.outputs - first);
                 let start = index / blocks * weights.group + first * weights.output;
-                let mut ks = block.chunks_exact_mut(ROWS);
-                for input in 0..self.inputs {
-                    for (place, k) in self.taps.places.iter().zip(&mut ks) {
-                        let values = &weights.values[start + input * weights.input + place..];
-                        for (r, to) in k[..rows].iter_mut().enumerate() {
-                            *to = values[r * weights.output];
-                        }
+                // The rows that are missing in the last block are multiplied too, and then forgotten.
+                let row = |r: usize| &weights.values[start + r.min(rows - 1) * weights.output..];
+                let [a, b, c, d, e, f]: [&[f32]; ROWS] = std::array::from_fn(row);
+                let (ks, _) = block.as_chunks_mut::<ROWS>();
+                for (input, ks) in ks.chunks_exact_mut(taps).enumerate() {
+                    let from = input * weights.input;
+                    let window = from..from + self.taps.area;
+                    let (a, b, c) = (&a[window.clone()], &b[window.clone()], &c[window.clone()]);
+                    let (d, e, f) = (&d[window.clone()], &e[window.clone()], &f[window]);
+                    for (k, &p) in ks.iter_mut().zip(&self.taps.places) {
+                        *k = [a[p], b[p], c[p], d[p], e[p], f[p]];
                     }
                 }
             });
@@ -278,7 +282,8 @@ impl Correlation {
 
     /// The gradient of the weights, from the input and the gradient of the output.
     pub(super) fn weight_gradient(&self, maps: &Maps, gradient: &Maps, dw: &mut [f32]) {
-        let plan = self.plan(self.outputs.min(GRADIENT_ROWS), SHARED_DEPTH);
+        // The longer the columns, the fewer vectors are summed up: chunks as large as may be.
+        let plan = self.plan(self.outputs.min(GRADIENT_ROWS), SHARED_DEPTH, 1);
         let taps = self.taps();
         // What a task does: a range of the chunks, for some groups or for some inputs of a group.
         let groups = ranges(
@@ -312,18 +317,34 @@ impl Correlation {
                 for (g, group) in groups.clone().enumerate() {
                     for output in 0..self.outputs {
                         let from = (g * size + output) * depth;
-                        sums.fill(0.0);
-                        for partial in partial {
-                            for (sum, &value) in sums.iter_mut().zip(&partial[from..]) {
-                                *sum += value;
+                        let sums: &[f32] = match partial {
+                            [all] => &all[from..][..depth],
+                            parts => {
+                                sums.fill(0.0);
+                                for part in parts {
+                                    for (sum, &value) in sums.iter_mut().zip(&part[from..]) {
+                                        *sum += value;
+                                    }
+                                }
+                                &sums
                             }
-                        }
+                        };
                         let channel = (group * self.outputs + output) * self.inputs + inputs.start;
-                        for (i, &sum) in sums.iter().enumerate() {
-                            let (input, tap) = (i / taps, i % taps);
-                            let to = (channel + input) * self.taps.area + self.taps.places[tap];
-                            // SAFETY: a weight, and parts are disjoint.
-                            unsafe { target.at(to).write(sum) };
+                        let area = self.taps.area;
+                        if taps == area {
+                            // SAFETY: the weights of an output, and parts are disjoint.
+                            unsafe {
+                                let to = target.at(channel * area);
+                                std::ptr::copy_nonoverlapping(sums.as_ptr(), to, depth);
+                            }
+                            continue;
+                        }
+                        for (input, sums) in sums.chunks_exact(taps).enumerate() {
+                            let kernel = (channel + input) * area;
+                            for (&sum, &place) in sums.iter().zip(&self.taps.places) {
+                                // SAFETY: a weight, and parts are disjoint.
+                                unsafe { target.at(kernel + place).write(sum) };
+                            }
                         }
                     }
                 }
@@ -385,7 +406,7 @@ impl Correlation {
                 let map = maps.map(chunk.image + image, group * self.outputs + output);
                 plan.stretches(image, chunk, |column, y, rows| {
                     let from = &map[(chunk.row + y) * self.width..][..rows * self.width];
-                    row[column..][..from.len()].copy_from_slice(from);
+                    copy(&mut row[column..][..from.len()], from);
                 });
             }
         }

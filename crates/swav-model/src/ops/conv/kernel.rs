@@ -7,7 +7,8 @@
 //!
 //! A tile of either product is two vectors by six rows: twelve sums, two inputs and a factor fill
 //! fifteen of the sixteen registers of AVX2. Three by four would load less, but it needs all sixteen,
-//! and one spilled sum halves the speed.
+//! and one spilled sum halves the speed. Of the 32 registers of AVX-512 a tile takes 27 or 29: two
+//! vectors by twelve rows where maps come out, four by six where weights do.
 
 use crate::ops::simd::{Kernel, Simd, dispatch};
 
@@ -50,7 +51,8 @@ impl MapProduct<'_> {
         dispatch(self);
     }
 
-    /// A tile of `V` vectors by `R` rows from `panel`, a column of the panel, to `out`.
+    /// A tile of `V` vectors by `R` rows, of one block or two, from `panel`, a column of the panel, to
+    /// `out`.
     ///
     /// # Safety
     /// `S` must be present, and what `run` asserts must hold for the columns from `panel` on.
@@ -78,7 +80,7 @@ impl MapProduct<'_> {
                     *x = S::load(at.add(v * S::LANES));
                 }
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let w = S::splat(weights.add(r));
+                    let w = S::splat(weights.add(r / ROWS * self.weights_stride + r % ROWS));
                     for (sum, &x) in sums.iter_mut().zip(&x) {
                         *sum = S::mul_add(w, x, *sum);
                     }
@@ -99,7 +101,8 @@ impl MapProduct<'_> {
     /// As `tile`.
     #[inline(always)]
     unsafe fn column<S: Simd, const V: usize>(&self, q: usize, out: *mut f32) {
-        for row in (0..self.rows).step_by(ROWS) {
+        let mut row = 0;
+        while row < self.rows {
             // SAFETY: the caller's.
             unsafe {
                 let panel = self.panel.as_ptr().add(q);
@@ -108,9 +111,18 @@ impl MapProduct<'_> {
                 match self.rows - row {
                     1 | 2 => self.tile::<S, V, 2>(panel, weights, out),
                     3 | 4 => self.tile::<S, V, 4>(panel, weights, out),
+                    7 | 8 if S::MANY_REGISTERS => {
+                        self.tile::<S, V, { ROWS + 2 }>(panel, weights, out);
+                        row += ROWS;
+                    }
+                    9.. if S::MANY_REGISTERS => {
+                        self.tile::<S, V, { 2 * ROWS }>(panel, weights, out);
+                        row += ROWS;
+                    }
                     _ => self.tile::<S, V, ROWS>(panel, weights, out),
                 }
             }
+            row += ROWS;
         }
     }
 }
@@ -163,7 +175,7 @@ impl WeightProduct<'_> {
         dispatch(self);
     }
 
-    /// A tile of `T` k's by `R` rows.
+    /// A tile of `T` k's by `R` rows; `T` is at most 4.
     ///
     /// # Safety
     /// `S` must be present, what `run` asserts must hold, `k + T ≤ offsets.len()`, and `row` must be
@@ -197,9 +209,23 @@ impl WeightProduct<'_> {
                 }
                 q += S::LANES;
             }
-            for (r, sums) in sums.iter().enumerate() {
-                for (t, &sum) in sums.iter().enumerate() {
-                    *out.add((row + r) * self.offsets.len() + k + t) += S::sum(sum);
+            // By way of memory: what follows is too long to be unrolled, and what is not unrolled cannot
+            // tell registers apart. Summing them in a loop would keep the sums out of registers above.
+            let mut stored = [[S::zero(); T]; R];
+            for (stored, sums) in stored.iter_mut().zip(&sums) {
+                for (stored, &sum) in stored.iter_mut().zip(sums) {
+                    S::store(std::ptr::from_mut(stored).cast(), sum);
+                }
+            }
+            for (r, sums) in stored.iter().enumerate() {
+                let out = out.add((row + r) * self.offsets.len() + k);
+                match sums.first_chunk::<4>() {
+                    Some(&sums) => S::add_sums(out, sums),
+                    None => {
+                        for (t, &sum) in sums.iter().enumerate() {
+                            *out.add(t) += S::sum(sum);
+                        }
+                    }
                 }
             }
         }
@@ -215,13 +241,21 @@ impl WeightProduct<'_> {
         while k < self.offsets.len() {
             // SAFETY: the caller's.
             unsafe {
-                if k + 1 < self.offsets.len() {
-                    self.tile::<S, 2, R>(row, k, out);
-                } else {
-                    self.tile::<S, 1, R>(row, k, out);
+                match self.offsets.len() - k {
+                    4.. if S::MANY_REGISTERS => {
+                        self.tile::<S, 4, R>(row, k, out);
+                        k += 4;
+                    }
+                    1 => {
+                        self.tile::<S, 1, R>(row, k, out);
+                        k += 1;
+                    }
+                    _ => {
+                        self.tile::<S, 2, R>(row, k, out);
+                        k += 2;
+                    }
                 }
             }
-            k += 2;
         }
     }
 }
@@ -256,19 +290,20 @@ mod tests {
     }
 
     /// Rows of the panel that overlap, in no order.
-    const OFFSETS: [usize; 5] = [3, 0, 40, 41, 7];
+    const OFFSETS: [usize; 7] = [3, 0, 40, 41, 7, 23, 9];
+    const KS: usize = OFFSETS.len();
     const STRIDE: usize = 80;
 
     fn map_products(rows: usize, columns: usize, run: fn(MapProduct)) {
-        let (panel, packed) = (numbers(41 + STRIDE), numbers(2 * 5 * ROWS));
+        let (panel, packed) = (numbers(41 + STRIDE), numbers(3 * KS * ROWS));
         for accumulate in [false, true] {
-            let before = numbers(2 * ROWS * STRIDE);
+            let before = numbers(3 * ROWS * STRIDE);
             let mut out = before.clone();
             run(MapProduct {
                 panel: &panel,
                 offsets: &OFFSETS,
                 weights: &packed,
-                weights_stride: 5 * ROWS,
+                weights_stride: KS * ROWS,
                 rows,
                 columns,
                 out: &mut out,
@@ -276,7 +311,7 @@ mod tests {
                 accumulate,
             });
             for (r, q) in (0..rows).flat_map(|r| (0..columns).map(move |q| (r, q))) {
-                let weight = |k: usize| packed[(r / ROWS * 5 + k) * ROWS + r % ROWS];
+                let weight = |k: usize| packed[(r / ROWS * KS + k) * ROWS + r % ROWS];
                 let products = OFFSETS.iter().enumerate();
                 let sum: f32 = products.map(|(k, &o)| weight(k) * panel[o + q]).sum();
                 let at = r * STRIDE + q;
@@ -291,11 +326,11 @@ mod tests {
 
     fn weight_products(rows: usize, columns: usize, run: fn(WeightProduct)) {
         let panel = numbers(41 + STRIDE);
-        let mut left = numbers(2 * ROWS * STRIDE);
+        let mut left = numbers(3 * ROWS * STRIDE);
         for row in left.chunks_exact_mut(STRIDE) {
             row[columns..].fill(0.0);
         }
-        let mut out = numbers(2 * ROWS * 5);
+        let mut out = numbers(3 * ROWS * KS);
         let before = out.clone();
         run(WeightProduct {
             panel: &panel,
@@ -306,12 +341,12 @@ mod tests {
             columns,
             out: &mut out,
         });
-        for (r, k) in (0..rows).flat_map(|r| (0..5).map(move |k| (r, k))) {
+        for (r, k) in (0..rows).flat_map(|r| (0..KS).map(move |k| (r, k))) {
             let at = |q: usize| panel[OFFSETS[k] + q];
             let sum: f32 = (0..columns).map(|q| left[r * STRIDE + q] * at(q)).sum();
-            let expected = before[r * 5 + k] + sum;
+            let expected = before[r * KS + k] + sum;
             assert_eq!(
-                out[r * 5 + k],
+                out[r * KS + k],
                 expected,
                 "{rows} rows, {columns} columns: row {r}, k {k}"
             );
@@ -320,7 +355,7 @@ mod tests {
 
     #[test]
     fn products_are_the_plain_sums_with_vectors_of_every_width() {
-        for rows in 1..=2 * ROWS {
+        for rows in 1..=3 * ROWS {
             for columns in [1, 7, 8, 9, 16, 17, 33, 65] {
                 // SAFETY: `Portable` needs nothing; the lengths are those that `run` wants.
                 map_products(rows, columns, |p| unsafe { Kernel::run::<Portable<8>>(p) });

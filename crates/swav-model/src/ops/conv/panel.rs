@@ -208,27 +208,30 @@ impl Layout {
     ) {
         panel.clear();
         panel.resize(self.len(channels.len()), 0.0);
+        let phases = self.phases.iter();
+        let windows: Vec<Option<Window>> = phases.map(|&p| self.window(maps, chunk, p)).collect();
         let mut planes = panel.chunks_exact_mut(self.plane);
         for channel in channels {
-            for &(phase_y, phase_x) in &self.phases {
-                let Some(plane) = planes.next() else { return };
+            for window in &windows {
+                let (Some(plane), Some(window)) = (planes.next(), window) else {
+                    continue;
+                };
                 for image in 0..chunk.images {
                     let map = maps.map(chunk.image + image, channel);
-                    self.fill_plane(plane, map, maps, chunk, image, (phase_y, phase_x));
+                    let to = &mut plane[image * self.y.span * self.x.span..];
+                    self.fill_plane(to, map, maps.width, window);
                 }
             }
         }
     }
 
-    fn fill_plane(
+    /// What of a map is copied into the planes of a phase, and to where.
+    fn window(
         &self,
-        plane: &mut [f32],
-        map: &[f32],
         maps: &Maps,
         chunk: Chunk,
-        image: usize,
         (phase_y, phase_x): (usize, usize),
-    ) {
+    ) -> Option<Window> {
         let step = self.step as isize;
         // Rows at the lower edge of the last band may be fewer than the layout has room for.
         let first = chunk.row as isize;
@@ -237,35 +240,89 @@ impl Layout {
         let high_y = end_y.min(chunk.rows as isize + self.y.shifts.1);
         let end_x = phase_length(maps.width, phase_x as isize, step);
         let (low_x, high_x) = (self.x.data.0, self.x.data.1.min(end_x));
-        if low_y >= high_y || low_x >= high_x {
+        let to = self.lead as isize + low_y * self.x.span as isize + low_x;
+        let row = ((first + low_y) * step) as usize + phase_y;
+        (low_y < high_y && low_x < high_x).then(|| Window {
+            rows: (high_y - low_y) as usize,
+            length: (high_x - low_x) as usize,
+            to: to as usize,
+            from: row * maps.width + low_x as usize * self.step + phase_x,
+        })
+    }
+
+    fn fill_plane(&self, plane: &mut [f32], map: &[f32], width: usize, window: &Window) {
+        let &Window { rows, length, .. } = window;
+        let (mut to, mut from) = (window.to, window.from);
+        if self.step == 1 && length == width && self.x.span == length {
+            let size = rows * length;
+            copy(&mut plane[to..to + size], &map[from..from + size]);
             return;
         }
-        let length = (high_x - low_x) as usize;
-        let to = |y: isize| {
-            let row = (image * self.y.span) as isize + y;
-            (self.lead as isize + row * self.x.span as isize + low_x) as usize
-        };
-        let from = |y: isize| {
-            let row = ((first + y) * step) as usize + phase_y;
-            row * maps.width + low_x as usize * self.step + phase_x
-        };
-        if self.step == 1 && length == maps.width && self.x.span == length {
-            let rows = (high_y - low_y) as usize;
-            let (to, from) = (to(low_y), from(low_y));
-            plane[to..to + rows * length].copy_from_slice(&map[from..from + rows * length]);
-            return;
-        }
-        for y in low_y..high_y {
-            let (to, from) = (to(y), from(y));
+        for _ in 0..rows {
             let row = &mut plane[to..to + length];
-            if self.step == 1 {
-                row.copy_from_slice(&map[from..from + length]);
-            } else {
-                let pixels = map[from..].iter().step_by(self.step);
-                for (to, &pixel) in row.iter_mut().zip(pixels) {
-                    *to = pixel;
+            match self.step {
+                1 => copy(row, &map[from..from + length]),
+                2 => {
+                    let (pairs, rest) = map[from..].as_chunks::<2>();
+                    for (to, &[pixel, _]) in row.iter_mut().zip(pairs) {
+                        *to = pixel;
+                    }
+                    // At the end of the map the last pixel may have none beside it.
+                    if let (Some(to), Some(&pixel)) = (row.get_mut(pairs.len()), rest.first()) {
+                        *to = pixel;
+                    }
+                }
+                step => {
+                    let pixels = map[from..].iter().step_by(step);
+                    for (to, &pixel) in row.iter_mut().zip(pixels) {
+                        *to = pixel;
+                    }
                 }
             }
+            to += self.x.span;
+            from += self.step * width;
+        }
+    }
+}
+
+/// A part of a map, for the planes of a phase.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    rows: usize,
+    /// Pixels of a row.
+    length: usize,
+    /// The first pixel in the plane of the first image.
+    to: usize,
+    /// The first pixel in the map.
+    from: usize,
+}
+
+/// `copy_from_slice`, for rows that are mostly shorter than the call of a function takes.
+///
+/// # Panics
+/// If the lengths differ.
+#[inline(always)]
+pub(super) fn copy(to: &mut [f32], from: &[f32]) {
+    assert_eq!(to.len(), from.len());
+    match to.len() {
+        4..8 => copy_ends::<4>(to, from),
+        8..16 => copy_ends::<8>(to, from),
+        16..=32 => copy_ends::<16>(to, from),
+        0..4 => to.iter_mut().zip(from).for_each(|(to, &from)| *to = from),
+        _ => to.copy_from_slice(from),
+    }
+}
+
+/// The first N and the last N, which are all: there are N to 2 N.
+#[inline(always)]
+fn copy_ends<const N: usize>(to: &mut [f32], from: &[f32]) {
+    if let (Some(first), Some(last)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) {
+        let (first, last) = (*first, *last);
+        if let Some(to) = to.first_chunk_mut::<N>() {
+            *to = first;
+        }
+        if let Some(to) = to.last_chunk_mut::<N>() {
+            *to = last;
         }
     }
 }
@@ -273,8 +330,10 @@ impl Layout {
 /// The way from a panel to one without gaps.
 #[derive(Clone, Debug)]
 pub(super) struct Compact {
-    /// The q of each pixel.
-    pixels: Vec<usize>,
+    /// The q of the first pixel of each row.
+    starts: Vec<usize>,
+    /// Pixels of a row.
+    width: usize,
     /// Pixels of an image.
     pub(super) image: usize,
     /// From row to row.
@@ -285,14 +344,11 @@ impl Compact {
     pub(super) fn new(layout: &Layout) -> Self {
         let chunk = layout.chunk;
         let rows = (0..chunk.images).flat_map(|i| (0..chunk.rows).map(move |y| (i, y)));
-        let pixels = rows.flat_map(|(i, y)| {
-            let start = layout.start(i, y);
-            start..start + layout.width
-        });
         // An odd number of cache lines, as for planes.
         let lines = layout.pixels().div_ceil(ALIGN) | 1;
         Self {
-            pixels: pixels.collect(),
+            starts: rows.map(|(i, y)| layout.start(i, y)).collect(),
+            width: layout.width,
             image: chunk.rows * layout.width,
             stride: lines * ALIGN,
         }
@@ -300,14 +356,31 @@ impl Compact {
 
     /// Copies the rows at `offsets` out of `panel`, one after the other.
     pub(super) fn fill(&self, compact: &mut Vec<f32>, panel: &[f32], offsets: &[usize]) {
-        compact.clear();
         compact.resize(offsets.len() * self.stride, 0.0);
         for (row, &offset) in compact.chunks_exact_mut(self.stride).zip(offsets) {
             let from = &panel[offset..];
-            for (to, &pixel) in row.iter_mut().zip(&self.pixels) {
-                *to = from[pixel];
+            match self.width {
+                ..=4 => self.fill_row::<4>(row, from),
+                5..=8 => self.fill_row::<8>(row, from),
+                9..=16 => self.fill_row::<16>(row, from),
+                _ => self.fill_row::<32>(row, from),
             }
         }
+    }
+
+    /// Copies N floats at a time where there is room: what is too much, the next row is written over.
+    #[inline(always)]
+    fn fill_row<const N: usize>(&self, row: &mut [f32], from: &[f32]) {
+        let width = self.width;
+        let mut at = 0;
+        for &start in &self.starts {
+            match (row.get_mut(at..at + N), from.get(start..start + N)) {
+                (Some(to), Some(from)) if width <= N => to.copy_from_slice(from),
+                _ => row[at..at + width].copy_from_slice(&from[start..start + width]),
+            }
+            at += width;
+        }
+        row[at..].fill(0.0);
     }
 
     /// Offsets of `rows` rows.

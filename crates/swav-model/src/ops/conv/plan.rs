@@ -6,8 +6,8 @@ use super::correlation::Correlation;
 use super::kernel::ALIGN;
 use super::panel::{Chunk, Compact, Layout, Maps};
 
-/// Floats that a task may use at a time: half of a small second-level cache.
-const WORKING_SET: usize = 64 * 1024;
+/// Floats that a task may use at a time: half of a second-level cache of today.
+const WORKING_SET: usize = 128 * 1024;
 /// Columns of a chunk, at least and at most, where the maps allow it.
 const COLUMNS: Range<usize> = 192..1536;
 /// Gaps of this share of the pixels, times the outputs, are copied away. They cost a vector step in
@@ -81,8 +81,8 @@ impl Correlation {
     }
 
     /// Cuts the images into chunks, for tasks that keep `outputs` rows beside a panel of about `depth`
-    /// rows of the matrix of patches.
-    pub(super) fn plan(&self, outputs: usize, depth: usize) -> Plan {
+    /// rows of the matrix of patches. Chunks may get smaller for there to be as many as `tasks`.
+    pub(super) fn plan(&self, outputs: usize, depth: usize, tasks: usize) -> Plan {
         let depth = (depth / self.taps()).clamp(1, self.inputs);
         let whole = Chunk {
             image: 0,
@@ -97,7 +97,9 @@ impl Correlation {
         let gaps = (image - pixels) as f64 / pixels as f64;
         let compact = gaps * outputs as f64 > GAPS;
         let rows = outputs + depth * if compact { self.taps() } else { 1 };
-        let columns = (WORKING_SET / rows).clamp(COLUMNS.start, COLUMNS.end);
+        let share = (image * self.images).div_ceil(tasks);
+        let columns = (WORKING_SET / rows).min(share);
+        let columns = columns.clamp(COLUMNS.start, COLUMNS.end);
         let mut chunks = Vec::new();
         if image * 3 > columns * 4 {
             let bands = image.div_ceil(columns).min(self.height);
