@@ -53,9 +53,14 @@ const CHECKS: &[Check] = &[
         ],
         &[],
     ),
-    // Both with Burn's fusion, as the program has it; the kernels alone are tested inside.
+    // In software, and as Burn hands the kernels over: at once, or from the queue in which it fuses operations.
     (
-        KERNELS,
+        "kernels on wgpu",
+        &["test", "--release", "-p", "swav-ot", "--features", "wgpu"],
+        &[],
+    ),
+    (
+        "kernels on wgpu, fused",
         &[
             "test",
             "--release",
@@ -74,13 +79,13 @@ const CHECKS: &[Check] = &[
     ),
 ];
 
-/// The check that needs a driver for Vulkan; one in software is enough.
+/// What checks are called that need a driver for Vulkan; one in software is enough.
 const KERNELS: &str = "kernels on wgpu";
 
 /// Runs all checks and stops at the first that fails.
 pub fn run() -> anyhow::Result<()> {
     for (name, arguments, variables) in CHECKS {
-        if *name == KERNELS && !has_vulkan() {
+        if name.starts_with(KERNELS) && !has_vulkan() {
             ensure!(
                 std::env::var_os("CI").is_none(),
                 "the check `{name}` needs a driver for Vulkan; install mesa-vulkan-drivers"
