@@ -141,12 +141,26 @@ fn measure(args: &Args) -> anyhow::Result<Figures> {
     serde_json::from_slice(&output.stdout).context("the benchmark has not printed its figures")
 }
 
-/// The peers at each size that has one head.
+/// The peers at each size that has one head: as they come, and with an allocator that keeps freed memory, as the
+/// program's does.
 fn measure_peers(python: &Path, rows: &[Row]) -> anyhow::Result<Vec<Peer>> {
     ensure!(
         rows.iter().all(|row| row.iterations == 3),
         "the peers make 3 rounds: leave out --iterations to compare"
     );
+    let mut peers = run_peers(python, rows, &[])?;
+    let keeping = [
+        ("MALLOC_MMAP_MAX_", "0"),
+        ("MALLOC_TRIM_THRESHOLD_", "99999999999"),
+    ];
+    for peer in run_peers(python, rows, &keeping)? {
+        let name = format!("{}, memory kept", peer.name);
+        peers.push(Peer { name, ..peer });
+    }
+    Ok(peers)
+}
+
+fn run_peers(python: &Path, rows: &[Row], variables: &[(&str, &str)]) -> anyhow::Result<Vec<Peer>> {
     let fused = rows
         .iter()
         .filter(|row| row.form == "fused" && row.heads == 1);
@@ -154,6 +168,7 @@ fn measure_peers(python: &Path, rows: &[Row]) -> anyhow::Result<Vec<Peer>> {
     let output = Command::new(python)
         .arg("sinkhorn_torch.py")
         .args(sizes)
+        .envs(variables.iter().copied())
         .current_dir(root().join("bench/peers"))
         .output()
         .with_context(|| format!("cannot start {}", python.display()))?;
@@ -173,7 +188,7 @@ fn show(figures: &Figures) {
         figures.device, figures.bandwidth_gb_s
     );
     println!(
-        "{:>17}  {:<15} {:>9} {:>9} {:>9} {:>7} {:>9}",
+        "{:>17}  {:<27} {:>9} {:>9} {:>9} {:>7} {:>9}",
         "size", "form", "median", "least", "most", "GB/s", "of limit"
     );
     for row in &figures.rows {
@@ -184,7 +199,7 @@ fn show(figures: &Figures) {
         // What has to be moved is the same for every form; who moves more looks slower.
         let rate = figures.bandwidth_gb_s * row.limit_ms / row.median_ms;
         println!(
-            "{size:>17}  {:<15} {:>6.2} ms {:>6.2} ms {:>6.2} ms {rate:>7.1} {:>8.2}x",
+            "{size:>17}  {:<27} {:>6.2} ms {:>6.2} ms {:>6.2} ms {rate:>7.1} {:>8.2}x",
             row.form,
             row.median_ms,
             row.min_ms,
@@ -200,7 +215,7 @@ fn show(figures: &Figures) {
             .filter(|peer| (peer.b, peer.k) == (row.b, row.k))
         {
             println!(
-                "{:>17}  {:<15} {:>6.2} ms   {:.1} times the fused form",
+                "{:>17}  {:<27} {:>6.2} ms   {:.1} times the fused form",
                 "",
                 peer.name,
                 peer.median_ms,
