@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::root;
+use crate::example;
 
 /// What `bench-loader` takes.
 #[derive(Debug, clap::Args)]
@@ -46,21 +46,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         .data
         .canonicalize()
         .with_context(|| format!("--data {}", args.data.display()))?;
-    build()?;
+    let mut ours = Command::new(example::build("swav-data", "loader_speed", "cpu")?);
     let threads = args.threads.to_string();
-    let mut ours = Command::new(root().join("target/release/examples/loader_speed"));
     ours.arg(&data)
         .args([&threads, &args.crops, &args.seconds.to_string()]);
     let mut result = last_line(&mut ours)?;
     let mut peers = Vec::new();
     for script in PEERS {
         let Some(python) = &args.peers else { break };
-        let mut peer = Command::new(python);
-        // Settings for the libraries of the machine at large would slow PyTorch's own.
-        peer.env_remove("OPENBLAS_CORETYPE")
-            .env_remove("OPENBLAS_L2_SIZE")
-            .arg(root().join("bench/peers").join(script))
-            .arg(&data)
+        let mut peer = example::peer(python, script);
+        peer.arg(&data)
             .args([&threads, &args.crops, &args.peer_images.to_string()]);
         match last_line(&mut peer) {
             Ok(peer) => peers.push(peer),
@@ -74,17 +69,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         std::fs::write(file, text + "\n").with_context(|| format!("--json {}", file.display()))?;
     }
     println!("{result}");
-    Ok(())
-}
-
-/// Builds the example, with the features that everything else is built with.
-fn build() -> anyhow::Result<()> {
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
-        .args(["build", "--release", "--workspace", "--examples"])
-        .current_dir(root())
-        .status()
-        .context("cannot start cargo")?;
-    ensure!(status.success(), "the example does not build");
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::root;
+use crate::example;
 
 /// `cargo xtask bench-sinkhorn`
 #[derive(Debug, clap::Args)]
@@ -97,48 +97,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The forms, by the example of swav-ot: this crate knows nothing of Burn.
+/// The forms, by the example of swav-ot.
 fn measure(args: &Args) -> anyhow::Result<Figures> {
-    let features = match args.device.as_str() {
-        "cpu" => None,
-        "wgpu" => Some("swav-ot/wgpu"),
-        "cuda" => Some("swav-ot/cuda"),
-        device => bail!("--device {device}: expected cpu, wgpu or cuda"),
-    };
-    // For the CPU in the closure of the workspace, which is there already.
-    let mut build = Command::new(cargo());
-    match features {
-        None => build.args(["build", "--release", "--workspace", "--examples"]),
-        Some(features) => build.args([
-            "build",
-            "--release",
-            "-p",
-            "swav-ot",
-            "--example",
-            "bench_sinkhorn",
-            "--features",
-            features,
-        ]),
-    };
-    let status = build.current_dir(root()).status();
-    ensure!(
-        status.context("cannot start cargo")?.success(),
-        "the benchmark does not build"
-    );
-
-    let program = root().join("target/release/examples/bench_sinkhorn");
-    let output = Command::new(&program)
+    let mut program = Command::new(example::build("swav-ot", "bench_sinkhorn", &args.device)?);
+    program
         .args(["--device", &args.device])
         .args(["--sizes", &args.sizes.join(",")])
-        .args(["--iterations", &args.iterations.to_string()])
-        .output()
-        .with_context(|| format!("cannot start {}", program.display()))?;
-    ensure!(
-        output.status.success(),
-        "the benchmark failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_slice(&output.stdout).context("the benchmark has not printed its figures")
+        .args(["--iterations", &args.iterations.to_string()]);
+    let text = example::printed(&mut program, "the benchmark")?;
+    serde_json::from_str(&text).context("the benchmark has not printed its figures")
 }
 
 /// The peers at each size that has one head: as they come, and with an allocator that keeps freed memory, as the
@@ -165,19 +132,9 @@ fn run_peers(python: &Path, rows: &[Row], variables: &[(&str, &str)]) -> anyhow:
         .iter()
         .filter(|row| row.form == "fused" && row.heads == 1);
     let sizes = fused.map(|row| format!("{},{}", row.b, row.k));
-    let output = Command::new(python)
-        .arg("sinkhorn_torch.py")
-        .args(sizes)
-        .envs(variables.iter().copied())
-        .current_dir(root().join("bench/peers"))
-        .output()
-        .with_context(|| format!("cannot start {}", python.display()))?;
-    ensure!(
-        output.status.success(),
-        "the peers failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let lines = String::from_utf8(output.stdout)?;
+    let mut program = example::peer(python, "sinkhorn_torch.py");
+    program.args(sizes).envs(variables.iter().copied());
+    let lines = example::printed(&mut program, "the peers")?;
     let peer = |line| serde_json::from_str(line).with_context(|| format!("of the peers: {line}"));
     lines.lines().map(peer).collect()
 }
@@ -311,8 +268,4 @@ fn draw(
         .draw()?;
     area.present()?;
     Ok(())
-}
-
-fn cargo() -> std::ffi::OsString {
-    std::env::var_os("CARGO").unwrap_or("cargo".into())
 }

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::root;
+use crate::example;
 
 /// `cargo xtask bench-step`
 #[derive(Debug, clap::Args)]
@@ -116,61 +116,23 @@ fn case(args: &Args) -> [String; 8] {
     .unwrap_or_else(|_| unreachable!("four flags with a value each"))
 }
 
-/// The steps, by the example of swav-train: this crate knows nothing of Burn.
+/// The steps, by the example of swav-train.
 fn measure(args: &Args) -> anyhow::Result<Figures> {
-    let features = match args.device.as_str() {
-        "cpu" => None,
-        "wgpu" => Some("swav-train/wgpu"),
-        "cuda" => Some("swav-train/cuda"),
-        device => bail!("--device {device}: expected cpu, wgpu or cuda"),
-    };
-    let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
-    let mut build = Command::new(cargo);
-    build.args(["build", "--release"]);
-    match features {
-        // In the closure of the workspace, which is there already.
-        None => build.args(["--workspace", "--examples"]),
-        Some(features) => build
-            .args(["-p", "swav-train", "--example", "bench_step"])
-            .args(["--features", features]),
-    };
-    let status = build.current_dir(root()).status();
-    ensure!(
-        status.context("cannot start cargo")?.success(),
-        "the benchmark does not build"
-    );
-    let program = root().join("target/release/examples/bench_step");
-    let output = Command::new(&program)
-        .args(["--device", &args.device])
-        .args(case(args))
-        .output();
-    parse(output, &program, "the benchmark")
+    let mut program = Command::new(example::build("swav-train", "bench_step", &args.device)?);
+    program.args(["--device", &args.device]).args(case(args));
+    figures(&mut program, "the benchmark")
 }
 
 fn measure_peer(args: &Args, optimizer: &str, python: &Path) -> anyhow::Result<Vec<Peer>> {
-    let output = Command::new(python)
-        .arg("step_torch.py")
-        .args(case(args))
-        .args(["--optimizer", optimizer])
-        .current_dir(root().join("bench/peers"))
-        .output();
-    Ok(vec![parse(output, python, "the peer")?])
+    let mut program = example::peer(python, "step_torch.py");
+    program.args(case(args)).args(["--optimizer", optimizer]);
+    Ok(vec![figures(&mut program, "the peer")?])
 }
 
-/// The figures that a program has printed.
-fn parse<T: for<'a> Deserialize<'a>>(
-    output: std::io::Result<Output>,
-    program: &Path,
-    who: &str,
-) -> anyhow::Result<T> {
-    let output = output.with_context(|| format!("cannot start {}", program.display()))?;
-    ensure!(
-        output.status.success(),
-        "{who} failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("{who} has not printed its figures"))
+/// The figures that a program prints.
+fn figures<T: for<'a> Deserialize<'a>>(program: &mut Command, who: &str) -> anyhow::Result<T> {
+    let text = example::printed(program, who)?;
+    serde_json::from_str(&text).with_context(|| format!("{who} has not printed its figures"))
 }
 
 fn show(figures: &Figures) {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 
-use crate::root;
+use crate::{example, root};
 
 /// A check: its name, the arguments of cargo, and variables of its environment.
 type Check = (
@@ -97,7 +97,7 @@ pub fn run() -> anyhow::Result<()> {
         }
         let began = Instant::now();
         println!("==> {name}: cargo {}", arguments.join(" "));
-        let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+        let status = Command::new(example::cargo())
             .args(*arguments)
             .envs(variables.iter().copied())
             .current_dir(root())

@@ -5,6 +5,7 @@ mod bench_loader;
 mod bench_sinkhorn;
 mod bench_step;
 mod ci;
+mod example;
 mod golden;
 
 use std::path::{Path, PathBuf};

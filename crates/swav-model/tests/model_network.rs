@@ -380,33 +380,3 @@ fn images_down_to_the_smallest_size_pass() {
         }
     }
 }
-
-/// Not a test of correctness: `cargo test --release -- --ignored --nocapture step` prints how long a
-/// step takes.
-#[test]
-#[ignore = "a measurement"]
-fn time_of_a_resnet18_step() {
-    let device = Device::flex().autodiff();
-    for (width, stem) in [
-        (1.0, Stem::Cifar),
-        (1.0, Stem::Imagenet),
-        (0.25, Stem::Cifar),
-    ] {
-        let config = backbone("resnet18", width, stem);
-        let network = {
-            let _turn = stream(&device, 1);
-            config.init(&device)
-        };
-        let x = image("x", [64, 3, 32, 32], &device);
-        for _ in 0..2 {
-            let start = std::time::Instant::now();
-            let y = network.forward(x.clone()).sum();
-            let forward = start.elapsed();
-            let _gradients = y.backward();
-            let step = start.elapsed();
-            println!(
-                "resnet18 × {width} {stem:?}: forward {forward:.2?}, with backward {step:.2?}"
-            );
-        }
-    }
-}

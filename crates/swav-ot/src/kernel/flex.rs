@@ -25,15 +25,12 @@ impl Kernels for Flex {
         offsets: FlexTensor,
         epsilon: f64,
     ) -> FlexTensor {
-        let (centres, offsets) = (centres.to_contiguous(), offsets.to_contiguous());
-        let potentials = Potentials {
-            centres: centres.storage(),
-            offsets: offsets.storage(),
-        };
-        let scores = with_whole_rows(scores);
-        let scores = view(&scores);
-        let found = passes::sample_potentials(&scores, potentials, epsilon);
-        tensor(found, [scores.sets, scores.samples])
+        with_potentials(scores, centres, offsets, |s, potentials| {
+            tensor(
+                passes::sample_potentials(s, potentials, epsilon),
+                [s.sets, s.samples],
+            )
+        })
     }
 
     fn shares(
@@ -42,15 +39,12 @@ impl Kernels for Flex {
         offsets: FlexTensor,
         epsilon: f64,
     ) -> FlexTensor {
-        let (centres, offsets) = (centres.to_contiguous(), offsets.to_contiguous());
-        let potentials = Potentials {
-            centres: centres.storage(),
-            offsets: offsets.storage(),
-        };
-        let scores = with_whole_rows(scores);
-        let scores = view(&scores);
-        let found = passes::shares(&scores, potentials, epsilon);
-        tensor(found, [scores.sets, scores.prototypes])
+        with_potentials(scores, centres, offsets, |s, potentials| {
+            tensor(
+                passes::shares(s, potentials, epsilon),
+                [s.sets, s.prototypes],
+            )
+        })
     }
 
     fn codes(
@@ -59,16 +53,28 @@ impl Kernels for Flex {
         offsets: FlexTensor,
         epsilon: f64,
     ) -> FlexTensor {
-        let (centres, offsets) = (centres.to_contiguous(), offsets.to_contiguous());
-        let potentials = Potentials {
-            centres: centres.storage(),
-            offsets: offsets.storage(),
-        };
-        let scores = with_whole_rows(scores);
-        let scores = view(&scores);
-        let found = passes::codes(&scores, potentials, epsilon);
-        tensor(found, [scores.sets, scores.samples, scores.prototypes])
+        with_potentials(scores, centres, offsets, |s, potentials| {
+            tensor(
+                passes::codes(s, potentials, epsilon),
+                [s.sets, s.samples, s.prototypes],
+            )
+        })
     }
+}
+
+/// Hands a pass what it goes over as slices.
+fn with_potentials(
+    scores: FlexTensor,
+    centres: FlexTensor,
+    offsets: FlexTensor,
+    pass: impl FnOnce(&Scores<'_>, Potentials<'_>) -> FlexTensor,
+) -> FlexTensor {
+    let (centres, offsets) = (centres.to_contiguous(), offsets.to_contiguous());
+    let potentials = Potentials {
+        centres: centres.storage(),
+        offsets: offsets.storage(),
+    };
+    pass(&view(&with_whole_rows(scores)), potentials)
 }
 
 /// As it is if each sample's row lies in one piece, wherever the rows are; else a copy.
