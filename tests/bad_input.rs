@@ -673,7 +673,7 @@ fn a_damaged_plan_is_refused_with_its_name() {
     let space = trained();
     let whole = fs::read_to_string(space.path("run/plan.toml")).unwrap();
     let cut = &whole[..whole.len() / 2];
-    let newer = whole.replace("version = 1", "version = 99");
+    let newer = whole.replace("version = 2", "version = 99");
     let without = whole.replace("prefetch", "prefech");
     let strange = whole.replace("resnet18", "resnet19");
     for text in [cut, "", &newer, &without, &strange] {
@@ -934,7 +934,7 @@ fn a_collapse_stops_training_and_names_the_remedies() {
     let output = train(&space, "set").sets(&chance).run().failed(
         5,
         &[
-            "ln K",
+            "stayed at chance",
             "method.epsilon",
             "method.freeze",
             "model.prototypes",

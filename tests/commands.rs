@@ -370,13 +370,19 @@ fn the_recipes_of_the_paper_become_the_settings_of_the_paper() {
             "{name}: {last}"
         );
 
-        assert_eq!(plan.method.temperature, 0.1, "{name}");
-        assert_eq!(plan.method.epsilon, 0.05, "{name}");
-        assert_eq!(plan.method.iterations, 3, "{name}");
-        assert_eq!(plan.method.assign, [0, 1], "{name}");
-        assert_eq!(plan.method.freeze_steps, published.freeze, "{name}");
+        assert_eq!(plan.method.swav().unwrap().temperature, 0.1, "{name}");
+        assert_eq!(plan.method.swav().unwrap().epsilon, 0.05, "{name}");
+        assert_eq!(plan.method.swav().unwrap().iterations, 3, "{name}");
+        assert_eq!(plan.method.swav().unwrap().assign, [0, 1], "{name}");
+        assert_eq!(
+            plan.method.swav().unwrap().freeze_steps,
+            published.freeze,
+            "{name}"
+        );
         let queue = plan
             .method
+            .swav()
+            .unwrap()
             .queue
             .map(|queue| (queue.length, queue.start_step));
         assert_eq!(queue, published.queue, "{name}");
@@ -408,8 +414,11 @@ fn the_recipe_for_cifar_takes_the_settings_that_comparisons_are_made_with() {
     assert_eq!(plan.model.prototypes, [512]);
     assert_eq!(plan.optimizer.name, OptimizerName::Adam);
     assert_eq!(plan.optimizer.schedule.at(0), 0.002);
-    assert_eq!(plan.method.queue.map(|queue| queue.length), Some(512));
-    assert_eq!(plan.method.freeze_steps, 0);
+    assert_eq!(
+        plan.method.swav().unwrap().queue.map(|queue| queue.length),
+        Some(512)
+    );
+    assert_eq!(plan.method.swav().unwrap().freeze_steps, 0);
     assert_eq!((plan.evaluation.resize, plan.evaluation.size), (32, 32));
 }
 

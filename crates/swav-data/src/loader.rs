@@ -105,8 +105,8 @@ pub struct Batch {
     pub cursor: Cursor,
     /// The samples, B indices into the source.
     pub indices: Vec<usize>,
-    /// Their labels, where the source has any.
-    pub labels: Vec<Option<u32>>,
+    /// The labels of each, where the source has any.
+    pub labels: Vec<Vec<u32>>,
     /// Their crops; neighbours of equal size are one group.
     pub groups: Vec<CropGroup>,
     pool: Arc<Pool>,
@@ -373,7 +373,7 @@ impl Loader {
             }
             let labels = indices
                 .iter()
-                .map(|&index| self.shared.source.label(index))
+                .map(|&index| self.shared.source.labels(index))
                 .collect();
             let pool = Arc::clone(&self.shared.pool);
             return Ok(Some(Batch {

@@ -128,7 +128,7 @@ type Content = (
     u64,
     Cursor,
     Vec<usize>,
-    Vec<Option<u32>>,
+    Vec<Vec<u32>>,
     Vec<(usize, usize, Vec<u8>)>,
 );
 
@@ -317,7 +317,7 @@ fn a_sequential_pass_sees_every_sample_once_and_ends() {
     assert!(batches.iter().flat_map(|batch| batch.2.clone()).eq(0..23));
     assert_eq!(batches[4].2.len(), 3);
     assert_eq!(batches[4].4[0].2.len(), 3 * 8 * 8 * 3);
-    assert_eq!(batches[4].3, [20, 21, 22].map(|index| Some(index % 3)));
+    assert_eq!(batches[4].3, [20, 21, 22].map(|index| vec![index % 3]));
     assert!(
         loader.next_batch().unwrap().is_none(),
         "and stays at its end"

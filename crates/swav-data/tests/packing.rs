@@ -339,7 +339,7 @@ fn config(workers: usize) -> LoaderConfig {
 }
 
 /// Samples, labels, pixels and the cursor of some batches.
-type Batches = Vec<(Vec<usize>, Vec<Option<u32>>, Vec<Vec<u8>>, Cursor)>;
+type Batches = Vec<(Vec<usize>, Vec<Vec<u32>>, Vec<Vec<u8>>, Cursor)>;
 
 fn batches(source: &Arc<dyn Source>, workers: usize, start: Cursor, count: usize) -> Batches {
     let mut loader = Loader::new(Arc::clone(source), config(workers), start).unwrap();

@@ -74,7 +74,9 @@ pub struct Network {
 /// image b.
 #[derive(Clone, Debug)]
 pub struct Outputs {
-    /// `[C·B, dim]`, each row of unit length.
+    /// What the head gives, `[C·B, dim]`: of a classifier, its logits.
+    pub projections: Tensor<2>,
+    /// The projections, `[C·B, dim]`, brought to unit length.
     pub embeddings: Tensor<2>,
     /// For each head of prototypes, `[C·B, K]`.
     pub scores: Vec<Tensor<2>>,
@@ -96,9 +98,11 @@ impl Network {
             "a forward pass needs at least one group"
         );
         let features: Vec<_> = groups.into_iter().map(|x| self.features(x)).collect();
-        let embeddings = unit(self.head.forward(Tensor::cat(features, 0)), 1);
+        let projections = self.head.forward(Tensor::cat(features, 0));
+        let embeddings = unit(projections.clone(), 1);
         Outputs {
             scores: self.prototypes.forward(embeddings.clone()),
+            projections,
             embeddings,
         }
     }

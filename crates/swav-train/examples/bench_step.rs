@@ -13,7 +13,7 @@ use burn::tensor::{Device, Distribution, Tensor};
 use serde_json::json;
 use swav_model::{BackboneConfig, NetworkConfig, Stem};
 use swav_train::config::OptimizerName;
-use swav_train::method::{Method, Swav, SwavPlan};
+use swav_train::method::{Method, Seen, Swav, SwavPlan};
 use swav_train::optim::{OptimizerPlan, Schedule};
 
 const PHASES: [&str; 5] = ["forward", "codes", "loss", "backward", "update"];
@@ -48,13 +48,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     {
         let mut clock = Clock::new(&device);
         // As the trainer has it.
-        let current = method.prepare(network.clone());
+        let current = method.before_step(network.clone());
         let outputs = current.forward(crops.clone());
         clock.lap()?;
         let embeddings = outputs.embeddings.clone().detach().inner();
-        let targets = method.targets(0, &current, &embeddings.split(case.batch, 0));
+        let targets = method.targets(&Seen {
+            step: 0,
+            network: &current,
+            crops: &crops,
+            embeddings: &embeddings.split(case.batch, 0),
+            indices: &[],
+            labels: &[],
+        });
         clock.lap()?;
-        let loss = method.loss(&outputs, &targets);
+        let loss = method.loss(&outputs, &targets, 0..case.batch);
         clock.lap()?;
         let partial = GradientsParams::from_grads(loss.backward(), &current);
         clock.lap()?;

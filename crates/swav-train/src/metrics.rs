@@ -1,5 +1,6 @@
 //! `metrics.jsonl`: one JSON object a line, for every logged step and every kNN measurement.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -24,14 +25,14 @@ pub struct StepRecord {
     pub images_per_s: f64,
     /// Share of the time since the last record that was spent waiting for data.
     pub wait_share: f64,
-    /// Mean entropy of the codes, in nats.
-    pub code_entropy: f64,
-    /// Prototypes that were the best match of some sample.
-    pub used_prototypes: usize,
     /// Spread of the embeddings: 1 if they point every way alike, 0 if they are all the same.
     pub spread: f64,
     /// Corrupt files met so far.
     pub bad_files: usize,
+    /// What the method says of the step, by name: for SwAV the entropy of the codes in nats,
+    /// `code_entropy`, and the prototypes that some sample liked best, `used_prototypes`.
+    #[serde(flatten)]
+    pub method: BTreeMap<String, f64>,
 }
 
 /// One kNN measurement.

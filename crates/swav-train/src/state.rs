@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use swav_data::Cursor;
 use swav_model::Network;
 
-use crate::method::{Method, Swav};
+use crate::method::Method;
 use crate::monitor::Collapse;
 use crate::plan::Plan;
 
@@ -33,21 +33,12 @@ impl State {
     /// The state before the first step. `device` has gradients turned on.
     pub fn new(plan: &Plan, device: &Device) -> Self {
         let network = Self::untrained(plan, device);
-        let method = Swav::new(
-            plan.method.clone(),
-            &plan.model.prototypes,
-            plan.model.dim,
-            &device.clone().inner(),
-        );
-        let collapse = Collapse::new(
-            method.chance_loss(),
-            plan.method.freeze_steps,
-            plan.train.steps_per_epoch,
-        );
+        let method = plan.method.build(plan, &device.clone().inner());
+        let collapse = Collapse::new(method.chance(), plan.train.steps_per_epoch);
         Self {
             optimizer: plan.optimizer.init(&network),
             network,
-            method: Box::new(method),
+            method,
             step: 0,
             cursor: Cursor {
                 epoch: 0,

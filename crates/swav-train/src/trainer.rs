@@ -1,24 +1,25 @@
 //! The loop.
 //!
-//! One step is: the next batch from the loader, one pass of the backbone per resolution, the
-//! method's targets and loss, backward, update. Around it: records, kNN accuracy, the collapse
-//! monitor, checkpoints, and a clean stop between any two steps.
+//! Before an epoch the method may look at all images. One step is: the next batch from the loader, one
+//! pass of the backbone per resolution, the method's targets and loss, backward, update. Around it:
+//! records, kNN accuracy, the collapse monitor, checkpoints, and a clean stop between any two steps.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
-use swav_data::{Batch, Loader, LoaderConfig, Order, Source, View};
+use swav_data::{Batch, CropSpec, Cursor, Loader, LoaderConfig, Order, Source, View};
 use swav_model::{Network, Outputs};
 
 use crate::checkpoint::{self, RunDirectory};
 use crate::config::OnCollapse;
 use crate::display::Display;
 use crate::eval::read;
-use crate::method::Targets;
+use crate::method::{Epoch, Seen, Targets};
 use crate::metrics::{KnnRecord, MetricsFile, StepRecord};
 use crate::monitor::{OnlineKnn, Verdict, spread};
 use crate::plan::Plan;
@@ -31,6 +32,7 @@ pub struct Trainer {
     plan: Plan,
     run: RunDirectory,
     state: State,
+    source: Arc<dyn Source>,
     loader: Loader,
     knn: Option<OnlineKnn>,
     device: Device,
@@ -148,7 +150,11 @@ impl Trainer {
             stop,
         } = parts;
         let knn = (plan.train.knn_steps > 0).then(|| OnlineKnn::new(source.clone(), test));
-        let loader = Loader::new(source, loader_config(&plan), state.cursor)?;
+        let loader = Loader::new(
+            source.clone(),
+            loader_config(&plan, plan.crops.clone()),
+            state.cursor,
+        )?;
         let metrics = MetricsFile::open(&run.metrics(), state.step)?;
         Ok(Self {
             device: device.autodiff(),
@@ -158,6 +164,7 @@ impl Trainer {
             plan,
             run,
             state,
+            source,
             loader,
             knn,
             metrics,
@@ -191,7 +198,17 @@ impl Trainer {
                 Measured::Accuracy(accuracy) => knn = Some(accuracy),
             }
         }
+        if self.plan.train.steps == 0 {
+            // An untrained network is a result too: what the others are compared with.
+            self.save()?;
+        }
         while self.state.step < self.plan.train.steps {
+            if self.due(self.plan.train.steps_per_epoch) && !self.before_epoch()? {
+                if saved != self.state.step {
+                    self.save()?;
+                }
+                return Ok(Outcome::Interrupted);
+            }
             let batch = self.next_batch()?;
             let step = self.step(&batch);
             self.loader.recycle(batch);
@@ -221,6 +238,35 @@ impl Trainer {
         Ok(Outcome::Finished { knn })
     }
 
+    /// Lets the method look at all images; false if the run was interrupted meanwhile.
+    fn before_epoch(&mut self) -> Result<bool, TrainError> {
+        let train = &self.plan.train;
+        let device = self.device.clone().inner();
+        let number = self.state.step / train.steps_per_epoch;
+        let mut pass = Pass {
+            plan: &self.plan,
+            source: &self.source,
+            epoch: number,
+            device: &device,
+            stop: &self.stop,
+            display: self.display.as_mut(),
+        };
+        let mut epoch = Epoch {
+            number,
+            seed: train.seed,
+            batches: [train.steps_per_epoch as usize, train.batch_size],
+            device: &device,
+            embed: &mut |network, crops, sink| pass.run(network, crops, sink),
+        };
+        let network = self.state.network.clone();
+        match self.state.method.before_epoch(&mut epoch, network) {
+            Ok(network) => self.state.network = network,
+            Err(TrainError::Interrupted) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        Ok(true)
+    }
+
     /// One optimizer step over `batch`.
     fn step(&mut self, batch: &Batch) -> Step {
         let State {
@@ -231,39 +277,44 @@ impl Trainer {
             ..
         } = &mut self.state;
         let lr = self.plan.optimizer.schedule.at(*step);
-        let current = method.prepare(network.clone());
+        let current = method.before_step(network.clone());
 
         let crops: Vec<Tensor<4>> = batch
             .groups
             .iter()
             .map(|group| upload(group, &Normalisation::TRAINING, &self.device))
             .collect();
-        let micro_batches = self.plan.train.accumulate;
         let samples = batch.indices.len();
-        let rows = samples / micro_batches;
+        let parts = self.plan.train.accumulate;
+        let rows = |part: usize| part * samples / parts..(part + 1) * samples / parts;
+        let shown = method.shown(&crops, samples);
+        let forward =
+            |network: &Network, part| network.forward(of_rows(&shown, samples, rows(part)));
 
-        let mut forwards = if micro_batches == 1 {
-            vec![current.forward(crops.clone())]
-        } else {
-            // The codes are taken over the whole batch before any part of it is learned from.
-            let silent = untracked(&current);
-            (0..micro_batches)
-                .map(|m| silent.forward(part(&crops, samples, m * rows, rows)))
-                .collect()
+        let mut whole = (parts == 1).then(|| current.forward(shown.clone()));
+        let embeddings = match &whole {
+            Some(outputs) => by_crop(std::slice::from_ref(outputs), samples),
+            None => {
+                // The targets are taken over the whole batch before any part of it is learned from.
+                let silent = untracked(&current);
+                let outputs: Vec<_> = (0..parts).map(|part| forward(&silent, part)).collect();
+                by_crop(&outputs, samples / parts)
+            }
         };
-        let embeddings = by_crop(&forwards, rows);
-        let targets = method.targets(*step, &current, &embeddings);
+        let targets = method.targets(&Seen {
+            step: *step,
+            network: &current,
+            crops: &crops,
+            embeddings: &embeddings,
+            indices: &batch.indices,
+            labels: &batch.labels,
+        });
 
         let mut gradients = GradientsAccumulator::new();
         let mut loss = Tensor::<1>::zeros([1], &self.device.clone().inner());
-        for m in 0..micro_batches {
-            let outputs = if micro_batches == 1 {
-                forwards.remove(0)
-            } else {
-                current.forward(part(&crops, samples, m * rows, rows))
-            };
-            let partial = method.loss(&outputs, &targets.rows(m * rows, rows));
-            let partial = partial / micro_batches as f64;
+        for part in 0..parts {
+            let outputs = whole.take().unwrap_or_else(|| forward(&current, part));
+            let partial = method.loss(&outputs, &targets, rows(part)) / parts as f64;
             loss = loss + partial.clone().inner();
             let partial = GradientsParams::from_grads(partial.backward(), &current);
             gradients.accumulate(&current, partial);
@@ -275,6 +326,7 @@ impl Trainer {
         }
         *network = optimizer.step(lr, current, gradients);
         *step += 1;
+        method.after_step(network, &targets);
         self.state.cursor = batch.cursor;
         self.window.images += samples;
         self.loss_sum = Some(match self.loss_sum.take() {
@@ -312,7 +364,8 @@ impl Trainer {
     fn record(&mut self, step: Step) -> Result<(), TrainError> {
         self.guard()?;
         let loss = f64::from(read(step.loss)?[0]);
-        let codes = self.state.method.statistics(&step.targets);
+        let metrics = self.state.method.metrics(&step.targets).into_iter();
+        let metrics = metrics.map(|metric| (metric.name.to_string(), metric.value));
         let waited = self.loader.waited();
         let seconds = self.window.began.elapsed().as_secs_f64().max(1e-9);
         let health = self.loader.health();
@@ -323,10 +376,9 @@ impl Trainer {
             lr: step.lr,
             images_per_s: self.window.images as f64 / seconds,
             wait_share: ((waited - self.window.waited).as_secs_f64() / seconds).min(1.0),
-            code_entropy: codes.entropy,
-            used_prototypes: codes.used,
             spread: spread(&step.embeddings),
             bad_files: health.bad.len(),
+            method: metrics.collect(),
         };
         self.metrics.write(&record)?;
         self.display.step(&record);
@@ -337,6 +389,7 @@ impl Trainer {
         }
         self.window = Window::open(waited);
 
+        let remedies = self.state.method.chance().remedies;
         match self
             .state
             .collapse
@@ -345,17 +398,17 @@ impl Trainer {
             Verdict::Healthy => Ok(()),
             Verdict::Warning(sign) => {
                 self.display
-                    .note(&format!("this may be a collapse: {sign}"));
+                    .note(&format!("this may be a collapse: {sign}. {remedies}"));
                 Ok(())
             }
             Verdict::Collapsed(sign) if self.plan.train.on_collapse == OnCollapse::Warn => {
-                self.display.note(&format!("collapsed: {sign}"));
+                self.display.note(&format!("collapsed: {sign}. {remedies}"));
                 Ok(())
             }
             Verdict::Collapsed(sign) => {
                 let dump = self.run.dump(&self.state, "collapsed")?;
                 Err(TrainError::Stopped(format!(
-                    "training stopped at step {}: {sign}. The state is in {}; \
+                    "training stopped at step {}: {sign}. {remedies}. The state is in {}; \
                      train.on_collapse=warn goes on regardless",
                     self.state.step,
                     dump.display()
@@ -367,8 +420,9 @@ impl Trainer {
     /// Whether kNN accuracy is to be known of the state as it stands.
     fn knn_is_due(&self) -> bool {
         let step = self.state.step;
+        let trained = step > 0 || self.plan.train.steps == 0;
         self.knn.is_some()
-            && step > 0
+            && trained
             && (self.due(self.plan.train.knn_steps) || step == self.plan.train.steps)
     }
 
@@ -427,11 +481,11 @@ impl Trainer {
     }
 }
 
-fn loader_config(plan: &Plan) -> LoaderConfig {
+fn loader_config(plan: &Plan, crops: Vec<CropSpec>) -> LoaderConfig {
     LoaderConfig {
         batch_size: plan.train.batch_size,
         view: View::MultiCrop {
-            crops: plan.crops.clone(),
+            crops,
             augment: plan.augment.clone(),
         },
         order: Order::Shuffled {
@@ -447,14 +501,81 @@ fn loader_config(plan: &Plan) -> LoaderConfig {
     }
 }
 
+/// One look at all images of an epoch, as the training will see them but without learning from them.
+struct Pass<'a> {
+    plan: &'a Plan,
+    source: &'a Arc<dyn Source>,
+    epoch: u64,
+    device: &'a Device,
+    stop: &'a Stop,
+    display: &'a mut dyn Display,
+}
+
+impl Pass<'_> {
+    /// Hands on each batch's indices and the embeddings, `[B, dim]`, of each of the first `crops` crops.
+    fn run(
+        &mut self,
+        network: &Network,
+        crops: usize,
+        sink: &mut dyn FnMut(&[usize], &[Tensor<2>]),
+    ) -> Result<(), TrainError> {
+        let network = untracked(network);
+        let start = Cursor {
+            epoch: self.epoch,
+            position: 0,
+        };
+        let config = loader_config(self.plan, first(&self.plan.crops, crops));
+        let mut loader = Loader::new(self.source.clone(), config, start)?;
+        let total = self.plan.data.images;
+        for done in 1..=loader.batches_per_epoch() {
+            if self.stop.requested() || self.display.stop_requested() {
+                return Err(TrainError::Interrupted);
+            }
+            let Some(batch) = loader.next_batch()? else {
+                break;
+            };
+            let samples = batch.indices.len();
+            let groups = batch.groups.iter();
+            let groups: Vec<Tensor<4>> = groups
+                .map(|group| upload(group, &Normalisation::TRAINING, self.device))
+                .collect();
+            let rows = samples / self.plan.train.accumulate;
+            let outputs: Vec<_> = (0..self.plan.train.accumulate)
+                .map(|part| {
+                    network.forward(of_rows(&groups, samples, part * rows..(part + 1) * rows))
+                })
+                .collect();
+            sink(&batch.indices, &by_crop(&outputs, rows)[..crops]);
+            loader.recycle(batch);
+            let seen = (done as usize * samples).min(total);
+            self.display.progress("looking at all images", seen, total);
+        }
+        Ok(())
+    }
+}
+
+/// The groups that hold the first `count` crops.
+fn first(crops: &[CropSpec], count: usize) -> Vec<CropSpec> {
+    let mut before = 0;
+    crops
+        .iter()
+        .take_while(|group| {
+            let wanted = before < count;
+            before += group.count;
+            wanted
+        })
+        .cloned()
+        .collect()
+}
+
 /// The network with batch statistics as in training but without a graph, and with running
 /// statistics of its own, so that looking at a batch does not count as having trained on it.
 fn untracked(network: &Network) -> Network {
     network.valid().train().no_grad()
 }
 
-/// Samples `start .. start + rows` of every crop; `groups` are crop-major over `samples` samples.
-fn part(groups: &[Tensor<4>], samples: usize, start: usize, rows: usize) -> Vec<Tensor<4>> {
+/// The samples `rows` of every crop; `groups` are crop-major over `samples` samples.
+fn of_rows(groups: &[Tensor<4>], samples: usize, rows: Range<usize>) -> Vec<Tensor<4>> {
     groups
         .iter()
         .map(|group| {
@@ -463,8 +584,8 @@ fn part(groups: &[Tensor<4>], samples: usize, start: usize, rows: usize) -> Vec<
             group
                 .clone()
                 .reshape([crops, samples, channels, height, width])
-                .narrow(1, start, rows)
-                .reshape([crops * rows, channels, height, width])
+                .narrow(1, rows.start, rows.len())
+                .reshape([crops * rows.len(), channels, height, width])
         })
         .collect()
 }
@@ -560,7 +681,7 @@ mod tests {
         let device = Device::flex();
         let pixels = Tensor::<1, burn::tensor::Int>::arange(0..6, &device).float();
         let group = pixels.reshape([6, 1, 1, 1]);
-        let part = part(&[group], 3, 1, 2).remove(0);
+        let part = of_rows(&[group], 3, 1..3).remove(0);
         assert_eq!(
             part.to_data().try_to_vec::<f32>().unwrap(),
             [1.0, 2.0, 4.0, 5.0]
@@ -570,13 +691,14 @@ mod tests {
     #[test]
     fn embeddings_of_several_passes_are_put_together_by_crop() {
         let device = Device::flex();
-        let outputs = |first: f32| Outputs {
-            embeddings: Tensor::<1>::from_floats(
-                [first, first + 1.0, first + 2.0, first + 3.0],
-                &device,
-            )
-            .reshape([4, 1]),
-            scores: Vec::new(),
+        let outputs = |first: f32| {
+            let numbers = [first, first + 1.0, first + 2.0, first + 3.0];
+            let embeddings = Tensor::<1>::from_floats(numbers, &device).reshape([4, 1]);
+            Outputs {
+                projections: embeddings.clone(),
+                embeddings,
+                scores: Vec::new(),
+            }
         };
         let crops = by_crop(&[outputs(0.0), outputs(10.0)], 2);
         let values = |crop: usize| crops[crop].to_data().try_to_vec::<f32>().unwrap();

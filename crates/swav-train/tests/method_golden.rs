@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use common::{Golden, relative_error};
 use safetensors::tensor::{Dtype, TensorView};
 use swav_model::{BackboneConfig, Network, NetworkConfig, Outputs, Stem};
-use swav_train::method::{Method, QueuePlan, Swav, SwavPlan};
+use swav_train::method::{Method, QueuePlan, Seen, Swav, SwavPlan, Targets};
 
 const CASES: [&str; 5] = ["two", "four", "two_queue", "four_queue", "two_filling"];
 
@@ -118,11 +118,22 @@ fn method(golden: &Golden, case: &str, prototypes: usize, dim: usize, device: &D
     method
 }
 
+fn targets(method: &mut Swav, network: &Network, embeddings: &[Tensor<2>]) -> Targets {
+    method.targets(&Seen {
+        step: 0,
+        network,
+        crops: &[],
+        embeddings,
+        indices: &[],
+        labels: &[],
+    })
+}
+
 #[test]
 fn codes_loss_gradients_and_queue_of_a_step_are_pytorchs() {
     for case in CASES {
         let mut step = Step::new(case);
-        let network = step.method.prepare(step.network.clone());
+        let network = step.method.before_step(step.network.clone());
         let raw = step
             .golden
             .tensor::<2>(&format!("{case}.embeddings_raw"), &step.device)
@@ -130,6 +141,7 @@ fn codes_loss_gradients_and_queue_of_a_step_are_pytorchs() {
         let norms = raw.clone().square().sum_dim(1).sqrt();
         let embeddings = raw.clone() / norms;
         let outputs = Outputs {
+            projections: raw.clone(),
             scores: network.prototypes.forward(embeddings.clone()),
             embeddings: embeddings.clone(),
         };
@@ -149,19 +161,16 @@ fn codes_loss_gradients_and_queue_of_a_step_are_pytorchs() {
                 rows.detach().inner()
             })
             .collect();
-        let targets = step.method.targets(0, &network, &by_crop);
+        let targets = targets(&mut step.method, &network, &by_crop);
         for i in [0, 1] {
-            let error = relative_error(
-                targets.codes[i][0].clone(),
-                &step.expected(&format!("codes.{i}")),
-            );
+            let error = relative_error(targets.0[i].clone(), &step.expected(&format!("codes.{i}")));
             assert!(
                 error < TOLERANCE,
                 "{case}: codes of crop {i} are off by {error:.2e}"
             );
         }
 
-        let loss = step.method.loss(&outputs, &targets);
+        let loss = step.method.loss(&outputs, &targets, 0..step.batch);
         let error = relative_error(loss.clone(), &step.expected("loss"));
         assert!(error < TOLERANCE, "{case}: the loss is off by {error:.2e}");
 
@@ -197,12 +206,12 @@ fn a_queue_that_is_not_full_yet_changes_no_code() {
     let mut without = Step::new("two_filling");
     without.method = method(&without.golden, "two", 12, 16, &Device::flex());
     let codes = [&mut filling, &mut without].map(|step| {
-        let network = step.method.prepare(step.network.clone());
+        let network = step.method.before_step(step.network.clone());
         let rows: Vec<Tensor<2>> = (0..2)
             .map(|i| Tensor::ones([8, 16], &Device::flex()) * (0.1 + 0.1 * i as f32))
             .collect();
-        let targets = step.method.targets(0, &network, &rows);
-        targets.codes[0][0].to_data()
+        let targets = targets(&mut step.method, &network, &rows);
+        targets.0[0].to_data()
     });
     assert_eq!(codes[0], codes[1]);
     assert_eq!(filling.method.queue().unwrap().filled(), 24);

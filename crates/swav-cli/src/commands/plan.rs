@@ -74,16 +74,13 @@ pub fn summary(plan: &Plan, data: &str, found: &Found) -> String {
         .iter()
         .map(|crop| format!("{}×{}", crop.count, crop.size))
         .collect();
-    let queue = match plan.method.queue {
-        Some(queue) => format!(", queue {} from step {}", queue.length, queue.start_step),
-        None => String::new(),
-    };
     let mut text = format!(
         "data      {data}\n\
          device    {} ({})\n\
          network   {}, {} → {} → {} → {:?} prototypes, {:.1} M weights\n\
          crops     {}\n\
-         training  {} epochs of {} steps of {} images; {:?}, lr {:.3e} → {:.3e}{queue}\n",
+         method    {}: {}\n\
+         training  {} epochs of {} steps of {} images; {:?}, lr {:.3e} → {:.3e}\n",
         found.name,
         found.choice,
         plan.model.backbone.name,
@@ -93,6 +90,8 @@ pub fn summary(plan: &Plan, data: &str, found: &Found) -> String {
         plan.model.prototypes,
         plan.model.parameters() as f64 / 1e6,
         crops.join(" + "),
+        plan.method.name(),
+        plan.method.describe(),
         train.epochs,
         train.steps_per_epoch,
         train.batch_size,

@@ -78,11 +78,20 @@ pub trait Source: Send + Sync {
     /// When `index` is not below [`len`](Source::len).
     fn name(&self, index: usize) -> String;
 
-    /// The class of sample `index`, an index into [`classes`](Source::classes).
+    /// The class of sample `index`, an index into [`classes`](Source::classes), if it has exactly one.
     ///
     /// # Panics
     /// When `index` is not below [`len`](Source::len).
     fn label(&self, index: usize) -> Option<u32>;
+
+    /// All labels of sample `index`, indices into [`classes`](Source::classes): none, one, or, where images
+    /// are tagged, several.
+    ///
+    /// # Panics
+    /// When `index` is not below [`len`](Source::len).
+    fn labels(&self, index: usize) -> Vec<u32> {
+        self.label(index).into_iter().collect()
+    }
 
     /// Names of the classes; empty when there are no labels.
     fn classes(&self) -> &[String];

@@ -16,6 +16,8 @@ use swav_model::Stem;
 
 pub use span::Span;
 
+use crate::method::MethodName;
+
 /// A recipe as written in TOML. See `configs/` for complete ones.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -78,8 +80,8 @@ pub struct ModelRecipe {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MethodRecipe {
-    /// `swav`.
-    pub name: Option<String>,
+    /// `swav`, `deepcluster-v2`, `sela-v2`, `simclr`, `moco-v2`, `supervised` or `random`.
+    pub name: Option<MethodName>,
     /// τ of the softmax over prototype scores.
     pub temperature: Option<f64>,
     /// ε, the weight of the entropy in the assignment.

@@ -1,5 +1,6 @@
 //! The dashboard: curves and progress in the terminal, drawn by burn-train's renderer.
 
+use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use burn_train::metric::{
 };
 use burn_train::renderer::{MetricState, MetricsRenderer, default_renderer};
 
-use super::{Display, say};
+use super::{Display, say, short, spoken};
 use crate::TrainError;
 use crate::metrics::{KnnRecord, StepRecord};
 use crate::plan::Plan;
@@ -25,18 +26,18 @@ pub struct Dashboard {
     steps_per_epoch: u64,
     epoch: u64,
     killed: bool,
+    /// The method's own numbers that have a chart already.
+    own: HashSet<String>,
     /// Said again on stderr when the terminal is ours again.
     notes: Vec<String>,
 }
 
-const METRICS: [(&str, bool); 7] = [
+const METRICS: [(&str, bool); 5] = [
     ("Loss", false),
     ("kNN accuracy", true),
     ("Learning rate", true),
     ("Images per second", true),
     ("Waiting for data", false),
-    ("Code entropy", false),
-    ("Used prototypes", true),
 ];
 
 impl Dashboard {
@@ -54,22 +55,14 @@ impl Dashboard {
             steps_per_epoch: 1,
             epoch: 0,
             killed: false,
+            own: HashSet::new(),
             notes: Vec::new(),
         };
         #[cfg(unix)]
         keep_ctrl_c();
         dashboard.with(|renderer| {
             for (name, higher_is_better) in METRICS {
-                let name = Arc::new(name.to_string());
-                renderer.register_metric(MetricDefinition {
-                    metric_id: MetricId::new(name.clone()),
-                    name,
-                    description: None,
-                    attributes: MetricAttributes::Numeric(NumericAttributes {
-                        unit: None,
-                        higher_is_better,
-                    }),
-                });
+                register(renderer, name, higher_is_better);
             }
         });
         dashboard
@@ -130,10 +123,13 @@ impl Display for Dashboard {
         self.show("Images per second", speed, format!("{speed:.0}"));
         let share = 100.0 * record.wait_share;
         self.show("Waiting for data", share, format!("{share:.0} %"));
-        let entropy = record.code_entropy;
-        self.show("Code entropy", entropy, format!("{entropy:.3} nats"));
-        let used = record.used_prototypes;
-        self.show("Used prototypes", used as f64, used.to_string());
+        for (name, &value) in &record.method {
+            let name = spoken(name);
+            if self.own.insert(name.clone()) {
+                self.with(|renderer| register(renderer, &name, true));
+            }
+            self.show(&name, value, short(value));
+        }
 
         let epoch = (record.step - 1) / self.steps_per_epoch;
         let within = (record.step - epoch * self.steps_per_epoch) as usize;
@@ -190,6 +186,20 @@ impl Drop for Dashboard {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Gives a number a chart of its own.
+fn register(renderer: &mut dyn MetricsRenderer, name: &str, higher_is_better: bool) {
+    let name = Arc::new(name.to_string());
+    renderer.register_metric(MetricDefinition {
+        metric_id: MetricId::new(name.clone()),
+        name,
+        description: None,
+        attributes: MetricAttributes::Numeric(NumericAttributes {
+            unit: None,
+            higher_is_better,
+        }),
+    });
 }
 
 /// Lets Ctrl-C raise its signal again, which the renderer's raw mode had turned into a mere key.

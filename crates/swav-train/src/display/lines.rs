@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Display, Progress, readable, say};
+use super::{Display, Progress, readable, say, short, spoken};
 use crate::TrainError;
 use crate::metrics::{KnnRecord, StepRecord};
 use crate::plan::Plan;
@@ -65,9 +65,13 @@ impl Display for Lines {
         self.shown = Some(Instant::now());
         let done = (record.step - self.first_step).max(1) as f64;
         let left = (self.steps - record.step) as f64;
+        let metrics: String = record
+            .method
+            .iter()
+            .map(|(name, value)| format!("  {} {}", spoken(name), short(*value)))
+            .collect();
         say(format_args!(
-            "step {}/{}  epoch {:.2}/{}  loss {:.4}  lr {:.2e}  {:.0} images/s  waiting {:.0} %  \
-             entropy {:.2}  prototypes {}  left {}",
+            "step {}/{}  epoch {:.2}/{}  loss {:.4}  lr {:.2e}  {:.0} images/s  waiting {:.0} %{}  left {}",
             record.step,
             self.steps,
             record.epoch,
@@ -76,8 +80,7 @@ impl Display for Lines {
             record.lr,
             record.images_per_s,
             100.0 * record.wait_share,
-            record.code_entropy,
-            record.used_prototypes,
+            metrics,
             readable(self.began.elapsed().mul_f64(left / done)),
         ));
     }

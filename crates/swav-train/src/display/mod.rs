@@ -50,3 +50,17 @@ pub fn readable(duration: Duration) -> String {
         _ => format!("{}h {:02}m", seconds / 3600, seconds % 3600 / 60),
     }
 }
+
+/// The name of a number as people say it: `code entropy`.
+fn spoken(name: &str) -> String {
+    name.replace('_', " ")
+}
+
+/// A number with two decimals, or none where it is whole.
+fn short(value: f64) -> String {
+    if value.fract() == 0.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.2}")
+    }
+}

@@ -137,7 +137,7 @@ impl Extraction<'_> {
                 values,
                 dim,
                 indices: batch.indices.clone(),
-                labels: batch.labels.clone(),
+                labels: batch.labels.iter().map(|labels| only(labels)).collect(),
             };
             sink(features, if done == 0 { total } else { done })?;
         }
@@ -162,6 +162,14 @@ impl Extraction<'_> {
             Ok(())
         })?;
         Ok(all)
+    }
+}
+
+/// The class of an image that has one label alone.
+fn only(labels: &[u32]) -> Option<u32> {
+    match labels {
+        [label] => Some(*label),
+        _ => None,
     }
 }
 
@@ -212,6 +220,10 @@ impl Source for Subset {
 
     fn label(&self, index: usize) -> Option<u32> {
         self.source.label(self.indices[index])
+    }
+
+    fn labels(&self, index: usize) -> Vec<u32> {
+        self.source.labels(self.indices[index])
     }
 
     fn classes(&self) -> &[String] {

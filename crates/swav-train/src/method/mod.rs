@@ -1,76 +1,174 @@
 //! What differs between the methods, and nothing else.
 //!
-//! The trainer does not know which method it runs. It asks the method for the *targets* of a step
-//! (for SwAV: the codes), which need no gradient and see the whole batch, then for the *loss* of
-//! each micro-batch against its part of the targets.
+//! The trainer does not know which method it runs. Before an epoch it lets the method look at all images
+//! (DeepCluster-v2 clusters them). In each step it asks for the *targets* of the whole batch, which need
+//! no gradient (for SwAV: the codes), then for the *loss* of each micro-batch against its rows of the
+//! targets, and tells the method when the network has been updated.
 
+mod memory;
+mod plan;
 mod queue;
+mod random;
 mod swav;
 
+use std::ops::Range;
 use std::path::Path;
 
 use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
 use swav_model::{Network, Outputs};
-use swav_ot::CodeReport;
 
+pub(crate) use plan::{Draft, MethodSettings};
+pub use plan::{MethodName, MethodPlan};
 pub use queue::Queue;
+pub use random::RandomPlan;
 pub use swav::{QueuePlan, Swav, SwavPlan, swapped_loss};
 
 use crate::TrainError;
 
-/// The targets of one step: for each assigning crop and each prototype head a distribution over
-/// prototypes, `[B, K]`, without gradient.
-#[derive(Clone, Debug)]
-pub struct Targets {
-    /// `codes[i][h]`: of the i-th assigning crop, for head h.
-    pub codes: Vec<Vec<Tensor<2>>>,
-}
-
-impl Targets {
-    /// The rows `start .. start + rows` of every target.
-    pub fn rows(&self, start: usize, rows: usize) -> Self {
-        let part = |codes: &Tensor<2>| codes.clone().narrow(0, start, rows);
-        Self {
-            codes: self
-                .codes
-                .iter()
-                .map(|heads| heads.iter().map(part).collect())
-                .collect(),
-        }
-    }
-}
-
 /// How features become a loss.
 pub trait Method: Send {
-    /// Called before the forward pass: SwAV brings its prototypes back to unit length.
-    fn prepare(&mut self, network: Network) -> Network;
+    /// Called before the first step of every epoch: the time to look at all images.
+    ///
+    /// # Errors
+    /// If the data fails or the run is interrupted. The method is then as it was.
+    fn before_epoch(
+        &mut self,
+        _epoch: &mut Epoch<'_>,
+        network: Network,
+    ) -> Result<Network, TrainError> {
+        Ok(network)
+    }
 
-    /// The targets of the batch. `embeddings[v]` are the unit embeddings of crop v, `[B, dim]`,
-    /// of the whole batch; whatever the method remembers of the batch it remembers here.
-    fn targets(&mut self, step: u64, network: &Network, embeddings: &[Tensor<2>]) -> Targets;
+    /// Called before each forward pass: SwAV brings its prototypes back to unit length.
+    fn before_step(&mut self, network: Network) -> Network {
+        network
+    }
 
-    /// The loss of `outputs` against targets of the same rows, `[1]`.
-    fn loss(&self, outputs: &Outputs, targets: &Targets) -> Tensor<1>;
+    /// What the network is shown of the `crops` of `samples` images. Groups are of one resolution each,
+    /// `[crops·B, 3, S, S]`, crop-major.
+    fn shown(&self, crops: &[Tensor<4>], _samples: usize) -> Vec<Tensor<4>> {
+        crops.to_vec()
+    }
+
+    /// The targets of the batch; whatever the method remembers of the batch it remembers here.
+    fn targets(&mut self, seen: &Seen<'_>) -> Targets;
+
+    /// The loss of the samples `rows` of the batch, `[1]`: `outputs` are theirs, the targets are the whole
+    /// batch's. The mean over equal parts of a batch is the batch's loss, and so are the gradients.
+    fn loss(&self, outputs: &Outputs, targets: &Targets, rows: Range<usize>) -> Tensor<1>;
 
     /// Parameters that keep their values at `step`: neither gradient, decay nor momentum.
-    fn frozen(&self, step: u64, network: &Network) -> Vec<ParamId>;
+    fn frozen(&self, _step: u64, _network: &Network) -> Vec<ParamId> {
+        Vec::new()
+    }
 
-    /// The loss of features that tell nothing apart, by which a collapse is recognised.
-    fn chance_loss(&self) -> f64;
+    /// Called after each update: a momentum encoder follows, a queue takes in the batch.
+    fn after_step(&mut self, _network: &Network, _targets: &Targets) {}
+
+    /// By what a collapse is recognised.
+    fn chance(&self) -> Chance;
 
     /// What the last targets looked like, read back from the device.
-    fn statistics(&self, targets: &Targets) -> CodeReport;
+    fn metrics(&self, targets: &Targets) -> Vec<Metric>;
 
     /// Writes what the method remembers into the directory of a checkpoint.
     ///
     /// # Errors
     /// If the directory cannot be written.
-    fn save(&self, directory: &Path) -> Result<(), TrainError>;
+    fn save(&self, _directory: &Path) -> Result<(), TrainError> {
+        Ok(())
+    }
 
     /// Reads what [`save`](Self::save) wrote.
     ///
     /// # Errors
     /// If a file is missing, damaged or of another shape.
-    fn load(&mut self, directory: &Path, device: &Device) -> Result<(), TrainError>;
+    fn load(&mut self, _directory: &Path, _device: &Device) -> Result<(), TrainError> {
+        Ok(())
+    }
+}
+
+/// The targets of one step: tensors of the whole batch without gradient, in an order that is the method's own.
+#[derive(Clone, Debug, Default)]
+pub struct Targets(pub Vec<Tensor<2>>);
+
+/// What a step has seen of its batch of B images.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Steps done before this one.
+    pub step: u64,
+    /// The network that will be updated.
+    pub network: &'a Network,
+    /// All crops, in groups of one resolution, `[crops·B, 3, S, S]`, crop-major.
+    pub crops: &'a [Tensor<4>],
+    /// Of each crop that the network was shown, unit embeddings `[B, dim]`, without gradient.
+    pub embeddings: &'a [Tensor<2>],
+    /// Of each image, its index in the source.
+    pub indices: &'a [usize],
+    /// Of each image, its labels; none where the source has none.
+    pub labels: &'a [Vec<u32>],
+}
+
+/// What a method may use before an epoch.
+pub struct Epoch<'a> {
+    /// The epoch that is about to begin, from 0.
+    pub number: u64,
+    /// The seed of the run.
+    pub seed: u64,
+    /// Batches of an epoch, and images of a batch.
+    pub batches: [usize; 2],
+    /// Where it runs, without gradients.
+    pub device: &'a Device,
+    /// Runs a network over all batches of the epoch without learning.
+    pub(crate) embed: &'a mut Embed<'a>,
+}
+
+/// Runs a network over the images; hands on, for each batch, the images' indices and the unit embeddings
+/// `[B, dim]` of each of the first crops.
+pub(crate) type Embed<'a> = dyn FnMut(&Network, usize, &mut dyn FnMut(&[usize], &[Tensor<2>])) -> Result<(), TrainError>
+    + 'a;
+
+impl Epoch<'_> {
+    /// One pass of `network` over the images of the epoch, without learning and without leaving a trace in
+    /// the running statistics. For each batch `sink` is given the indices of its images and the unit
+    /// embeddings, `[B, dim]`, of each of the first `crops` crops.
+    ///
+    /// # Errors
+    /// If the data fails or the run is interrupted.
+    pub fn embed(
+        &mut self,
+        network: &Network,
+        crops: usize,
+        sink: &mut dyn FnMut(&[usize], &[Tensor<2>]),
+    ) -> Result<(), TrainError> {
+        (self.embed)(network, crops, sink)
+    }
+}
+
+/// By what it is recognised that features tell nothing apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Chance {
+    /// The loss of such features, where it is known.
+    pub loss: Option<f64>,
+    /// The step from which on it counts.
+    pub from_step: u64,
+    /// What has helped others, most often first.
+    pub remedies: &'static str,
+}
+
+/// A number of a method's own, for `metrics.jsonl` and the display.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Metric {
+    /// Its key, such as `code_entropy`.
+    pub name: &'static str,
+    /// Its value.
+    pub value: f64,
+}
+
+impl Metric {
+    /// `name` of `value`.
+    pub fn new(name: &'static str, value: f64) -> Self {
+        Self { name, value }
+    }
 }

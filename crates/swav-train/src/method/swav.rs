@@ -1,19 +1,20 @@
 //! SwAV: swapping assignments between views (Caron et al., NeurIPS 2020).
 
-use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 use burn::module::ParamId;
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Device, Tensor, TensorData};
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use swav_model::{Network, Outputs};
-use swav_ot::{CodeReport, CodeStatistics, Form, Local, SinkhornConfig, sinkhorn_with};
+use swav_ot::{CodeStatistics, Form, Local, SinkhornConfig, sinkhorn_with};
 
-use super::{Method, Queue, Targets};
+use super::memory::{Memory, Remembered};
+use super::{Chance, Draft, Method, MethodSettings, Metric, Queue, Seen, Targets};
 use crate::TrainError;
+use crate::config::Span;
+use crate::plan::{Ledger, Plan, check_prototypes, check_several_crops};
 
 /// Everything SwAV is told, with every constant resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +42,180 @@ pub struct QueuePlan {
     pub length: usize,
     /// The step at which it begins to fill.
     pub start_step: u64,
+}
+
+impl SwavPlan {
+    pub(crate) const HEADS: usize = 1;
+    pub(crate) const FIELDS: &[&str] = &[
+        "temperature",
+        "epsilon",
+        "iterations",
+        "assign",
+        "freeze",
+        "queue",
+    ];
+
+    pub(crate) fn derive(draft: &mut Draft<'_>) -> Self {
+        let (wanted, train) = (&draft.recipe.method, draft.train);
+        let freeze = draft.ledger.or(
+            wanted.freeze,
+            "method.freeze",
+            Span::Steps(train.steps_per_epoch),
+            "one epoch: the first features would drag the prototypes along",
+        );
+        let first_two = || (0..draft.crops_per_image().min(2)).collect();
+        Self {
+            temperature: wanted.temperature.unwrap_or(0.1),
+            epsilon: wanted.epsilon.unwrap_or(0.05),
+            iterations: wanted.iterations.unwrap_or(3),
+            assign: wanted.assign.clone().unwrap_or_else(first_two),
+            freeze_steps: freeze.steps(train.steps_per_epoch).min(train.steps),
+            queue: derive_queue(draft),
+        }
+    }
+}
+
+impl MethodSettings for SwavPlan {
+    fn check(&self, plan: &Plan, ledger: &mut Ledger) {
+        check_several_crops(plan, ledger);
+        check_temperature(self.temperature, ledger);
+        check_sinkhorn(self.epsilon, self.iterations, ledger);
+        let crops = plan.crops_per_image();
+        ledger.require(!self.assign.is_empty(), || {
+            "method.assign is empty: at least one crop must give the codes".to_string()
+        });
+        for &crop in &self.assign {
+            ledger.require(crop < crops, || {
+                format!(
+                    "method.assign names crop {crop}, but there are only {crops}, counted from 0"
+                )
+            });
+        }
+        let queued = self.queue.map_or(0, |queue| queue.length);
+        check_prototypes(plan, ledger);
+        for &prototypes in &plan.model.prototypes {
+            check_share(prototypes, queued, plan, ledger);
+        }
+        if let Some(queue) = self.queue {
+            ledger.require(queue.length <= plan.data.images, || {
+                format!(
+                    "method.queue.length = {} is longer than the {} images: every image would be \
+                     assigned beside older copies of itself; shorten it",
+                    queue.length, plan.data.images
+                )
+            });
+            ledger.require(queue.start_step < plan.train.steps, || {
+                format!(
+                    "method.queue.start lies at step {} of a run of {} steps: it would never be used",
+                    queue.start_step, plan.train.steps
+                )
+            });
+        }
+    }
+
+    fn build(&self, plan: &Plan, device: &Device) -> Box<dyn Method> {
+        let (prototypes, dim) = (&plan.model.prototypes, plan.model.dim);
+        Box::new(Swav::new(self.clone(), prototypes, dim, device))
+    }
+
+    fn describe(&self) -> String {
+        let queue = match self.queue {
+            Some(queue) => format!(", queue {} from step {}", queue.length, queue.start_step),
+            None => String::new(),
+        };
+        format!(
+            "τ {}, ε {}, {} iterations{queue}",
+            self.temperature, self.epsilon, self.iterations
+        )
+    }
+}
+
+/// Holds the temperature of a softmax to what can be computed with.
+pub(super) fn check_temperature(temperature: f64, ledger: &mut Ledger) {
+    ledger.require(temperature > 0.0 && temperature.is_finite(), || {
+        format!("method.temperature = {temperature} must be above 0")
+    });
+}
+
+/// Holds an assignment's settings to what can be computed with.
+pub(super) fn check_sinkhorn(epsilon: f64, iterations: usize, ledger: &mut Ledger) {
+    ledger.require(epsilon >= 0.001, || {
+        format!("method.epsilon = {epsilon} is below 0.001, where 32-bit floats give out")
+    });
+    ledger.require(iterations > 0, || {
+        "method.iterations = 0 leaves the partition unequal, which ends in collapse; 3 is usual"
+            .to_string()
+    });
+}
+
+/// Samples that a prototype must at least be able to expect in one assignment.
+const LEAST_SHARE: usize = 8;
+
+/// Holds a head to what batch and queue can fill.
+fn check_share(prototypes: usize, queued: usize, plan: &Plan, ledger: &mut Ledger) {
+    let batch = plan.train.batch_size;
+    let rows = batch + queued;
+    ledger.require(prototypes <= LEAST_SHARE * rows, || {
+        format!(
+            "model.prototypes = {prototypes} cannot be filled by the {rows} samples of batch and \
+             queue: an equal partition gives each less than 1/{LEAST_SHARE} of a sample; take at \
+             most {}, a larger batch, or method.queue.length = {}",
+            LEAST_SHARE * rows,
+            prototypes.div_ceil(batch.max(1)) * batch
+        )
+    });
+}
+
+/// A queue only where the batch alone has fewer samples than there are prototypes.
+fn derive_queue(draft: &mut Draft<'_>) -> Option<QueuePlan> {
+    let (train, model, facts) = (draft.train, draft.model, draft.facts);
+    let ledger = &mut *draft.ledger;
+    let wanted = draft.recipe.method.queue.clone().unwrap_or_default();
+    let batch = train.batch_size.max(1);
+    let prototypes = model.prototypes.iter().copied().max().unwrap_or(0);
+    let missing = (prototypes + prototypes / 4).saturating_sub(batch);
+    let fits = facts.images / 2 / batch * batch;
+    let derived = (missing.div_ceil(batch) * batch).min(fits);
+    let length = match wanted.length {
+        Some(length) => length / batch * batch,
+        None if prototypes <= batch => 0,
+        None => derived,
+    };
+    if wanted.length.is_some_and(|wanted| wanted > 0) && length == 0 {
+        ledger.problems.push(format!(
+            "method.queue.length = {} is shorter than a batch of {batch}: rounded down to a \
+             multiple of the batch nothing is left; lengthen it, or set 0 for no queue",
+            wanted.length.unwrap_or(0)
+        ));
+    }
+    if length == 0 {
+        return None;
+    }
+    let share = Span::Epochs((train.epochs as f64 * 0.075).ceil());
+    let start = wanted.start.unwrap_or(share);
+    let is_derived = wanted.length.is_none() && wanted.start.is_none();
+    if is_derived && start.steps(train.steps_per_epoch) >= train.steps {
+        ledger.note("method.queue.length", 0, "the run is over before one helps");
+        return None;
+    }
+    if wanted.length.is_none() {
+        ledger.note(
+            "method.queue.length",
+            length,
+            format!("{prototypes} prototypes want more samples than a batch of {batch}"),
+        );
+    }
+    if wanted.start.is_none() {
+        ledger.note(
+            "method.queue.start",
+            start,
+            "7.5 % of the run: started earlier, a queue of poor features destabilises",
+        );
+    }
+    Some(QueuePlan {
+        length,
+        start_step: start.steps(train.steps_per_epoch),
+    })
 }
 
 /// SwAV with its queue.
@@ -103,54 +278,54 @@ impl Swav {
 }
 
 impl Method for Swav {
-    fn prepare(&mut self, mut network: Network) -> Network {
+    fn before_step(&mut self, mut network: Network) -> Network {
         network.prototypes = network.prototypes.normalise();
         network
     }
 
-    fn targets(&mut self, step: u64, network: &Network, embeddings: &[Tensor<2>]) -> Targets {
+    /// The codes of each assigning crop by each head, crop by crop.
+    fn targets(&mut self, seen: &Seen<'_>) -> Targets {
         let assigning: Vec<Tensor<2>> = self
             .plan
             .assign
             .iter()
-            .map(|&crop| embeddings[crop].clone())
+            .map(|&crop| seen.embeddings[crop].clone())
             .collect();
         let [batch, _] = assigning[0].dims();
         let rows = self.rows(&assigning);
-        let by_head: Vec<_> = network
+        let by_head: Vec<_> = seen
+            .network
             .prototypes
             .weights()
             .into_iter()
             .map(|head| self.assign(rows.clone(), head, batch))
             .collect();
         let codes = (0..assigning.len())
-            .map(|crop| by_head.iter().map(|head| head[crop].clone()).collect())
+            .flat_map(|crop| by_head.iter().map(move |head| head[crop].clone()))
             .collect();
 
         // Only now: the batch is never assigned against itself twice.
         if let (Some(queue), Some(plan)) = (&mut self.queue, self.plan.queue)
-            && step >= plan.start_step
+            && seen.step >= plan.start_step
         {
             queue.push(&assigning);
         }
-        Targets { codes }
+        Targets(codes)
     }
 
-    fn loss(&self, outputs: &Outputs, targets: &Targets) -> Tensor<1> {
+    fn loss(&self, outputs: &Outputs, targets: &Targets, rows: Range<usize>) -> Tensor<1> {
         let heads = outputs.scores.len();
-        let losses = (0..heads).map(|head| {
-            let codes: Vec<_> = targets.codes.iter().map(|c| c[head].clone()).collect();
+        let losses = outputs.scores.iter().enumerate().map(|(head, scores)| {
+            let codes = targets.0.iter().skip(head).step_by(heads);
+            let codes: Vec<_> = codes.map(|c| c.clone().slice(rows.clone())).collect();
             swapped_loss(
-                outputs.scores[head].clone(),
+                scores.clone(),
                 &codes,
                 &self.plan.assign,
                 self.plan.temperature,
             )
         });
-        losses.reduce(|a, b| a + b).map_or_else(
-            || unreachable!("a network has at least one head of prototypes"),
-            |sum| sum / heads as f64,
-        )
+        Tensor::cat(losses.collect(), 0).mean()
     }
 
     fn frozen(&self, step: u64, network: &Network) -> Vec<ParamId> {
@@ -161,87 +336,56 @@ impl Method for Swav {
         }
     }
 
-    fn chance_loss(&self) -> f64 {
-        let heads = self.prototypes.len() as f64;
-        self.prototypes
-            .iter()
-            .map(|&k| (k as f64).ln())
-            .sum::<f64>()
-            / heads
+    fn chance(&self) -> Chance {
+        let entropies = self.prototypes.iter().map(|&k| (k as f64).ln());
+        Chance {
+            loss: Some(entropies.sum::<f64>() / self.prototypes.len() as f64),
+            from_step: self.plan.freeze_steps,
+            remedies: "Try, in this order: method.epsilon=0.03, a longer method.freeze, softer augmentation \
+                       (augment.jitter, larger crop scales), fewer model.prototypes, a smaller optimizer.lr, or \
+                       a later method.queue.start",
+        }
     }
 
-    fn statistics(&self, targets: &Targets) -> CodeReport {
-        let first_head: Vec<_> = targets.codes.iter().map(|heads| heads[0].clone()).collect();
-        CodeStatistics::of(&Tensor::cat(first_head, 0)).read()
+    fn metrics(&self, targets: &Targets) -> Vec<Metric> {
+        let first_head = targets.0.iter().step_by(self.prototypes.len());
+        code_metrics(Tensor::cat(first_head.cloned().collect(), 0))
     }
 
     fn save(&self, directory: &Path) -> Result<(), TrainError> {
         let Some(queue) = &self.queue else {
             return Ok(());
         };
-        let path = directory.join(QUEUE_FILE);
-        let rings: Vec<(String, [usize; 2], Vec<u8>)> = queue
-            .rings()
-            .iter()
-            .enumerate()
-            .map(|(i, ring)| {
-                let data = ring.to_data();
-                (format!("ring{i}"), ring.dims(), data.bytes().to_vec())
-            })
-            .collect();
-        let views = rings.iter().filter_map(|(name, shape, bytes)| {
-            let view = TensorView::new(Dtype::F32, shape.to_vec(), bytes).ok()?;
-            Some((name.clone(), view))
-        });
-        let filled = HashMap::from([("filled".to_string(), queue.filled().to_string())]);
-        safetensors::serialize_to_file(views.collect::<Vec<_>>(), Some(filled), &path)
-            .map_err(|error| TrainError::checkpoint(path, error.to_string()))
+        let mut memory = Memory::default();
+        for (i, ring) in queue.rings().iter().enumerate() {
+            memory.tensor(format!("ring{i}"), ring);
+        }
+        memory.number("filled", queue.filled());
+        memory.save(&directory.join(QUEUE_FILE))
     }
 
     fn load(&mut self, directory: &Path, device: &Device) -> Result<(), TrainError> {
         let Some(queue) = &mut self.queue else {
             return Ok(());
         };
-        let path = directory.join(QUEUE_FILE);
-        let damaged = |reason: String| TrainError::checkpoint(&path, reason);
-        let bytes = std::fs::read(&path).map_err(TrainError::io(&path))?;
-        let (_, metadata) =
-            SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
-        let filled = metadata
-            .metadata()
-            .as_ref()
-            .and_then(|entries| entries.get("filled"))
-            .and_then(|text| text.parse::<usize>().ok())
-            .ok_or_else(|| damaged("the number of filled rows is missing".to_string()))?;
-
-        let mut rings = Vec::new();
-        for (i, current) in queue.rings().iter().enumerate() {
-            let view = file
-                .tensor(&format!("ring{i}"))
-                .map_err(|error| damaged(error.to_string()))?;
-            if view.shape() != current.dims() || view.dtype() != Dtype::F32 {
-                return Err(damaged(format!(
-                    "the queue is {:?} of {:?}, the plan wants {:?} of F32",
-                    view.shape(),
-                    view.dtype(),
-                    current.dims()
-                )));
-            }
-            let values: Vec<f32> = view
-                .data()
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect();
-            let data = TensorData::new(values, current.dims());
-            rings.push(Tensor::from_data(data, device));
-        }
-        *queue = Queue::restore(rings, filled);
+        let found = Remembered::open(&directory.join(QUEUE_FILE))?;
+        let rings = queue.rings().iter().enumerate();
+        let rings = rings.map(|(i, ring)| found.tensor(&format!("ring{i}"), ring.dims(), device));
+        *queue = Queue::restore(rings.collect::<Result<_, _>>()?, found.number("filled")?);
         Ok(())
     }
 }
 
 const QUEUE_FILE: &str = "queue.safetensors";
+
+/// How sure, and how evenly spread, `[N, K]` distributions over prototypes are.
+pub(super) fn code_metrics(codes: Tensor<2>) -> Vec<Metric> {
+    let report = CodeStatistics::of(&codes).read();
+    vec![
+        Metric::new("code_entropy", report.entropy),
+        Metric::new("used_prototypes", report.used as f64),
+    ]
+}
 
 /// The swapped prediction: every crop predicts the codes of the assigning crops other than itself.
 ///

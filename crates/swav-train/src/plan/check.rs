@@ -1,0 +1,152 @@
+//! What cannot work.
+
+use super::{Ledger, Plan};
+use crate::method::MethodName;
+
+/// Adds everything that cannot work in `plan` to the ledger.
+pub(super) fn check(plan: &Plan, ledger: &mut Ledger) {
+    check_data(plan, ledger);
+    check_crops(plan, ledger);
+    check_batch(plan, ledger);
+    plan.method.check(plan, ledger);
+    check_optimizer(plan, ledger);
+}
+
+fn check_data(plan: &Plan, ledger: &mut Ledger) {
+    let data = &plan.data;
+    ledger.require(data.images >= 2, || {
+        format!(
+            "{} holds one image; training compares images and needs many",
+            data.path.display()
+        )
+    });
+    ledger.require((0.0..=1.0).contains(&data.corrupt_budget), || {
+        format!(
+            "data.corrupt_budget = {} is a share of the files, between 0 and 1",
+            data.corrupt_budget
+        )
+    });
+    ledger.require(data.prefetch > 0, || {
+        "data.prefetch = 0: at least one batch must be kept ready".to_string()
+    });
+}
+
+fn check_crops(plan: &Plan, ledger: &mut Ledger) {
+    for (i, crop) in plan.crops.iter().enumerate() {
+        if let Err(reason) = crop.validate() {
+            ledger.problems.push(format!("crops[{i}]: {reason}"));
+        }
+        let least = plan.model.backbone.min_size();
+        ledger.require(crop.size >= least, || {
+            format!(
+                "crops[{i}].size = {}: the backbone needs at least {least} px",
+                crop.size
+            )
+        });
+    }
+    if let Err(reason) = plan.augment.validate() {
+        ledger.problems.push(format!("augment.{reason}"));
+    }
+}
+
+/// Of a method that holds the crops of an image against each other.
+pub(crate) fn check_several_crops(plan: &Plan, ledger: &mut Ledger) {
+    ledger.require(plan.crops_per_image() >= 2, || {
+        "crops: one crop has no other to predict; take at least two of each image".to_string()
+    });
+}
+
+/// Of a method with prototypes.
+pub(crate) fn check_prototypes(plan: &Plan, ledger: &mut Ledger) {
+    let (heads, images) = (&plan.model.prototypes, plan.data.images);
+    ledger.require(!heads.is_empty() && plan.model.dim > 0, || {
+        "model.prototypes and model.dim must not be empty or 0".to_string()
+    });
+    for &prototypes in heads {
+        ledger.require(prototypes >= 2, || {
+            format!("model.prototypes = {prototypes}: at least two are needed to tell images apart")
+        });
+        ledger.require(prototypes <= images, || {
+            format!(
+                "model.prototypes = {prototypes} is more than the {images} images: most would stay empty; \
+                 about 10 × the classes is a good number"
+            )
+        });
+    }
+}
+
+/// Of a method without prototypes.
+pub(crate) fn check_no_prototypes(plan: &Plan, ledger: &mut Ledger) {
+    let (heads, method) = (&plan.model.prototypes, plan.method.name());
+    ledger.require(heads.is_empty(), || {
+        format!("model.prototypes = {heads:?}: {method} has no prototypes; leave the field out")
+    });
+}
+
+fn check_batch(plan: &Plan, ledger: &mut Ledger) {
+    let train = &plan.train;
+    let (batch, micro) = (train.batch_size, train.batch_size / train.accumulate);
+    ledger.require(batch >= 1, || "train.batch_size = 0".to_string());
+    ledger.require(batch <= plan.data.images, || {
+        format!(
+            "train.batch_size = {batch} is more than the {} images there are; lower it",
+            plan.data.images
+        )
+    });
+    ledger.require(batch.is_multiple_of(train.accumulate), || {
+        format!(
+            "train.batch_size = {batch} is no multiple of train.accumulate = {}",
+            train.accumulate
+        )
+    });
+    ledger.require(batch < 1 || micro >= 2, || {
+        format!(
+            "train.batch_size = {batch} leaves {micro} image per forward pass: batch \
+             normalisation and the assignment need at least two; raise it to 2 or more"
+        )
+    });
+    let trains = plan.method.name() != MethodName::Random;
+    ledger.require(trains == (train.epochs > 0), || match trains {
+        true => "train.epochs = 0: nothing would be learned".to_string(),
+        false => format!(
+            "train.epochs = {}: random weights are not trained; leave the field out",
+            train.epochs
+        ),
+    });
+    ledger.require(train.keep > 0, || {
+        "train.keep = 0 would delete the checkpoint just written; keep at least 1".to_string()
+    });
+}
+
+fn check_optimizer(plan: &Plan, ledger: &mut Ledger) {
+    let (optimizer, steps) = (&plan.optimizer, plan.train.steps);
+    let schedule = &optimizer.schedule;
+    for (field, rate) in [
+        ("lr", schedule.base),
+        ("final_lr", schedule.end),
+        ("start_lr", schedule.start),
+    ] {
+        ledger.require(rate.is_finite() && rate >= 0.0, || {
+            format!("optimizer.{field} = {rate} must be a number of at least 0")
+        });
+    }
+    ledger.require((0.0..1.0).contains(&optimizer.momentum), || {
+        format!(
+            "optimizer.momentum = {} must lie in [0, 1)",
+            optimizer.momentum
+        )
+    });
+    ledger.require(optimizer.weight_decay >= 0.0, || {
+        format!(
+            "optimizer.weight_decay = {} must not be negative",
+            optimizer.weight_decay
+        )
+    });
+    ledger.require(steps == 0 || schedule.warmup < steps, || {
+        format!(
+            "optimizer.warmup lasts {} steps of a run of {steps}: nothing is left to train; \
+             shorten it or train longer",
+            schedule.warmup
+        )
+    });
+}

@@ -1,0 +1,322 @@
+//! The plan: what will run, derived from the recipe, the data and the device, and held to what
+//! can work.
+//!
+//! A [`Recipe`] says what the user wants; [`Plan::derive`] fills in the rest and says why, and
+//! refuses combinations that cannot train, each with the reason. The plan is saved with the run
+//! (`plan.toml`), so that a resumed run derives nothing anew.
+
+mod check;
+mod derive;
+mod ledger;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use swav_data::{Augment, CropSpec, DEFAULT_MAX_PIXELS, Format, Source, View, decode};
+use swav_model::{NetworkConfig, Stem};
+
+pub(crate) use check::{check_no_prototypes, check_prototypes, check_several_crops};
+pub(crate) use ledger::Ledger;
+pub use ledger::Note;
+
+use crate::TrainError;
+use crate::config::{OnCollapse, OptimizerName, Precision, Recipe};
+use crate::method::{Draft, MethodName, MethodPlan};
+use crate::optim::OptimizerPlan;
+
+/// What is known about the data and the device before anything is planned.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Training images.
+    pub images: usize,
+    /// Classes of the training images; 0 where there are no labels.
+    pub classes: usize,
+    /// Median short side of a few images, in pixels.
+    pub side: usize,
+    /// Whether the device is a GPU.
+    pub accelerated: bool,
+}
+
+impl Facts {
+    /// Looks at `source`, decoding a few images spread over it.
+    ///
+    /// # Errors
+    /// If none of the images looked at can be decoded.
+    pub fn look(source: &dyn Source, accelerated: bool) -> Result<Self, TrainError> {
+        const SAMPLES: usize = 9;
+        let images = source.len();
+        let mut sides = Vec::new();
+        let mut last = None;
+        for i in 0..SAMPLES.min(images) {
+            let index = i * images / SAMPLES.min(images);
+            let name = source.name(index);
+            let image = source
+                .read(index)
+                .and_then(|sample| decode(&sample, &name, DEFAULT_MAX_PIXELS));
+            match image {
+                Ok(image) => sides.push(image.width.min(image.height) as usize),
+                Err(error) => last = Some(error),
+            }
+        }
+        sides.sort_unstable();
+        match (sides.get(sides.len() / 2), last) {
+            (Some(&side), _) => Ok(Self {
+                images,
+                classes: source.classes().len(),
+                side,
+                accelerated,
+            }),
+            (None, Some(error)) => Err(error.into()),
+            (None, None) => Err(TrainError::Recipe("the data set is empty".to_string())),
+        }
+    }
+}
+
+/// What will run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Version of this file's layout.
+    pub version: u32,
+    /// The images.
+    pub data: DataPlan,
+    /// The backbone, head and prototypes.
+    pub model: NetworkConfig,
+    /// The method and its constants.
+    pub method: MethodPlan,
+    /// The optimizer and its schedule.
+    pub optimizer: OptimizerPlan,
+    /// Length, batch, seed, checkpoints and monitors.
+    pub train: TrainPlan,
+    /// How images are seen in evaluation.
+    pub evaluation: EvaluationPlan,
+    /// The colour augmentation of every crop.
+    pub augment: Augment,
+    /// The crops taken from each image.
+    pub crops: Vec<CropSpec>,
+    /// What was derived, and why; shown, not saved.
+    #[serde(skip)]
+    pub notes: Vec<Note>,
+}
+
+/// The images, resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataPlan {
+    /// The training images.
+    pub path: PathBuf,
+    /// Held-out images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test: Option<PathBuf>,
+    /// How `path` is laid out.
+    pub format: Format,
+    /// Training images when the plan was made; a resumed run must find as many.
+    pub images: usize,
+    /// Classes, 0 without labels.
+    pub classes: usize,
+    /// Decoding threads, 0: one per core.
+    pub workers: usize,
+    /// Batches kept ready.
+    pub prefetch: usize,
+    /// Share of the files that may be corrupt.
+    pub corrupt_budget: f64,
+    /// Pixel limit of one image.
+    pub max_pixels: u64,
+}
+
+/// Length, batch, seed, checkpoints and monitors, resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainPlan {
+    /// Passes over the data.
+    pub epochs: u64,
+    /// Images per optimizer step.
+    pub batch_size: usize,
+    /// Micro-batches per step.
+    pub accumulate: usize,
+    /// Number format.
+    pub precision: Precision,
+    /// Seed of the weights, the order and the augmentation.
+    pub seed: u64,
+    /// Optimizer steps of one epoch.
+    pub steps_per_epoch: u64,
+    /// Optimizer steps of the run.
+    pub steps: u64,
+    /// Steps between two checkpoints.
+    pub checkpoint_steps: u64,
+    /// Checkpoints kept.
+    pub keep: usize,
+    /// Steps between two lines of `metrics.jsonl`.
+    pub log_steps: u64,
+    /// Steps between two measurements of kNN accuracy; 0: never.
+    pub knn_steps: u64,
+    /// What happens when the features collapse.
+    pub on_collapse: OnCollapse,
+}
+
+/// How images are seen in evaluation: short side to `resize`, then the centre `size`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluationPlan {
+    /// Short side after resizing, in pixels.
+    pub resize: usize,
+    /// Side of the centre crop, in pixels.
+    pub size: usize,
+}
+
+impl EvaluationPlan {
+    /// As a view of the loader.
+    pub fn view(&self) -> View {
+        View::Centre {
+            resize: self.resize,
+            size: self.size,
+        }
+    }
+}
+
+impl Plan {
+    /// Version of the layout of `plan.toml`.
+    pub const VERSION: u32 = 2;
+
+    /// Derives everything that `recipe` leaves out and refuses what cannot work.
+    ///
+    /// # Errors
+    /// Lists every problem found, each with what to change.
+    pub fn derive(recipe: &Recipe, facts: &Facts) -> Result<Self, TrainError> {
+        let mut ledger = Ledger::default();
+        let path = recipe.data.path.clone().ok_or_else(|| {
+            TrainError::Recipe("no data: give --data or [data] path in the recipe".to_string())
+        })?;
+
+        let name = recipe.method.name.unwrap_or(MethodName::Swav);
+        let crops = derive::crops(recipe, facts, &mut ledger);
+        let train = derive::train(recipe, name, facts, &mut ledger);
+        let model = derive::model(recipe, name, facts, &mut ledger)?;
+        let method = name.derive(&mut Draft {
+            recipe,
+            facts,
+            crops: &crops,
+            train: &train,
+            model: &model,
+            ledger: &mut ledger,
+        });
+        let optimizer = derive::optimizer(recipe, facts, &train, &mut ledger);
+
+        let largest = crops.iter().map(|crop| crop.size).max().unwrap_or(0);
+        let evaluation = EvaluationPlan {
+            resize: match model.backbone.stem {
+                Stem::Cifar => largest,
+                Stem::Imagenet => (largest as f64 * 256.0 / 224.0).round() as usize,
+            },
+            size: largest,
+        };
+        let plan = Self {
+            version: Self::VERSION,
+            data: DataPlan {
+                path,
+                test: recipe.data.test.clone(),
+                format: recipe.data.format.unwrap_or(Format::Auto),
+                images: facts.images,
+                classes: facts.classes,
+                workers: recipe.data.workers.unwrap_or(0),
+                prefetch: recipe.data.prefetch.unwrap_or(4),
+                corrupt_budget: recipe.data.corrupt_budget.unwrap_or(0.01),
+                max_pixels: recipe.data.max_pixels.unwrap_or(DEFAULT_MAX_PIXELS),
+            },
+            model,
+            method,
+            optimizer,
+            train,
+            evaluation,
+            augment: recipe.augment.clone(),
+            crops,
+            notes: ledger.notes,
+        };
+        let mut problems = ledger.problems;
+        problems.extend(plan.problems());
+        match problems.as_slice() {
+            [] => Ok(plan),
+            [one] => Err(TrainError::Recipe(one.clone())),
+            many => Err(TrainError::Recipe(format!(
+                "this cannot work, for {} reasons:\n  - {}",
+                many.len(),
+                many.join("\n  - ")
+            ))),
+        }
+    }
+
+    /// What cannot work in the plan as it stands.
+    fn problems(&self) -> Vec<String> {
+        let mut ledger = Ledger::default();
+        check::check(self, &mut ledger);
+        ledger.problems
+    }
+
+    /// Crops of one image.
+    pub fn crops_per_image(&self) -> usize {
+        self.crops.iter().map(|crop| crop.count).sum()
+    }
+
+    /// Bytes that training will need, roughly: weights with their gradients and optimizer state,
+    /// and the activations that the backward pass keeps.
+    pub fn memory_estimate(&self) -> u64 {
+        const FLOAT: u64 = 4;
+        let moments = match self.optimizer.name {
+            OptimizerName::Larc | OptimizerName::Sgd => 1,
+            OptimizerName::Adam | OptimizerName::Adamw => 2,
+        };
+        let micro_batch = (self.train.batch_size / self.train.accumulate) as u64;
+        let backbone = &self.model.backbone;
+        let activations: u64 = self
+            .crops
+            .iter()
+            .map(|crop| crop.count as u64 * backbone.activations(crop.size))
+            .sum();
+        let prototypes: usize = self.model.prototypes.iter().sum();
+        // Scores, their log-softmax, its gradient and the codes, for every crop.
+        let scores = 4 * (self.crops_per_image() * prototypes) as u64;
+        FLOAT * (self.model.parameters() * (2 + moments) + micro_batch * (activations + scores))
+    }
+
+    /// Multiply-adds of one training step: forward, and twice as much backward.
+    pub fn macs_per_step(&self) -> u64 {
+        let backbone = &self.model.backbone;
+        let forward: u64 = self
+            .crops
+            .iter()
+            .map(|crop| crop.count as u64 * backbone.macs(crop.size))
+            .sum();
+        3 * forward * self.train.batch_size as u64
+    }
+
+    /// Writes `plan.toml`.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), TrainError> {
+        let text = toml::to_string_pretty(self)
+            .map_err(|error| TrainError::checkpoint(path, error.to_string()))?;
+        crate::files::write_atomic(path, text.as_bytes())
+    }
+
+    /// Reads a `plan.toml`.
+    ///
+    /// # Errors
+    /// If the file is missing, damaged or of another version.
+    pub fn load(path: &Path) -> Result<Self, TrainError> {
+        let text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
+        let no_plan = |error: toml::de::Error| {
+            TrainError::checkpoint(path, format!("is no plan of a run: {}", error.message()))
+        };
+        // The version first: what an older one means by its fields is nobody's guess.
+        let table: toml::Table = toml::from_str(&text).map_err(no_plan)?;
+        match table.get("version").and_then(toml::Value::as_integer) {
+            Some(version) if version != i64::from(Self::VERSION) => {
+                let ours = Self::VERSION;
+                let reason = format!("is of version {version}, this program reads version {ours}");
+                Err(TrainError::checkpoint(path, reason))
+            }
+            _ => table.try_into().map_err(no_plan),
+        }
+    }
+}
