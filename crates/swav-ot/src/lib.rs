@@ -107,6 +107,8 @@
 //! |---|---|
 //! | [`sinkhorn`], [`sinkhorn_batched`] | scores to codes, for one set of prototypes or several |
 //! | [`sinkhorn_with`], [`Reduce`] | the same with the samples spread over several ranks, and without waiting for the device |
+//! | [`PrototypePotentials`] | the same over more samples than scores can be kept of |
+//! | [`spherical_kmeans`] | each sample to its nearest centroid, and the centroids to their samples |
 //! | [`transport`], [`Transport`] | on its own: until the marginals are met, with marginals of one's own, with dual potentials and cost |
 //! | [`hard_codes`], [`balanced_assignment`] | each sample to one prototype, by rounding or with equal shares to the sample |
 //! | [`CodeStatistics`], [`code_entropy`], [`marginal_error`], [`assignment_counts`] | is training collapsing? |
@@ -126,15 +128,18 @@
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
+mod blockwise;
 mod diagnostics;
 mod error;
 mod hard;
 mod kernel;
+mod kmeans;
 mod reduce;
 pub mod reference;
 mod sinkhorn;
 mod transport;
 
+pub use blockwise::PrototypePotentials;
 pub use diagnostics::{
     CodeReport, CodeStatistics, Duplicate, assignment_counts, code_entropy, dead_prototypes,
     duplicate_prototypes, marginal_error, usage_entropy,
@@ -142,6 +147,7 @@ pub use diagnostics::{
 pub use error::OtError;
 pub use hard::{balanced_assignment, hard_codes};
 pub use kernel::Form;
+pub use kmeans::{Clusters, centroids_from, spherical_kmeans};
 pub use reduce::{Local, Reduce, max_by_sum};
 pub use sinkhorn::{SinkhornConfig, sinkhorn, sinkhorn_batched, sinkhorn_with};
 pub use transport::{Stop, Transport, TransportConfig, transport};

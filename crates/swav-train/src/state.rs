@@ -13,7 +13,7 @@ use crate::plan::Plan;
 ///
 /// There is no random state in it beyond the seed in the plan: the order of the images and the
 /// augmentation of each crop are functions of (seed, epoch, sample, crop), and the device's own
-/// random stream is used for the initial weights alone.
+/// random stream is used for what a run begins with alone: the weights, and the first keys of MoCo.
 pub struct State {
     /// Weights and batch-norm statistics.
     pub network: Network,
@@ -33,7 +33,7 @@ impl State {
     /// The state before the first step. `device` has gradients turned on.
     pub fn new(plan: &Plan, device: &Device) -> Self {
         let network = Self::untrained(plan, device);
-        let method = plan.method.build(plan, &device.clone().inner());
+        let method = plan.method.build(plan, &network, &device.clone().inner());
         let collapse = Collapse::new(method.chance(), plan.train.steps_per_epoch);
         Self {
             optimizer: plan.optimizer.init(&network),

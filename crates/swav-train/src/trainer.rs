@@ -5,23 +5,24 @@
 //! records, kNN accuracy, the collapse monitor, checkpoints, and a clean stop between any two steps.
 
 use std::collections::HashSet;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
-use swav_data::{Batch, CropSpec, Cursor, Loader, LoaderConfig, Order, Source, View};
-use swav_model::{Network, Outputs};
+use swav_data::{Batch, Loader, Source};
+use swav_model::Network;
 
 use crate::checkpoint::{self, RunDirectory};
 use crate::config::OnCollapse;
 use crate::display::Display;
 use crate::eval::read;
+use crate::forward::{by_crop, of_rows, untracked};
 use crate::method::{Epoch, Seen, Targets};
 use crate::metrics::{KnnRecord, MetricsFile, StepRecord};
 use crate::monitor::{OnlineKnn, Verdict, spread};
+use crate::pass::{Pass, loader_config};
 use crate::plan::Plan;
 use crate::state::State;
 use crate::upload::{Normalisation, upload};
@@ -481,133 +482,6 @@ impl Trainer {
     }
 }
 
-fn loader_config(plan: &Plan, crops: Vec<CropSpec>) -> LoaderConfig {
-    LoaderConfig {
-        batch_size: plan.train.batch_size,
-        view: View::MultiCrop {
-            crops,
-            augment: plan.augment.clone(),
-        },
-        order: Order::Shuffled {
-            seed: plan.train.seed,
-        },
-        workers: plan.data.workers,
-        prefetch: plan.data.prefetch,
-        drop_last: true,
-        corrupt_budget: plan.data.corrupt_budget,
-        max_pixels: plan.data.max_pixels,
-        seed: plan.train.seed,
-        ..LoaderConfig::default()
-    }
-}
-
-/// One look at all images of an epoch, as the training will see them but without learning from them.
-struct Pass<'a> {
-    plan: &'a Plan,
-    source: &'a Arc<dyn Source>,
-    epoch: u64,
-    device: &'a Device,
-    stop: &'a Stop,
-    display: &'a mut dyn Display,
-}
-
-impl Pass<'_> {
-    /// Hands on each batch's indices and the embeddings, `[B, dim]`, of each of the first `crops` crops.
-    fn run(
-        &mut self,
-        network: &Network,
-        crops: usize,
-        sink: &mut dyn FnMut(&[usize], &[Tensor<2>]),
-    ) -> Result<(), TrainError> {
-        let network = untracked(network);
-        let start = Cursor {
-            epoch: self.epoch,
-            position: 0,
-        };
-        let config = loader_config(self.plan, first(&self.plan.crops, crops));
-        let mut loader = Loader::new(self.source.clone(), config, start)?;
-        let total = self.plan.data.images;
-        for done in 1..=loader.batches_per_epoch() {
-            if self.stop.requested() || self.display.stop_requested() {
-                return Err(TrainError::Interrupted);
-            }
-            let Some(batch) = loader.next_batch()? else {
-                break;
-            };
-            let samples = batch.indices.len();
-            let groups = batch.groups.iter();
-            let groups: Vec<Tensor<4>> = groups
-                .map(|group| upload(group, &Normalisation::TRAINING, self.device))
-                .collect();
-            let rows = samples / self.plan.train.accumulate;
-            let outputs: Vec<_> = (0..self.plan.train.accumulate)
-                .map(|part| {
-                    network.forward(of_rows(&groups, samples, part * rows..(part + 1) * rows))
-                })
-                .collect();
-            sink(&batch.indices, &by_crop(&outputs, rows)[..crops]);
-            loader.recycle(batch);
-            let seen = (done as usize * samples).min(total);
-            self.display.progress("looking at all images", seen, total);
-        }
-        Ok(())
-    }
-}
-
-/// The groups that hold the first `count` crops.
-fn first(crops: &[CropSpec], count: usize) -> Vec<CropSpec> {
-    let mut before = 0;
-    crops
-        .iter()
-        .take_while(|group| {
-            let wanted = before < count;
-            before += group.count;
-            wanted
-        })
-        .cloned()
-        .collect()
-}
-
-/// The network with batch statistics as in training but without a graph, and with running
-/// statistics of its own, so that looking at a batch does not count as having trained on it.
-fn untracked(network: &Network) -> Network {
-    network.valid().train().no_grad()
-}
-
-/// The samples `rows` of every crop; `groups` are crop-major over `samples` samples.
-fn of_rows(groups: &[Tensor<4>], samples: usize, rows: Range<usize>) -> Vec<Tensor<4>> {
-    groups
-        .iter()
-        .map(|group| {
-            let [all, channels, height, width] = group.dims();
-            let crops = all / samples;
-            group
-                .clone()
-                .reshape([crops, samples, channels, height, width])
-                .narrow(1, rows.start, rows.len())
-                .reshape([crops * rows.len(), channels, height, width])
-        })
-        .collect()
-}
-
-/// The embeddings of each crop over all forward passes, `[B, dim]`, without gradients; each pass
-/// saw `rows` samples.
-fn by_crop(forwards: &[Outputs], rows: usize) -> Vec<Tensor<2>> {
-    let detached: Vec<_> = forwards
-        .iter()
-        .map(|outputs| outputs.embeddings.clone().detach().inner())
-        .collect();
-    let crops = detached.first().map_or(0, |first| first.dims()[0] / rows);
-    (0..crops)
-        .map(|crop| {
-            let parts = detached
-                .iter()
-                .map(|embeddings| embeddings.clone().narrow(0, crop * rows, rows));
-            Tensor::cat(parts.collect(), 0)
-        })
-        .collect()
-}
-
 /// The sum of the squares of all weights: finite only if each of them is a number of a size that
 /// something can still be computed with.
 fn sum_of_squares(network: &Network) -> Tensor<1> {
@@ -635,7 +509,6 @@ fn sum_of_squares(network: &Network) -> Tensor<1> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Distribution, TensorData};
     use swav_model::{BackboneConfig, NetworkConfig, Stem};
 
     fn network(device: &Device) -> Network {
@@ -651,59 +524,6 @@ mod tests {
         };
         device.seed(1);
         config.init(device)
-    }
-
-    fn evaluated(network: &Network, images: &Tensor<4>) -> TensorData {
-        network.valid().features(images.clone().inner()).to_data()
-    }
-
-    #[test]
-    fn a_forward_pass_without_a_graph_is_that_of_training_and_moves_no_running_statistics() {
-        let device = Device::flex().autodiff();
-        let network = network(&device);
-        let images = Tensor::random([4, 3, 16, 16], Distribution::Default, &device);
-        let before = evaluated(&network, &images);
-
-        let silent = untracked(&network).forward(vec![images.clone()]);
-        assert_eq!(evaluated(&network, &images), before);
-        assert!(!silent.embeddings.is_require_grad());
-
-        let trained = network.forward(vec![images.clone()]);
-        assert_eq!(
-            silent.embeddings.to_data(),
-            trained.embeddings.inner().to_data()
-        );
-        assert_ne!(evaluated(&network, &images), before);
-    }
-
-    #[test]
-    fn a_part_of_a_batch_holds_its_samples_of_every_crop() {
-        let device = Device::flex();
-        let pixels = Tensor::<1, burn::tensor::Int>::arange(0..6, &device).float();
-        let group = pixels.reshape([6, 1, 1, 1]);
-        let part = of_rows(&[group], 3, 1..3).remove(0);
-        assert_eq!(
-            part.to_data().try_to_vec::<f32>().unwrap(),
-            [1.0, 2.0, 4.0, 5.0]
-        );
-    }
-
-    #[test]
-    fn embeddings_of_several_passes_are_put_together_by_crop() {
-        let device = Device::flex();
-        let outputs = |first: f32| {
-            let numbers = [first, first + 1.0, first + 2.0, first + 3.0];
-            let embeddings = Tensor::<1>::from_floats(numbers, &device).reshape([4, 1]);
-            Outputs {
-                projections: embeddings.clone(),
-                embeddings,
-                scores: Vec::new(),
-            }
-        };
-        let crops = by_crop(&[outputs(0.0), outputs(10.0)], 2);
-        let values = |crop: usize| crops[crop].to_data().try_to_vec::<f32>().unwrap();
-        assert_eq!(values(0), [0.0, 1.0, 10.0, 11.0]);
-        assert_eq!(values(1), [2.0, 3.0, 12.0, 13.0]);
     }
 
     #[test]

@@ -14,6 +14,8 @@ mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
+pub(crate) mod nearest;
+#[cfg(feature = "flex")]
 mod passes;
 #[cfg(feature = "flex")]
 mod simd;

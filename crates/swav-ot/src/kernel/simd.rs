@@ -64,7 +64,7 @@ pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     }
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f") {
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
             // SAFETY: the processor has just said so.
             return unsafe { x86::avx512(kernel) };
         }
@@ -196,7 +196,8 @@ mod x86 {
         unsafe { kernel.run::<Avx2>() }
     }
 
-    #[target_feature(enable = "avx512f,avx2,fma")]
+    // Without `avx512vl` the compiler keeps to the lower 16 registers for what it makes of zeros.
+    #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
     pub(crate) unsafe fn avx512<K: Kernel>(kernel: K) -> K::Output {
         // SAFETY: as above.
         unsafe { kernel.run::<Avx512>() }
@@ -450,7 +451,7 @@ pub(crate) mod forced {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 sets.push(Set::Avx2);
             }
-            if is_x86_feature_detected!("avx512f") {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
                 sets.push(Set::Avx512);
             }
         }

@@ -16,7 +16,7 @@ use swav_model::Stem;
 
 pub use span::Span;
 
-use crate::method::MethodName;
+use crate::method::{LabelKind, MethodName};
 
 /// A recipe as written in TOML. See `configs/` for complete ones.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -94,6 +94,14 @@ pub struct MethodRecipe {
     pub freeze: Option<Span>,
     /// Earlier embeddings that take part in the assignment.
     pub queue: Option<QueueRecipe>,
+    /// SeLa-v2: `hard` or `soft`.
+    pub labels: Option<LabelKind>,
+    /// MoCo-v2: what the encoder of the keys keeps of itself in each step.
+    pub momentum: Option<f64>,
+    /// MoCo-v2: groups that the keys are passed in, each with batch statistics of its own.
+    pub key_groups: Option<usize>,
+    /// Supervised: share of a label's weight that goes to all classes alike.
+    pub smoothing: Option<f64>,
 }
 
 /// `[method] queue = { length = 3840, start = "15 epochs" }`

@@ -32,7 +32,7 @@ impl Memory {
     }
 
     /// Adds a number.
-    pub(crate) fn number(&mut self, name: &str, value: usize) {
+    pub(crate) fn number(&mut self, name: &str, value: u64) {
         self.numbers.insert(name.to_string(), value.to_string());
     }
 
@@ -90,7 +90,7 @@ impl Remembered {
     }
 
     /// The number `name`.
-    pub(crate) fn number(&self, name: &str) -> Result<usize, TrainError> {
+    pub(crate) fn number(&self, name: &str) -> Result<u64, TrainError> {
         let number = self.numbers.get(name).and_then(|text| text.parse().ok());
         number.ok_or_else(|| self.damaged(format!("the number `{name}` is missing")))
     }

@@ -5,10 +5,19 @@
 //! no gradient (for SwAV: the codes), then for the *loss* of each micro-batch against its rows of the
 //! targets, and tells the method when the network has been updated.
 
+mod bank;
+mod deepcluster_v2;
+mod labels;
+mod loss;
 mod memory;
+mod moco_v2;
+mod momentum;
 mod plan;
 mod queue;
 mod random;
+mod sela_v2;
+mod simclr;
+mod supervised;
 mod swav;
 
 use std::ops::Range;
@@ -18,10 +27,18 @@ use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
 use swav_model::{Network, Outputs};
 
+pub use bank::Bank;
+pub use deepcluster_v2::{DeepclusterV2, DeepclusterV2Plan};
+pub use labels::Labels;
+pub use loss::prediction_loss;
+pub use moco_v2::{MocoV2, MocoV2Plan};
 pub(crate) use plan::{Draft, MethodSettings};
 pub use plan::{MethodName, MethodPlan};
 pub use queue::Queue;
 pub use random::RandomPlan;
+pub use sela_v2::{LabelKind, SelaV2, SelaV2Plan};
+pub use simclr::{Simclr, SimclrPlan, contrastive_loss};
+pub use supervised::{Supervised, SupervisedPlan};
 pub use swav::{QueuePlan, Swav, SwavPlan, swapped_loss};
 
 use crate::TrainError;

@@ -5,9 +5,12 @@ use std::fmt;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use swav_data::CropSpec;
-use swav_model::NetworkConfig;
+use swav_model::{Network, NetworkConfig};
 
-use super::{Method, RandomPlan, SwavPlan};
+use super::{
+    DeepclusterV2Plan, Method, MocoV2Plan, RandomPlan, SelaV2Plan, SimclrPlan, SupervisedPlan,
+    SwavPlan,
+};
 use crate::config::Recipe;
 use crate::plan::{Facts, Ledger, Plan, TrainPlan};
 
@@ -68,14 +71,24 @@ macro_rules! methods {
 methods! {
     /// Swapping assignments between views.
     "swav" => Swav(SwavPlan),
+    /// Predicting clusters that are found before each epoch.
+    "deepcluster-v2" => DeepclusterV2(DeepclusterV2Plan),
+    /// Predicting labels that an equal partition of all images gives before each epoch.
+    "sela-v2" => SelaV2(SelaV2Plan),
+    /// Telling the crops of an image from those of all others.
+    "simclr" => Simclr(SimclrPlan),
+    /// Telling a key from a queue of others.
+    "moco-v2" => MocoV2(MocoV2Plan),
+    /// Labels.
+    "supervised" => Supervised(SupervisedPlan),
     /// Untrained weights, to compare with.
     "random" => Random(RandomPlan),
 }
 
 impl MethodPlan {
-    /// The method, which has not seen anything yet.
-    pub fn build(&self, plan: &Plan, device: &Device) -> Box<dyn Method> {
-        self.settings().build(plan, device)
+    /// The method for a `network` that is about to be trained. `device` is without gradients.
+    pub fn build(&self, plan: &Plan, network: &Network, device: &Device) -> Box<dyn Method> {
+        self.settings().build(plan, network, device)
     }
 
     /// What it is set to, in a line for people.
@@ -110,8 +123,8 @@ pub(crate) trait MethodSettings {
     /// Adds what cannot work in `plan` to the ledger.
     fn check(&self, plan: &Plan, ledger: &mut Ledger);
 
-    /// The method, which has not seen anything yet. `device` is without gradients.
-    fn build(&self, plan: &Plan, device: &Device) -> Box<dyn Method>;
+    /// The method for a `network` that is about to be trained. `device` is without gradients.
+    fn build(&self, plan: &Plan, network: &Network, device: &Device) -> Box<dyn Method>;
 
     /// What it is set to, in a line for people.
     fn describe(&self) -> String;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use swav_model::Outputs;
+use swav_model::{Network, Outputs};
 
 use super::{Chance, Draft, Method, MethodSettings, Metric, Seen, Targets};
 use crate::plan::{Ledger, Plan, check_no_prototypes};
@@ -28,7 +28,7 @@ impl MethodSettings for RandomPlan {
         check_no_prototypes(plan, ledger);
     }
 
-    fn build(&self, _: &Plan, _: &Device) -> Box<dyn Method> {
+    fn build(&self, _: &Plan, _: &Network, _: &Device) -> Box<dyn Method> {
         Box::new(Random)
     }
 

@@ -113,7 +113,7 @@ impl MethodSettings for SwavPlan {
         }
     }
 
-    fn build(&self, plan: &Plan, device: &Device) -> Box<dyn Method> {
+    fn build(&self, plan: &Plan, _: &Network, device: &Device) -> Box<dyn Method> {
         let (prototypes, dim) = (&plan.model.prototypes, plan.model.dim);
         Box::new(Swav::new(self.clone(), prototypes, dim, device))
     }
@@ -360,7 +360,7 @@ impl Method for Swav {
         for (i, ring) in queue.rings().iter().enumerate() {
             memory.tensor(format!("ring{i}"), ring);
         }
-        memory.number("filled", queue.filled());
+        memory.number("filled", queue.filled() as u64);
         memory.save(&directory.join(QUEUE_FILE))
     }
 
@@ -371,7 +371,10 @@ impl Method for Swav {
         let found = Remembered::open(&directory.join(QUEUE_FILE))?;
         let rings = queue.rings().iter().enumerate();
         let rings = rings.map(|(i, ring)| found.tensor(&format!("ring{i}"), ring.dims(), device));
-        *queue = Queue::restore(rings.collect::<Result<_, _>>()?, found.number("filled")?);
+        *queue = Queue::restore(
+            rings.collect::<Result<_, _>>()?,
+            found.number("filled")? as usize,
+        );
         Ok(())
     }
 }

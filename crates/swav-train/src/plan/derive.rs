@@ -148,12 +148,20 @@ pub(super) fn model(
         width,
         stem,
     };
-    let hidden = ledger.or(
-        wanted.hidden,
-        "model.hidden",
-        backbone.dim().min(2048),
-        "as wide as the features, at most 2048",
-    );
+    let supervised = method == MethodName::Supervised;
+    let hidden = match wanted.hidden {
+        None if supervised => 0,
+        hidden => ledger.or(
+            hidden,
+            "model.hidden",
+            backbone.dim().min(2048),
+            "as wide as the features, at most 2048",
+        ),
+    };
+    let dim = match wanted.dim {
+        None if supervised => ledger.or(None, "model.dim", facts.classes, "a logit for each class"),
+        dim => dim.unwrap_or(128),
+    };
     let prototypes = match (&wanted.prototypes, method.heads()) {
         (Some(counts), _) => counts.clone(),
         (None, 0) => Vec::new(),
@@ -170,7 +178,7 @@ pub(super) fn model(
     Ok(NetworkConfig {
         backbone,
         hidden,
-        dim: wanted.dim.unwrap_or(128),
+        dim,
         prototypes,
     })
 }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::kernel::{MapProduct, ROWS, WeightProduct};
 use super::panel::{Chunk, Maps, Tap, copy};
-use super::plan::{Plan, ranges};
+use super::plan::{Panels, Plan, ranges};
 
 /// Rows of the matrix of patches that are multiplied at a time: their part under a tile stays in the
 /// first-level cache. Overlapping rows take less of it than separate ones.
@@ -15,10 +15,16 @@ const SHARED_DEPTH: usize = 288;
 const DEPTH: usize = 144;
 /// Outputs that a task computes at most.
 const OUTPUTS: usize = 256;
-/// Tasks that a convolution is cut into, about: by its columns first, because each part of the outputs
-/// copies the inputs anew; it is not cut into fewer than so many blocks of outputs.
+/// Tasks that a weight gradient is cut into, about. Partial sums depend on it, so the threads must not.
 const TASKS: usize = 16;
+/// Tasks a thread of a convolution, about: by its columns first, because each part of the outputs copies the
+/// inputs anew; it is not cut into fewer than so many blocks of outputs.
+const SHARE: usize = 4;
 const LEAST_BLOCKS: usize = 16;
+/// Pixels that a map has at least to be multiplied where it lies: smaller ones fill too few vectors.
+const POINTWISE: usize = 64;
+/// And to be summed over where it lies: the sums of a shorter one are hardly begun when they end.
+const POINTWISE_SUMS: usize = 512;
 /// Rows of the gradient that are in use at a time, about: they pass by, the panel stays.
 const GRADIENT_ROWS: usize = 32;
 /// Inputs that groups are put together to, for a task of the weight gradient.
@@ -106,8 +112,7 @@ impl Shared {
 /// Buffers that a thread keeps.
 #[derive(Default)]
 struct Scratch {
-    panel: Vec<f32>,
-    compact: Vec<f32>,
+    panels: Panels,
     rows: Vec<f32>,
 }
 
@@ -131,12 +136,17 @@ impl Correlation {
     /// Computes all outputs.
     pub(super) fn run(&self, maps: &Maps, weights: &Weights, target: &Target) {
         let packed = self.pack(weights);
+        let tasks = SHARE * rayon::current_num_threads();
         let depth = if self.taps() > 1 { SHARED_DEPTH } else { DEPTH };
-        let plan = self.plan(self.outputs.min(OUTPUTS), depth, TASKS);
+        let plan = if self.is_pointwise(POINTWISE) && target.step == 1 {
+            self.direct_plan(depth)
+        } else {
+            self.plan(self.outputs.min(OUTPUTS), depth, tasks)
+        };
         // What a task does: a chunk, and a range of groups or of the outputs of a group.
         let blocks = self.outputs.div_ceil(ROWS);
         let least = self.outputs.div_ceil(OUTPUTS);
-        let wanted = (TASKS / plan.chunks.len()).max(least);
+        let wanted = (tasks / plan.chunks.len()).max(least);
         let splits: Vec<(Range<usize>, Range<usize>)> = if self.groups > 1 {
             ranges(self.groups, wanted)
                 .map(|groups| (groups, 0..blocks))
@@ -159,42 +169,48 @@ impl Correlation {
                             group,
                             blocks: blocks.clone(),
                         };
-                        self.compute(&plan, maps, &part, &packed, scratch);
-                        self.deliver(&plan, &part, &scratch.rows, target);
+                        let Scratch { panels, rows } = &mut *scratch;
+                        if plan.direct {
+                            let (outputs, pixels) = (self.rows(&part), plan.stride());
+                            let first = chunk.image * target.channels + outputs.start;
+                            // SAFETY: whole maps of the target; images and blocks of outputs are disjoint.
+                            let out = unsafe {
+                                let first = target.values.at(first * pixels);
+                                std::slice::from_raw_parts_mut(first, outputs.len() * pixels)
+                            };
+                            self.compute(&plan, maps, &part, &packed, panels, out);
+                            continue;
+                        }
+                        let needed = part.blocks.len() * ROWS * plan.stride();
+                        if rows.len() < needed {
+                            rows.resize(needed, 0.0);
+                        }
+                        self.compute(&plan, maps, &part, &packed, panels, rows);
+                        self.deliver(&plan, &part, rows, target);
                     }
                 });
             });
     }
 
-    /// Fills `scratch.rows` with the outputs of a part.
+    /// Fills `out` with the outputs of a part, in rows of the plan.
     fn compute(
         &self,
         plan: &Plan,
         maps: &Maps,
         part: &Part,
         packed: &[f32],
-        scratch: &mut Scratch,
+        panels: &mut Panels,
+        out: &mut [f32],
     ) {
         let &Part { chunk, group, .. } = part;
         let rows = self.rows(part);
         let taps = self.taps();
         let depth = self.inputs * taps;
         let all_blocks = self.outputs.div_ceil(ROWS);
-        let stride = plan.stride();
-        let needed = part.blocks.len() * ROWS * stride;
-        if scratch.rows.len() < needed {
-            scratch.rows.resize(needed, 0.0);
-        }
         for first in (0..self.inputs).step_by(plan.depth) {
             let last = (first + plan.depth).min(self.inputs);
             let channels = group * self.inputs + first..group * self.inputs + last;
-            let panel = plan.panel(
-                &mut scratch.panel,
-                &mut scratch.compact,
-                maps,
-                chunk,
-                channels,
-            );
+            let panel = plan.panel(panels, maps, chunk, channels);
             let start = (group * all_blocks + part.blocks.start) * depth + first * taps;
             MapProduct {
                 panel,
@@ -203,8 +219,8 @@ impl Correlation {
                 weights_stride: depth * ROWS,
                 rows: rows.len(),
                 columns: plan.columns(),
-                out: &mut scratch.rows,
-                out_stride: stride,
+                out: &mut *out,
+                out_stride: plan.stride(),
                 accumulate: first > 0,
             }
             .run();
@@ -283,7 +299,11 @@ impl Correlation {
     /// The gradient of the weights, from the input and the gradient of the output.
     pub(super) fn weight_gradient(&self, maps: &Maps, gradient: &Maps, dw: &mut [f32]) {
         // The longer the columns, the fewer vectors are summed up: chunks as large as may be.
-        let plan = self.plan(self.outputs.min(GRADIENT_ROWS), SHARED_DEPTH, 1);
+        let plan = if self.is_pointwise(POINTWISE_SUMS) {
+            self.direct_plan(SHARED_DEPTH)
+        } else {
+            self.plan(self.outputs.min(GRADIENT_ROWS), SHARED_DEPTH, 1)
+        };
         let taps = self.taps();
         // What a task does: a range of the chunks, for some groups or for some inputs of a group.
         let groups = ranges(
@@ -367,25 +387,24 @@ impl Correlation {
         let size = blocks * ROWS * depth;
         let mut sums = vec![0.0; groups.len() * size];
         let stride = plan.stride();
-        SCRATCH.with_borrow_mut(|scratch| {
+        SCRATCH.with_borrow_mut(|Scratch { panels, rows }| {
             for &chunk in chunks {
                 for (group, sums) in groups.clone().zip(sums.chunks_exact_mut(size)) {
-                    scratch.rows.clear();
-                    scratch.rows.resize(blocks * ROWS * stride, 0.0);
-                    self.collect(plan, gradient, chunk, group, &mut scratch.rows);
+                    let left: &[f32] = if plan.direct {
+                        gradient.maps(chunk.image, 0..self.outputs)
+                    } else {
+                        rows.clear();
+                        rows.resize(blocks * ROWS * stride, 0.0);
+                        self.collect(plan, gradient, chunk, group, rows);
+                        &*rows
+                    };
                     let first = group * self.inputs;
                     let channels = first + inputs.start..first + inputs.end;
-                    let panel = plan.panel(
-                        &mut scratch.panel,
-                        &mut scratch.compact,
-                        maps,
-                        chunk,
-                        channels,
-                    );
+                    let panel = plan.panel(panels, maps, chunk, channels);
                     WeightProduct {
                         panel,
                         offsets: &plan.offsets[..depth],
-                        left: &scratch.rows,
+                        left,
                         stride,
                         rows: self.outputs,
                         columns: plan.columns(),

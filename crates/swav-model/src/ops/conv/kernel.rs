@@ -19,6 +19,16 @@ pub(super) const ROWS: usize = 6;
 /// ends, so rows are padded to multiples of it.
 pub(super) const ALIGN: usize = 16;
 
+/// Rows that a product of `rows` reads or writes: tiles come in two, four, six, eight and twelve.
+pub(super) fn touched(rows: usize) -> usize {
+    let tiled = rows - rows % (2 * ROWS);
+    match rows % (2 * ROWS) {
+        0 => tiled,
+        rest @ 9.. => tiled + rest.next_multiple_of(2 * ROWS),
+        rest => tiled + rest.next_multiple_of(2),
+    }
+}
+
 /// `out[r][q] = Σ_k weights[r][k] · panel[offsets[k] + q]`, added to what is there if `accumulate`.
 ///
 /// Vectors run along q.
@@ -31,7 +41,7 @@ pub(super) struct MapProduct<'a> {
     pub(super) weights_stride: usize,
     pub(super) rows: usize,
     pub(super) columns: usize,
-    /// `[rows, padded to ROWS][out_stride]`
+    /// `[touched(rows)][out_stride]`
     pub(super) out: &'a mut [f32],
     pub(super) out_stride: usize,
     pub(super) accumulate: bool,
@@ -47,7 +57,7 @@ impl MapProduct<'_> {
         let blocks = self.rows.div_ceil(ROWS);
         let last = self.offsets.len() * ROWS;
         assert!(blocks > 0 && (blocks - 1) * self.weights_stride + last <= self.weights.len());
-        assert!(blocks * ROWS * self.out_stride <= self.out.len());
+        assert!(touched(self.rows) * self.out_stride <= self.out.len());
         dispatch(self);
     }
 
@@ -153,7 +163,7 @@ impl Kernel for MapProduct<'_> {
 pub(super) struct WeightProduct<'a> {
     pub(super) panel: &'a [f32],
     pub(super) offsets: &'a [usize],
-    /// `[rows, padded to ROWS][stride]`, zero from `columns` to the next multiple of [`ALIGN`].
+    /// `[touched(rows)][stride]`, zero from `columns` to the next multiple of [`ALIGN`].
     pub(super) left: &'a [f32],
     pub(super) stride: usize,
     pub(super) rows: usize,
@@ -169,9 +179,8 @@ impl WeightProduct<'_> {
         let columns = self.columns.next_multiple_of(ALIGN);
         let reach = self.offsets.iter().max().unwrap_or(&0) + columns;
         assert!(reach <= self.panel.len() && columns <= self.stride);
-        let rows = self.rows.next_multiple_of(ROWS);
-        assert!(rows * self.stride <= self.left.len());
-        assert!(rows * self.offsets.len() <= self.out.len());
+        assert!(touched(self.rows) * self.stride <= self.left.len());
+        assert!(self.rows.next_multiple_of(ROWS) * self.offsets.len() <= self.out.len());
         dispatch(self);
     }
 
@@ -297,7 +306,7 @@ mod tests {
     fn map_products(rows: usize, columns: usize, run: fn(MapProduct)) {
         let (panel, packed) = (numbers(41 + STRIDE), numbers(3 * KS * ROWS));
         for accumulate in [false, true] {
-            let before = numbers(3 * ROWS * STRIDE);
+            let before = numbers(touched(rows) * STRIDE);
             let mut out = before.clone();
             run(MapProduct {
                 panel: &panel,
@@ -326,7 +335,7 @@ mod tests {
 
     fn weight_products(rows: usize, columns: usize, run: fn(WeightProduct)) {
         let panel = numbers(41 + STRIDE);
-        let mut left = numbers(3 * ROWS * STRIDE);
+        let mut left = numbers(touched(rows) * STRIDE);
         for row in left.chunks_exact_mut(STRIDE) {
             row[columns..].fill(0.0);
         }

@@ -14,6 +14,8 @@
 //! matrix are copied out without the gaps ([`Panel::compact`]), which costs one pass over them and
 //! pays if there are many outputs.
 
+use std::ops::Range;
+
 use super::kernel::ALIGN;
 
 /// A tap of a kernel: output (y, x) reads input `(y·step + dy, x·step + dx)`.
@@ -34,9 +36,14 @@ pub(super) struct Maps<'a> {
 
 impl<'a> Maps<'a> {
     pub(super) fn map(&self, image: usize, channel: usize) -> &'a [f32] {
+        self.maps(image, channel..channel + 1)
+    }
+
+    /// The maps of some channels of an image, one after the other.
+    pub(super) fn maps(&self, image: usize, channels: Range<usize>) -> &'a [f32] {
         let size = self.height * self.width;
-        let start = (image * self.channels + channel) * size;
-        &self.values[start..start + size]
+        let start = image * self.channels;
+        &self.values[(start + channels.start) * size..(start + channels.end) * size]
     }
 }
 
@@ -204,7 +211,7 @@ impl Layout {
         panel: &mut Vec<f32>,
         maps: &Maps,
         chunk: Chunk,
-        channels: std::ops::Range<usize>,
+        channels: Range<usize>,
     ) {
         panel.clear();
         panel.resize(self.len(channels.len()), 0.0);

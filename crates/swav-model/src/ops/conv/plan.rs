@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::correlation::Correlation;
-use super::kernel::ALIGN;
-use super::panel::{Chunk, Compact, Layout, Maps};
+use super::kernel::{ALIGN, touched};
+use super::panel::{Chunk, Compact, Layout, Maps, Tap};
 
 /// Floats that a task may use at a time: half of a second-level cache of today.
 const WORKING_SET: usize = 128 * 1024;
@@ -17,6 +17,8 @@ const GAPS: f64 = 24.0;
 /// A chunking of the images: the layout of a chunk, and the chunks.
 pub(super) struct Plan {
     layout: Layout,
+    /// Whether the maps are their own panel, and rows of outputs maps: a chunk is an image.
+    pub(super) direct: bool,
     compact: Option<Compact>,
     /// Channels that are multiplied at a time.
     pub(super) depth: usize,
@@ -25,10 +27,18 @@ pub(super) struct Plan {
     pub(super) offsets: Vec<usize>,
 }
 
+/// Where panels are made.
+#[derive(Default)]
+pub(super) struct Panels {
+    panel: Vec<f32>,
+    compact: Vec<f32>,
+}
+
 impl Plan {
     pub(super) fn stride(&self) -> usize {
         match &self.compact {
             Some(compact) => compact.stride,
+            None if self.direct => self.layout.pixels(),
             None => self.layout.columns().next_multiple_of(ALIGN),
         }
     }
@@ -55,15 +65,17 @@ impl Plan {
         }
     }
 
-    /// The panel of some channels of a chunk, in one of the two buffers.
+    /// The panel of some channels of a chunk: in one of the two buffers, or the maps themselves.
     pub(super) fn panel<'a>(
         &self,
-        panel: &'a mut Vec<f32>,
-        compact: &'a mut Vec<f32>,
-        maps: &Maps,
+        Panels { panel, compact }: &'a mut Panels,
+        maps: &Maps<'a>,
         chunk: Chunk,
         channels: Range<usize>,
     ) -> &'a [f32] {
+        if self.direct {
+            return maps.maps(chunk.image, channels);
+        }
         self.layout.fill(panel, maps, chunk, channels.clone());
         match &self.compact {
             None => panel,
@@ -133,10 +145,44 @@ impl Correlation {
         };
         Plan {
             layout,
+            direct: false,
             compact,
             depth,
             chunks,
             offsets,
+        }
+    }
+
+    /// Whether every output pixel sees the input pixel in its own place and no other, and maps are whole
+    /// vectors, and `least` of them.
+    pub(super) fn is_pointwise(&self, least: usize) -> bool {
+        let pixels = self.height * self.width;
+        self.taps.deltas[..] == [Tap { dy: 0, dx: 0 }]
+            && self.step == 1
+            && self.source == [self.height, self.width]
+            && self.groups == 1
+            && pixels.is_multiple_of(ALIGN)
+            && pixels >= least
+            && touched(self.outputs) == self.outputs
+    }
+
+    /// The plan of a pointwise correlation: every image for itself, where it lies.
+    pub(super) fn direct_plan(&self, depth: usize) -> Plan {
+        let whole = |image| Chunk {
+            image,
+            images: 1,
+            row: 0,
+            rows: self.height,
+        };
+        let depth = depth.min(self.inputs);
+        let pixels = self.height * self.width;
+        Plan {
+            layout: self.layout(whole(0)),
+            direct: true,
+            compact: None,
+            depth,
+            chunks: (0..self.images).map(whole).collect(),
+            offsets: (0..depth).map(|channel| channel * pixels).collect(),
         }
     }
 }

@@ -1,0 +1,122 @@
+//! Around a forward pass: parts of a batch on the way in, crops on the way out.
+
+use std::ops::Range;
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use swav_model::{Network, Outputs};
+
+/// The network with batch statistics as in training but without a graph, and with running
+/// statistics of its own, so that looking at a batch does not count as having trained on it.
+pub(crate) fn untracked(network: &Network) -> Network {
+    network.valid().train().no_grad()
+}
+
+/// The samples `rows` of every crop; `groups` are crop-major over `samples` samples.
+pub(crate) fn of_rows(groups: &[Tensor<4>], samples: usize, rows: Range<usize>) -> Vec<Tensor<4>> {
+    groups
+        .iter()
+        .map(|group| {
+            let [all, channels, height, width] = group.dims();
+            let crops = all / samples;
+            group
+                .clone()
+                .reshape([crops, samples, channels, height, width])
+                .narrow(1, rows.start, rows.len())
+                .reshape([crops * rows.len(), channels, height, width])
+        })
+        .collect()
+}
+
+/// The embeddings of each crop over all forward passes, `[B, dim]`, without gradients; each pass
+/// saw `rows` samples.
+pub(crate) fn by_crop(forwards: &[Outputs], rows: usize) -> Vec<Tensor<2>> {
+    let detached: Vec<_> = forwards
+        .iter()
+        .map(|outputs| outputs.embeddings.clone().detach().inner())
+        .collect();
+    let crops = detached.first().map_or(0, |first| first.dims()[0] / rows);
+    (0..crops)
+        .map(|crop| {
+            let parts = detached
+                .iter()
+                .map(|embeddings| embeddings.clone().narrow(0, crop * rows, rows));
+            Tensor::cat(parts.collect(), 0)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, Distribution, TensorData};
+    use swav_model::{BackboneConfig, NetworkConfig, Stem};
+
+    fn network(device: &Device) -> Network {
+        let config = NetworkConfig {
+            backbone: BackboneConfig {
+                name: "resnet18".parse().unwrap(),
+                width: 0.0625,
+                stem: Stem::Imagenet,
+            },
+            hidden: 8,
+            dim: 8,
+            prototypes: vec![4],
+        };
+        device.seed(1);
+        config.init(device)
+    }
+
+    fn evaluated(network: &Network, images: &Tensor<4>) -> TensorData {
+        network.valid().features(images.clone().inner()).to_data()
+    }
+
+    #[test]
+    fn a_forward_pass_without_a_graph_is_that_of_training_and_moves_no_running_statistics() {
+        let device = Device::flex().autodiff();
+        let network = network(&device);
+        let images = Tensor::random([4, 3, 16, 16], Distribution::Default, &device);
+        let before = evaluated(&network, &images);
+
+        let silent = untracked(&network).forward(vec![images.clone()]);
+        assert_eq!(evaluated(&network, &images), before);
+        assert!(!silent.embeddings.is_require_grad());
+
+        let trained = network.forward(vec![images.clone()]);
+        assert_eq!(
+            silent.embeddings.to_data(),
+            trained.embeddings.inner().to_data()
+        );
+        assert_ne!(evaluated(&network, &images), before);
+    }
+
+    #[test]
+    fn a_part_of_a_batch_holds_its_samples_of_every_crop() {
+        let device = Device::flex();
+        let pixels = Tensor::<1, burn::tensor::Int>::arange(0..6, &device).float();
+        let group = pixels.reshape([6, 1, 1, 1]);
+        let part = of_rows(&[group], 3, 1..3).remove(0);
+        assert_eq!(
+            part.to_data().try_to_vec::<f32>().unwrap(),
+            [1.0, 2.0, 4.0, 5.0]
+        );
+    }
+
+    #[test]
+    fn embeddings_of_several_passes_are_put_together_by_crop() {
+        let device = Device::flex();
+        let outputs = |first: f32| {
+            let numbers = [first, first + 1.0, first + 2.0, first + 3.0];
+            let embeddings = Tensor::<1>::from_floats(numbers, &device).reshape([4, 1]);
+            Outputs {
+                projections: embeddings.clone(),
+                embeddings,
+                scores: Vec::new(),
+            }
+        };
+        let crops = by_crop(&[outputs(0.0), outputs(10.0)], 2);
+        let values = |crop: usize| crops[crop].to_data().try_to_vec::<f32>().unwrap();
+        assert_eq!(values(0), [0.0, 1.0, 10.0, 11.0]);
+        assert_eq!(values(1), [2.0, 3.0, 12.0, 13.0]);
+    }
+}

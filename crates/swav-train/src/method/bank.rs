@@ -1,0 +1,135 @@
+//! Memory banks: what the network made of every image when it last saw it.
+
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor};
+use swav_model::Network;
+
+use super::Epoch;
+use super::memory::{Memory, Remembered};
+use crate::TrainError;
+
+/// The embeddings of a whole epoch, one bank for each of the first crops (Caron et al., NeurIPS 2020, appendix A.4).
+///
+/// A bank is kept as the batches that it came in: to remember a batch is to put it in the place of the one an epoch
+/// ago, and nothing is copied. Images that an epoch leaves out, since they fill no batch, are not in it.
+#[derive(Clone, Debug)]
+pub struct Bank {
+    /// `embeddings[crop][batch]`, `[B, dim]`.
+    embeddings: Vec<Vec<Tensor<2>>>,
+    /// `indices[batch]`, B indices into the source.
+    indices: Vec<Vec<usize>>,
+}
+
+impl Bank {
+    /// Banks of nothing, for `crops` crops.
+    pub fn new(crops: usize) -> Self {
+        Self {
+            embeddings: vec![Vec::new(); crops],
+            indices: Vec::new(),
+        }
+    }
+
+    /// Fills the banks by one pass over the images, if they are empty.
+    ///
+    /// # Errors
+    /// If the data fails or the pass is interrupted; the banks are then as empty as they were.
+    pub fn fill(&mut self, epoch: &mut Epoch<'_>, network: &Network) -> Result<(), TrainError> {
+        if !self.indices.is_empty() {
+            return Ok(());
+        }
+        let mut filled = Self::new(self.embeddings.len());
+        epoch.embed(
+            network,
+            self.embeddings.len(),
+            &mut |indices, embeddings| {
+                filled.put(filled.indices.len(), indices, embeddings);
+            },
+        )?;
+        *self = filled;
+        Ok(())
+    }
+
+    /// Remembers the batch at `place` in the epoch: the images' indices and, for each bank, unit embeddings `[B, dim]`.
+    ///
+    /// # Panics
+    /// If `place` lies beyond the end, or there are fewer embeddings than banks.
+    pub fn put(&mut self, place: usize, indices: &[usize], embeddings: &[Tensor<2>]) {
+        assert!(place <= self.indices.len(), "batch {place} of a bank");
+        let end = place == self.indices.len();
+        for (bank, embeddings) in self.embeddings.iter_mut().zip(embeddings) {
+            match end {
+                true => bank.push(embeddings.clone()),
+                false => bank[place] = embeddings.clone(),
+            }
+        }
+        match end {
+            true => self.indices.push(indices.to_vec()),
+            false => self.indices[place] = indices.to_vec(),
+        }
+    }
+
+    /// The batches of a bank, `[B, dim]` each.
+    pub fn batches(&self, bank: usize) -> &[Tensor<2>] {
+        &self.embeddings[bank]
+    }
+
+    /// A bank in one piece, `[N, dim]`.
+    pub fn whole(&self, bank: usize) -> Tensor<2> {
+        Tensor::cat(self.embeddings[bank].clone(), 0)
+    }
+
+    /// The indices of the images, in the order of the rows.
+    pub fn indices(&self) -> impl Iterator<Item = usize> + Clone {
+        self.indices.iter().flatten().copied()
+    }
+
+    /// Rows of a bank.
+    pub fn len(&self) -> usize {
+        self.indices.iter().map(Vec::len).sum()
+    }
+
+    /// Whether nothing has been remembered yet.
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
+    pub(crate) fn save(&self, directory: &Path) -> Result<(), TrainError> {
+        let mut memory = Memory::default();
+        memory.number("batches", self.indices.len() as u64);
+        if !self.is_empty() {
+            for bank in 0..self.embeddings.len() {
+                memory.tensor(format!("bank{bank}"), &self.whole(bank));
+            }
+            let indices: Vec<i32> = self.indices().map(|index| index as i32).collect();
+            memory.integers("indices", &indices);
+        }
+        memory.save(&directory.join(FILE))
+    }
+
+    /// Reads banks of batches of `batch` images and embeddings of `dim` numbers.
+    pub(crate) fn load(
+        &mut self,
+        directory: &Path,
+        [batch, dim]: [usize; 2],
+        device: &Device,
+    ) -> Result<(), TrainError> {
+        let found = Remembered::open(&directory.join(FILE))?;
+        let batches = found.number("batches")? as usize;
+        let mut loaded = Self::new(self.embeddings.len());
+        if batches > 0 {
+            let rows = batches.saturating_mul(batch);
+            for (number, bank) in loaded.embeddings.iter_mut().enumerate() {
+                let whole = found.tensor(&format!("bank{number}"), [rows, dim], device)?;
+                *bank = whole.split(batch, 0);
+            }
+            let indices = found.integers("indices", rows)?;
+            let indices: Vec<usize> = indices.into_iter().map(|index| index as usize).collect();
+            loaded.indices = indices.chunks(batch).map(<[usize]>::to_vec).collect();
+        }
+        *self = loaded;
+        Ok(())
+    }
+}
+
+const FILE: &str = "bank.safetensors";

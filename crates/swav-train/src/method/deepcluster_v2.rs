@@ -1,0 +1,283 @@
+//! DeepCluster-v2: predicting the clusters that k-means found before the epoch (Caron et al., NeurIPS 2020, section
+//! 4 and appendix A.4).
+
+use std::ops::Range;
+use std::path::Path;
+
+use burn::module::ParamId;
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use swav_data::Permutation;
+use swav_model::{Network, Outputs};
+use swav_ot::{centroids_from, spherical_kmeans};
+
+use super::bank::Bank;
+use super::labels::Labels;
+use super::memory::{Memory, Remembered};
+use super::swav::check_temperature;
+use super::{Chance, Draft, Epoch, Method, MethodSettings, Metric, Seen, Targets, prediction_loss};
+use crate::TrainError;
+use crate::plan::{Ledger, Plan, check_prototypes, check_several_crops};
+
+/// Everything DeepCluster-v2 is told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeepclusterV2Plan {
+    /// τ of the softmax over scores.
+    pub temperature: f64,
+    /// Rounds of k-means before an epoch.
+    pub iterations: usize,
+}
+
+impl DeepclusterV2Plan {
+    pub(crate) const HEADS: usize = 3;
+    pub(crate) const FIELDS: &[&str] = &["temperature", "iterations"];
+
+    pub(crate) fn derive(draft: &mut Draft<'_>) -> Self {
+        let wanted = &draft.recipe.method;
+        Self {
+            temperature: wanted.temperature.unwrap_or(0.1),
+            iterations: wanted.iterations.unwrap_or(10),
+        }
+    }
+}
+
+impl MethodSettings for DeepclusterV2Plan {
+    fn check(&self, plan: &Plan, ledger: &mut Ledger) {
+        check_several_crops(plan, ledger);
+        check_temperature(self.temperature, ledger);
+        check_prototypes(plan, ledger);
+        check_clusters(plan, ledger);
+        ledger.require(self.iterations > 0, || {
+            "method.iterations = 0 would leave the clusters at random; 10 is usual".to_string()
+        });
+    }
+
+    fn build(&self, plan: &Plan, _: &Network, _: &Device) -> Box<dyn Method> {
+        Box::new(DeepclusterV2::new(
+            self.clone(),
+            &plan.model.prototypes,
+            plan.data.images,
+            [plan.train.batch_size, plan.model.dim],
+        ))
+    }
+
+    fn describe(&self) -> String {
+        format!(
+            "τ {}, {} rounds of k-means",
+            self.temperature, self.iterations
+        )
+    }
+}
+
+/// Of a method whose clusters are made of the images of one epoch.
+pub(super) fn check_clusters(plan: &Plan, ledger: &mut Ledger) {
+    let rows = plan.train.steps_per_epoch as usize * plan.train.batch_size;
+    for &clusters in &plan.model.prototypes {
+        ledger.require(clusters <= rows || clusters > plan.data.images, || {
+            format!(
+                "model.prototypes = {clusters} is more than the {rows} images that the whole batches of an epoch hold: \
+                 some clusters would stay empty; lower it or train.batch_size"
+            )
+        });
+    }
+}
+
+/// DeepCluster-v2 with its banks and the labels of the epoch.
+#[derive(Debug)]
+pub struct DeepclusterV2 {
+    plan: DeepclusterV2Plan,
+    clusters: Vec<usize>,
+    /// Images of a batch, numbers of an embedding.
+    shape: [usize; 2],
+    bank: Bank,
+    labels: Labels,
+    metrics: Vec<Metric>,
+    batches: usize,
+}
+
+/// Banks that heads take turns with.
+const BANKS: usize = 2;
+
+impl DeepclusterV2 {
+    /// For heads of `clusters` clusters over `images` images, in batches and of embeddings of the given `shape`.
+    pub fn new(
+        plan: DeepclusterV2Plan,
+        clusters: &[usize],
+        images: usize,
+        shape: [usize; 2],
+    ) -> Self {
+        Self {
+            plan,
+            clusters: clusters.to_vec(),
+            shape,
+            bank: Bank::new(BANKS),
+            labels: Labels::none(clusters.len(), images),
+            metrics: Vec::new(),
+            batches: (images / shape[0].max(1)).max(1),
+        }
+    }
+
+    /// The banks.
+    pub fn bank(&self) -> &Bank {
+        &self.bank
+    }
+
+    /// The clusters of the images in this epoch.
+    pub fn labels(&self) -> &Labels {
+        &self.labels
+    }
+}
+
+impl Method for DeepclusterV2 {
+    /// Clusters the banks anew; the centroids become the prototypes.
+    fn before_epoch(
+        &mut self,
+        epoch: &mut Epoch<'_>,
+        mut network: Network,
+    ) -> Result<Network, TrainError> {
+        self.bank.fill(epoch, &network)?;
+        let mut found = Vec::new();
+        for (head, &clusters) in self.clusters.iter().enumerate() {
+            let samples = self.bank.whole(head % BANKS);
+            // Different samples at random, others in each epoch and for each head.
+            let draw = epoch.number * self.clusters.len() as u64 + head as u64;
+            let order = Permutation::new(self.bank.len() as u64, epoch.seed, draw);
+            let chosen: Vec<usize> = (0..clusters as u64).map(|k| order.at(k) as usize).collect();
+            let start = centroids_from(&samples, &chosen);
+            let result = spherical_kmeans(samples, start, self.plan.iterations);
+            let result = result.map_err(|error| {
+                TrainError::Stopped(format!(
+                    "the clusters of epoch {} failed: {error}",
+                    epoch.number
+                ))
+            })?;
+            let prototypes = result.centroids.transpose();
+            network.prototypes = network.prototypes.replace(head, prototypes);
+            found.push(result.assignment);
+        }
+        let before = self.labels.clone();
+        self.labels.assign(self.bank.indices(), &found);
+        self.metrics = self.labels.metrics(&before, &self.clusters);
+        Ok(network)
+    }
+
+    /// The cluster of each image by each head.
+    fn targets(&mut self, seen: &Seen<'_>) -> Targets {
+        let device = seen.embeddings[0].device();
+        let heads = self.clusters.iter().enumerate().map(|(head, &clusters)| {
+            self.labels
+                .distributions(head, seen.indices, clusters, &device)
+        });
+        let targets = Targets(heads.collect());
+        let place = seen.step as usize % self.batches;
+        self.bank
+            .put(place, seen.indices, &seen.embeddings[..BANKS]);
+        targets
+    }
+
+    fn loss(&self, outputs: &Outputs, targets: &Targets, rows: Range<usize>) -> Tensor<1> {
+        heads_loss(outputs, targets, rows, self.plan.temperature)
+    }
+
+    /// The prototypes are the centroids of the epoch.
+    fn frozen(&self, _: u64, network: &Network) -> Vec<ParamId> {
+        network.prototypes.param_ids()
+    }
+
+    fn chance(&self) -> Chance {
+        let entropies = self.clusters.iter().map(|&k| (k as f64).ln());
+        Chance {
+            loss: Some(entropies.sum::<f64>() / self.clusters.len() as f64),
+            from_step: self.batches as u64,
+            remedies: "Try softer augmentation (augment.jitter, larger crop scales), fewer model.prototypes or a \
+                       smaller optimizer.lr",
+        }
+    }
+
+    fn metrics(&self, _: &Targets) -> Vec<Metric> {
+        self.metrics.clone()
+    }
+
+    fn save(&self, directory: &Path) -> Result<(), TrainError> {
+        save_epoch(
+            directory,
+            &self.bank,
+            &self.labels,
+            &self.metrics,
+            Memory::default(),
+        )
+    }
+
+    fn load(&mut self, directory: &Path, device: &Device) -> Result<(), TrainError> {
+        let found = load_epoch(
+            directory,
+            &mut self.bank,
+            &mut self.labels,
+            self.shape,
+            device,
+        )?;
+        self.metrics = found.0;
+        Ok(())
+    }
+}
+
+/// The mean over the heads of what it costs that every crop predicts the targets of its image.
+pub(super) fn heads_loss(
+    outputs: &Outputs,
+    targets: &Targets,
+    rows: Range<usize>,
+    temperature: f64,
+) -> Tensor<1> {
+    let heads = outputs.scores.iter().zip(&targets.0);
+    let losses = heads.map(|(scores, wanted)| {
+        prediction_loss(
+            scores.clone(),
+            wanted.clone().slice(rows.clone()),
+            temperature,
+        )
+    });
+    Tensor::cat(losses.collect(), 0).mean()
+}
+
+const LABELS_FILE: &str = "labels.safetensors";
+const METRICS: [&str; 2] = ["used_clusters", "moved_images"];
+
+/// Writes what the epoch goes by.
+pub(super) fn save_epoch(
+    directory: &Path,
+    bank: &Bank,
+    labels: &Labels,
+    metrics: &[Metric],
+    mut memory: Memory,
+) -> Result<(), TrainError> {
+    for (head, labels) in labels.heads().iter().enumerate() {
+        memory.integers(format!("head{head}"), labels);
+    }
+    for metric in metrics {
+        memory.number(metric.name, metric.value.to_bits());
+    }
+    memory.save(&directory.join(LABELS_FILE))?;
+    bank.save(directory)
+}
+
+/// Reads what [`save_epoch`] wrote.
+pub(super) fn load_epoch(
+    directory: &Path,
+    bank: &mut Bank,
+    labels: &mut Labels,
+    shape: [usize; 2],
+    device: &Device,
+) -> Result<(Vec<Metric>, Remembered), TrainError> {
+    let found = Remembered::open(&directory.join(LABELS_FILE))?;
+    let heads = labels.heads().iter().enumerate();
+    let heads = heads.map(|(head, labels)| found.integers(&format!("head{head}"), labels.len()));
+    *labels = Labels::restore(heads.collect::<Result<_, _>>()?);
+    let numbers = METRICS.iter().filter_map(|&name| {
+        let bits = found.number(name).ok()?;
+        Some(Metric::new(name, f64::from_bits(bits)))
+    });
+    let metrics = numbers.collect();
+    bank.load(directory, shape, device)?;
+    Ok((metrics, found))
+}

@@ -1,0 +1,257 @@
+//! MoCo-v2: telling a key from a queue of others, with a momentum encoder for the keys (He et al., CVPR 2020; Chen
+//! et al., "Improved Baselines with Momentum Contrastive Learning", 2020).
+
+use std::ops::Range;
+use std::path::Path;
+
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Distribution, Int, Tensor};
+use serde::{Deserialize, Serialize};
+use swav_data::Permutation;
+use swav_model::{Network, Outputs};
+
+use super::memory::{Memory, Remembered};
+use super::momentum::Momentum;
+use super::swav::check_temperature;
+use super::{Chance, Draft, Method, MethodSettings, Metric, Queue, Seen, Targets};
+use crate::TrainError;
+use crate::plan::{Ledger, Plan, check_no_prototypes, check_several_crops};
+
+/// Everything MoCo-v2 is told, with every constant resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MocoV2Plan {
+    /// τ of the softmax over similarities.
+    pub temperature: f64,
+    /// m: what the encoder of the keys keeps of itself in each step.
+    pub momentum: f64,
+    /// Keys of earlier batches, a multiple of the batch.
+    pub queue: usize,
+    /// Groups that the keys are passed in, each with batch statistics of its own.
+    pub key_groups: usize,
+}
+
+impl MocoV2Plan {
+    pub(crate) const HEADS: usize = 0;
+    pub(crate) const FIELDS: &[&str] = &["temperature", "momentum", "queue", "key_groups"];
+    const QUEUE: usize = 65_536;
+
+    pub(crate) fn derive(draft: &mut Draft<'_>) -> Self {
+        let (wanted, batch) = (&draft.recipe.method, draft.train.batch_size.max(1));
+        let queue = wanted.queue.clone().unwrap_or_default();
+        let half = (draft.facts.images / 2).min(Self::QUEUE) / batch * batch;
+        if queue.start.is_some() {
+            let problem =
+                "method.queue.start: MoCo's queue is full from the first step; leave it out";
+            draft.ledger.problems.push(problem.to_string());
+        }
+        let length = draft.ledger.or(
+            queue.length.map(|length| length / batch * batch),
+            "method.queue.length",
+            half,
+            "65,536, at most half of the images, in whole batches",
+        );
+        let groups = (batch / 32).clamp(1, 8);
+        Self {
+            temperature: wanted.temperature.unwrap_or(0.2),
+            momentum: wanted.momentum.unwrap_or(0.999),
+            queue: length,
+            key_groups: draft.ledger.or(
+                wanted.key_groups,
+                "method.key_groups",
+                groups,
+                "32 images each, as on a device of the paper's",
+            ),
+        }
+    }
+}
+
+impl MethodSettings for MocoV2Plan {
+    fn check(&self, plan: &Plan, ledger: &mut Ledger) {
+        check_several_crops(plan, ledger);
+        check_no_prototypes(plan, ledger);
+        check_temperature(self.temperature, ledger);
+        ledger.require((0.0..=1.0).contains(&self.momentum), || {
+            format!(
+                "method.momentum = {} must lie in [0, 1]: it is the share of its weights that the encoder of the keys \
+                 keeps in each step",
+                self.momentum
+            )
+        });
+        ledger.require(self.queue > 0, || {
+            format!(
+                "method.queue.length is shorter than a batch of {}: nothing is left to tell keys from; lengthen it or \
+                 lower the batch",
+                plan.train.batch_size
+            )
+        });
+        ledger.require(self.queue <= plan.data.images, || {
+            format!(
+                "method.queue.length = {} is longer than the {} images: every image would be told from older copies \
+                 of itself; shorten it",
+                self.queue, plan.data.images
+            )
+        });
+        ledger.require(
+            self.key_groups >= 1 && 2 * self.key_groups <= plan.train.batch_size,
+            || {
+                format!(
+                    "method.key_groups = {} must leave at least two of the {} images of a batch in each group",
+                    self.key_groups, plan.train.batch_size
+                )
+            },
+        );
+    }
+
+    fn build(&self, plan: &Plan, network: &Network, device: &Device) -> Box<dyn Method> {
+        Box::new(MocoV2::new(self.clone(), plan.train.seed, network, device))
+    }
+
+    fn describe(&self) -> String {
+        format!(
+            "τ {}, momentum {}, {} keys in the queue",
+            self.temperature, self.momentum, self.queue
+        )
+    }
+}
+
+/// MoCo-v2 with its queue and the encoder of the keys. The second crop of an image is the key, the others are
+/// queries.
+#[derive(Debug)]
+pub struct MocoV2 {
+    plan: MocoV2Plan,
+    seed: u64,
+    momentum: Momentum,
+    queue: Queue,
+}
+
+/// The crop that keys are made of.
+const KEY: usize = 1;
+
+impl MocoV2 {
+    /// MoCo-v2 of `network`; the queue begins with random directions.
+    pub fn new(plan: MocoV2Plan, seed: u64, network: &Network, device: &Device) -> Self {
+        let shape = [plan.queue, network.config().dim];
+        let random = Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device);
+        let lengths = random.clone().square().sum_dim(1).sqrt();
+        Self {
+            momentum: Momentum::new(network, plan.momentum),
+            queue: Queue::restore(vec![random / lengths], plan.queue),
+            plan,
+            seed,
+        }
+    }
+
+    /// The queue, `[length, dim]`, newest first.
+    pub fn queue(&self) -> &Tensor<2> {
+        &self.queue.rings()[0]
+    }
+
+    /// The unit keys of a batch, `[B, dim]`. The images are shuffled and passed in groups, so that a query cannot
+    /// know its key by statistics that they share: on one device, what shuffling across devices is for (He et
+    /// al., section 3.3).
+    fn keys(&self, images: Tensor<4>, step: u64) -> Tensor<2> {
+        let [batch, ..] = images.dims();
+        let device = images.device();
+        let order = Permutation::new(batch as u64, self.seed, step);
+        let shuffled: Vec<i64> = (0..batch as u64).map(|i| order.at(i) as i64).collect();
+        let mut places = vec![0_i64; batch];
+        for (place, &image) in shuffled.iter().enumerate() {
+            places[image as usize] = place as i64;
+        }
+        let index = |values: Vec<i64>| Tensor::<1, Int>::from_data(&values[..], &device);
+
+        let network = self.momentum.network();
+        let groups = self.plan.key_groups;
+        let images = images.select(0, index(shuffled));
+        let keys = (0..groups).map(|group| {
+            let rows = group * batch / groups..(group + 1) * batch / groups;
+            let outputs = network.forward(vec![images.clone().slice(rows)]);
+            outputs.embeddings.detach().inner()
+        });
+        Tensor::cat(keys.collect(), 0).select(0, index(places))
+    }
+}
+
+impl Method for MocoV2 {
+    /// All crops but the key.
+    fn shown(&self, crops: &[Tensor<4>], samples: usize) -> Vec<Tensor<4>> {
+        let mut first = 0;
+        let mut shown = Vec::new();
+        for group in crops {
+            let count = group.dims()[0] / samples;
+            if (first..first + count).contains(&KEY) {
+                let key = KEY - first;
+                let before = group.clone().slice(0..key * samples);
+                let after = group.clone().slice((key + 1) * samples..count * samples);
+                let parts = [before, after].into_iter();
+                let parts: Vec<_> = parts.filter(|part| part.dims()[0] > 0).collect();
+                shown.extend((!parts.is_empty()).then(|| Tensor::cat(parts, 0)));
+            } else {
+                shown.push(group.clone());
+            }
+            first += count;
+        }
+        shown
+    }
+
+    fn targets(&mut self, seen: &Seen<'_>) -> Targets {
+        let samples = seen.embeddings[0].dims()[0];
+        let mut first = 0;
+        for group in seen.crops {
+            let count = group.dims()[0] / samples;
+            if (first..first + count).contains(&KEY) {
+                let key = (KEY - first) * samples;
+                let images = group.clone().slice(key..key + samples).inner();
+                return Targets(vec![self.keys(images, seen.step)]);
+            }
+            first += count;
+        }
+        unreachable!("the plan has two crops or more")
+    }
+
+    fn loss(&self, outputs: &Outputs, targets: &Targets, rows: Range<usize>) -> Tensor<1> {
+        let queries = outputs.embeddings.clone();
+        let ([all, dim], batch) = (queries.dims(), rows.len());
+        let keys = targets.0[0].clone().slice(rows).unsqueeze::<3>();
+        let of_keys = queries.clone().reshape([all / batch, batch, dim]) * keys;
+        let of_keys = of_keys.sum_dim(2).reshape([all, 1]);
+        let of_others = queries.matmul(self.queue().clone().transpose());
+        let logits = Tensor::cat(vec![of_keys, of_others], 1) / self.plan.temperature;
+        -log_softmax(logits, 1).narrow(1, 0, 1).mean()
+    }
+
+    fn after_step(&mut self, network: &Network, targets: &Targets) {
+        self.queue.push(&targets.0);
+        self.momentum.follow(network);
+    }
+
+    fn chance(&self) -> Chance {
+        Chance {
+            loss: Some((1.0 + self.plan.queue as f64).ln()),
+            from_step: 0,
+            remedies: "Try a smaller optimizer.lr, a method.momentum nearer to 1, softer augmentation \
+                       (augment.jitter, larger crop scales) or a shorter method.queue",
+        }
+    }
+
+    fn metrics(&self, _: &Targets) -> Vec<Metric> {
+        Vec::new()
+    }
+
+    fn save(&self, directory: &Path) -> Result<(), TrainError> {
+        let mut memory = Memory::default();
+        memory.tensor("keys", self.queue());
+        memory.save(&directory.join(QUEUE_FILE))?;
+        self.momentum.save(directory)
+    }
+
+    fn load(&mut self, directory: &Path, device: &Device) -> Result<(), TrainError> {
+        let found = Remembered::open(&directory.join(QUEUE_FILE))?;
+        let keys = found.tensor("keys", self.queue().dims(), device)?;
+        self.queue = Queue::restore(vec![keys], self.plan.queue);
+        self.momentum.load(directory)
+    }
+}
+
+const QUEUE_FILE: &str = "queue.safetensors";

@@ -1,0 +1,165 @@
+//! Supervised: cross-entropy of every crop with the labels, for comparison; with several labels an image, weak
+//! supervision by tags (Mahajan et al., ECCV 2018: each label of an image has the same share).
+
+use std::ops::Range;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use swav_model::{Network, Outputs};
+
+use super::{Chance, Draft, Method, MethodSettings, Metric, Seen, Targets, prediction_loss};
+use crate::plan::{Ledger, Plan, check_no_prototypes};
+
+/// Everything the classifier is told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SupervisedPlan {
+    /// Classes to tell apart.
+    pub classes: usize,
+    /// Share of a label's weight that goes to all classes alike.
+    pub smoothing: f64,
+}
+
+impl SupervisedPlan {
+    pub(crate) const HEADS: usize = 0;
+    pub(crate) const FIELDS: &[&str] = &["smoothing"];
+
+    pub(crate) fn derive(draft: &mut Draft<'_>) -> Self {
+        Self {
+            classes: draft.facts.classes,
+            smoothing: draft.recipe.method.smoothing.unwrap_or(0.0),
+        }
+    }
+}
+
+impl MethodSettings for SupervisedPlan {
+    fn check(&self, plan: &Plan, ledger: &mut Ledger) {
+        check_no_prototypes(plan, ledger);
+        ledger.require(self.classes >= 2, || {
+            format!(
+                "method.name = \"supervised\" needs images of two classes or more, {} has {}: put each class into \
+                 a folder of its own, or take a method that needs no labels",
+                plan.data.path.display(),
+                match self.classes {
+                    0 => "no labels".to_string(),
+                    _ => "one class".to_string(),
+                }
+            )
+        });
+        ledger.require(self.classes < 2 || plan.model.dim == self.classes, || {
+            format!(
+                "model.dim = {}: the head is the classifier of {} classes; leave the field out",
+                plan.model.dim, self.classes
+            )
+        });
+        ledger.require((0.0..1.0).contains(&self.smoothing), || {
+            format!("method.smoothing = {} must lie in [0, 1)", self.smoothing)
+        });
+    }
+
+    fn build(&self, _: &Plan, _: &Network, _: &Device) -> Box<dyn Method> {
+        Box::new(Supervised {
+            classes: self.classes,
+            smoothing: self.smoothing,
+        })
+    }
+
+    fn describe(&self) -> String {
+        format!(
+            "{} classes, label smoothing {}",
+            self.classes, self.smoothing
+        )
+    }
+}
+
+/// A classifier: what the head gives are its logits.
+#[derive(Clone, Copy, Debug)]
+pub struct Supervised {
+    /// Classes to tell apart.
+    pub classes: usize,
+    /// Share of a label's weight that goes to all classes alike.
+    pub smoothing: f64,
+}
+
+impl Supervised {
+    /// The wanted distributions, `[B, classes]`: an image without labels has zeros, and the others weigh so much
+    /// more that a mean over all is the mean over those with labels.
+    fn wanted(&self, labels: &[Vec<u32>]) -> Vec<f32> {
+        let labelled = labels.iter().filter(|labels| !labels.is_empty()).count();
+        let weight = labels.len() as f64 / labelled.max(1) as f64;
+        let floor = weight * self.smoothing / self.classes as f64;
+        let mut wanted = vec![0.0; labels.len() * self.classes];
+        for (row, labels) in wanted.chunks_exact_mut(self.classes).zip(labels) {
+            if labels.is_empty() {
+                continue;
+            }
+            row.fill(floor as f32);
+            let share = weight * (1.0 - self.smoothing) / labels.len() as f64;
+            for &label in labels {
+                row[label as usize] += share as f32;
+            }
+        }
+        wanted
+    }
+}
+
+impl Method for Supervised {
+    fn targets(&mut self, seen: &Seen<'_>) -> Targets {
+        let shape = [seen.labels.len(), self.classes];
+        let wanted = TensorData::new(self.wanted(seen.labels), shape);
+        let device = seen.embeddings[0].device();
+        Targets(vec![Tensor::from_data(wanted, &device)])
+    }
+
+    fn loss(&self, outputs: &Outputs, targets: &Targets, rows: Range<usize>) -> Tensor<1> {
+        let wanted = targets.0[0].clone().slice(rows);
+        prediction_loss(outputs.projections.clone(), wanted, 1.0)
+    }
+
+    fn chance(&self) -> Chance {
+        Chance {
+            loss: Some((self.classes as f64).ln()),
+            from_step: 0,
+            remedies: "Look whether the labels belong to the images, then try a smaller optimizer.lr or a warm-up",
+        }
+    }
+
+    fn metrics(&self, _: &Targets) -> Vec<Metric> {
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(smoothing: f64, labels: &[Vec<u32>]) -> Vec<f32> {
+        let method = Supervised {
+            classes: 4,
+            smoothing,
+        };
+        method.wanted(labels)
+    }
+
+    #[test]
+    fn labels_share_the_weight_of_their_image() {
+        let rows = wanted(0.0, &[vec![2], vec![0, 3]]);
+        assert_eq!(rows, [0.0, 0.0, 1.0, 0.0, 0.5, 0.0, 0.0, 0.5]);
+    }
+
+    #[test]
+    fn smoothing_gives_a_part_to_every_class_and_keeps_the_sum() {
+        let rows = wanted(0.1, &[vec![1]]);
+        let expected = [0.025, 0.925, 0.025, 0.025];
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-6;
+        assert!(rows.iter().zip(&expected).all(near), "{rows:?}");
+    }
+
+    #[test]
+    fn an_image_without_labels_is_left_out_of_the_mean() {
+        let rows = wanted(0.2, &[vec![1], vec![], vec![0], vec![]]);
+        assert_eq!(rows[4..8], [0.0; 4]);
+        let sum: f32 = rows.iter().sum();
+        assert!((sum - 4.0).abs() < 1e-6, "{rows:?}");
+    }
+}
