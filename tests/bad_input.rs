@@ -509,7 +509,7 @@ fn settings_that_cannot_work_are_refused_by_the_name_of_their_field() {
             (&["method.iterations=0"], &["method.iterations = 0"]),
             (&["method.assign=[2]"], &["method.assign", "crop 2"]),
             (&["method.assign=[]"], &["method.assign"]),
-            (&["method.name=simclr"], &["method.name", "simclr"]),
+            (&["method.name=byol"], &["method.name", "simclr"]),
             (&["optimizer.lr=-1"], &["optimizer.lr = -1"]),
             (&["optimizer.lr=inf"], &["optimizer.lr = inf"]),
             (&["optimizer.momentum=1"], &["optimizer.momentum = 1"]),

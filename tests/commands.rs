@@ -905,3 +905,21 @@ fn duplicates_and_small_images_alone_are_no_fault() {
         (&1.into(), &7.into())
     );
 }
+
+#[test]
+fn random_weights_are_saved_and_measured_without_training() {
+    let space = Space::new();
+    space.classes("set", &["a", "b"], 8);
+    let output = space
+        .swav("train --data set --out run --json")
+        .sets(&["method.name=random", "train.batch_size=8"])
+        .run()
+        .succeeded();
+    assert_eq!(space.checkpoints("run"), ["step-00000000"]);
+    assert!(output.json()["knn"].as_f64().is_some(), "{}", output.told());
+    space
+        .swav("embed run --data set --out f.npy")
+        .run()
+        .succeeded();
+    space.swav("train --resume --out run").run().succeeded();
+}

@@ -57,6 +57,18 @@ impl Case {
         Self { space, settings }
     }
 
+    /// A case of another method, which has what prototypes it likes.
+    fn of_method(settings: &[&'static str]) -> Self {
+        let mut case = Self::new(settings);
+        let swavs_own = |setting: &&str| {
+            setting.starts_with("model.prototypes") || setting.starts_with("method.freeze")
+        };
+        let own = case.settings.split_off(TINY.len());
+        case.settings.retain(|setting| !swavs_own(setting));
+        case.settings.extend(own);
+        case
+    }
+
     fn start(&self, run: &str) -> common::Call {
         self.space
             .swav(&format!("train --data set --out {run}"))
@@ -147,11 +159,13 @@ impl Case {
     /// Kills runs before their first checkpoint, in the middle of an epoch, several times, and
     /// almost at the end.
     fn survives_being_killed(&self) {
+        self.survives_being_killed_at(&[&[1], &[4], &[7, 13], &[3, 6, 28]]);
+    }
+
+    /// The same, for each of the lists of steps `kills`.
+    fn survives_being_killed_at(&self, kills: &[&[u64]]) {
         let reference = self.reference();
-        for (i, at) in [&[1][..], &[4], &[7, 13], &[3, 6, 28]]
-            .into_iter()
-            .enumerate()
-        {
+        for (i, at) in kills.iter().enumerate() {
             let run = format!("killed-{i}");
             self.killed(&run, at);
             assert_eq!(self.space.losses(&run), reference, "killed at {at:?}");
@@ -209,6 +223,66 @@ impl Case {
 #[test]
 fn a_run_with_momentum_and_frozen_prototypes_survives_being_killed() {
     Case::new(SGD).survives_being_killed();
+}
+
+/// Killed in the first epoch, in the middle of others, and where one ends and the next is prepared.
+const KILLS: &[&[u64]] = &[&[1], &[5], &[7, 15, 19]];
+
+#[test]
+fn deepcluster_survives_being_killed() {
+    let settings = [
+        "method.name=deepcluster-v2",
+        "model.prototypes=[4, 6, 4]",
+        "train.accumulate=2",
+    ];
+    Case::of_method(&settings).survives_being_killed_at(KILLS);
+}
+
+#[test]
+fn sela_survives_being_killed() {
+    let settings = [
+        "method.name=sela-v2",
+        "model.prototypes=[4, 6]",
+        "method.freeze=7 steps",
+    ];
+    Case::of_method(&settings).survives_being_killed_at(KILLS);
+}
+
+#[test]
+fn sela_with_soft_labels_survives_being_killed() {
+    let settings = [
+        "method.name=sela-v2",
+        "model.prototypes=[4]",
+        "method.labels=soft",
+        "crops=[{count=2,size=40,scale=[0.3,1.0]},{count=1,size=32,scale=[0.1,0.4]}]",
+    ];
+    Case::of_method(&settings).survives_being_killed_at(KILLS);
+}
+
+#[test]
+fn simclr_survives_being_killed() {
+    let settings = ["method.name=simclr", "train.accumulate=2"];
+    Case::of_method(&settings).survives_being_killed_at(KILLS);
+}
+
+#[test]
+fn moco_survives_being_killed() {
+    let settings = [
+        "method.name=moco-v2",
+        "method.momentum=0.9",
+        "method.key_groups=2",
+        "crops=[{count=2,size=40,scale=[0.3,1.0]},{count=1,size=32,scale=[0.1,0.4]}]",
+    ];
+    Case::of_method(&settings).survives_being_killed_at(KILLS);
+}
+
+#[test]
+fn a_classifier_survives_being_killed() {
+    let mut case = Case::of_method(&["method.name=supervised", "method.smoothing=0.1"]);
+    let is_of_the_head =
+        |setting: &&str| setting.starts_with("model.dim") || setting.starts_with("model.hidden");
+    case.settings.retain(|setting| !is_of_the_head(setting));
+    case.survives_being_killed_at(KILLS);
 }
 
 #[test]

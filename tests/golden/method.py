@@ -292,19 +292,12 @@ def golden_schedule():
     return out
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def write_or_check(files, description):
+    """Writes method_NAME.safetensors for each entry; with --check compares with what is there instead."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--check", action="store_true", help="compare with the committed files")
     check = parser.parse_args().check
     torch.set_num_threads(1)
-
-    files = {
-        "sinkhorn": golden_sinkhorn,
-        "swav": golden_swav,
-        "larc": golden_larc,
-        "optimizers": golden_optimizers,
-        "schedule": golden_schedule,
-    }
     for name, make in files.items():
         path = HERE / f"method_{name}.safetensors"
         tensors = {key: np.ascontiguousarray(value) for key, value in make().items()}
@@ -320,4 +313,13 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    write_or_check(
+        {
+            "sinkhorn": golden_sinkhorn,
+            "swav": golden_swav,
+            "larc": golden_larc,
+            "optimizers": golden_optimizers,
+            "schedule": golden_schedule,
+        },
+        __doc__.splitlines()[0],
+    )

@@ -16,9 +16,10 @@ pub struct Args {
 }
 
 /// Each script with its arguments, run where it lies.
-const SCRIPTS: [&[&str]; 3] = [
+const SCRIPTS: [&[&str]; 4] = [
     &["augment.py", "--out", "augment.safetensors"],
     &["method.py"],
+    &["methods.py"],
     &["model.py"],
 ];
 

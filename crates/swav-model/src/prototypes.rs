@@ -81,8 +81,14 @@ impl Prototypes {
         assert_eq!(expected, found, "prototypes of head {head}");
         *weight = weight.clone().map(|old| {
             let tracked = old.is_require_grad();
-            let values = values.to_device(&old.device());
-            values.detach().set_require_grad(tracked)
+            let device = old.device();
+            // As a checkpoint has them, row by row: a product rounds otherwise on a turned view.
+            let values = Tensor::from_data(values.into_data(), &device.clone().inner());
+            if device.is_autodiff() {
+                values.autodiff().set_require_grad(tracked)
+            } else {
+                values
+            }
         });
         self
     }

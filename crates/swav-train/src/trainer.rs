@@ -255,9 +255,8 @@ impl Trainer {
         let mut epoch = Epoch {
             number,
             seed: train.seed,
-            batches: [train.steps_per_epoch as usize, train.batch_size],
             device: &device,
-            embed: &mut |network, crops, sink| pass.run(network, crops, sink),
+            pass: &mut |network, crops, sink| pass.run(network, crops, sink),
         };
         let network = self.state.network.clone();
         match self.state.method.before_epoch(&mut epoch, network) {

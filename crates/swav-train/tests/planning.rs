@@ -1,7 +1,7 @@
 //! From recipes and facts to plans: what is derived, and what is refused.
 
 use swav_train::config::OptimizerName;
-use swav_train::method::SwavPlan;
+use swav_train::method::{MethodName, SwavPlan};
 use swav_train::{Facts, Plan, Recipe, TrainError};
 
 const CIFAR: Facts = Facts {
@@ -190,4 +190,140 @@ fn a_plan_reads_back_what_it_wrote() {
     std::fs::write(&path, "version = 1\n").unwrap();
     let error = Plan::load(&path).unwrap_err().to_string();
     assert!(error.contains("version 1"), "{error}");
+}
+
+/// A plan of a method on CIFAR-10.
+fn of(method: &str, settings: &[&str]) -> Result<Plan, TrainError> {
+    let name = format!("method.name={method}");
+    let settings: Vec<&str> = std::iter::once(name.as_str())
+        .chain(settings.iter().copied())
+        .collect();
+    plan(&settings, &CIFAR)
+}
+
+#[test]
+fn every_method_can_be_planned_without_a_recipe() {
+    for method in MethodName::ALL {
+        let plan = of(method.as_str(), &[]).unwrap();
+        assert_eq!(plan.method.name(), *method);
+        assert_eq!(
+            plan.train.steps == 0,
+            *method == MethodName::Random,
+            "{method}"
+        );
+    }
+    let heads = |method| of(method, &[]).unwrap().model.prototypes.len();
+    assert_eq!(
+        ["swav", "deepcluster-v2", "sela-v2", "simclr"].map(heads),
+        [1, 3, 3, 0]
+    );
+    let classifier = of("supervised", &[]).unwrap().model;
+    assert_eq!((classifier.hidden, classifier.dim), (0, 10));
+}
+
+#[test]
+fn a_plan_of_every_method_reads_back_what_it_wrote() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("plan.toml");
+    for method in MethodName::ALL {
+        let mut plan = of(method.as_str(), &[]).unwrap();
+        plan.save(&path).unwrap();
+        plan.notes.clear();
+        assert_eq!(Plan::load(&path).unwrap(), plan, "{method}");
+    }
+}
+
+#[test]
+fn what_cannot_work_for_a_method_is_refused_with_the_reason() {
+    for (method, settings, wanted) in [
+        (
+            "simclr",
+            &["method.epsilon=0.05"][..],
+            "method.epsilon means nothing to simclr",
+        ),
+        (
+            "simclr",
+            &["model.prototypes=[10]"],
+            "simclr has no prototypes",
+        ),
+        (
+            "simclr",
+            &["crops=[{count=1, size=32, scale=[0.1, 1.0]}]"],
+            "at least two",
+        ),
+        (
+            "moco-v2",
+            &["method.momentum=1.5"],
+            "method.momentum = 1.5 must lie in [0, 1]",
+        ),
+        (
+            "moco-v2",
+            &["method.momentum=-0.1"],
+            "method.momentum = -0.1",
+        ),
+        (
+            "moco-v2",
+            &["method.queue.length=65536"],
+            "longer than the 50000 images",
+        ),
+        (
+            "moco-v2",
+            &["method.queue.length=10"],
+            "shorter than a batch",
+        ),
+        (
+            "moco-v2",
+            &["method.key_groups=200"],
+            "method.key_groups = 200",
+        ),
+        (
+            "moco-v2",
+            &["method.queue.start=1 epochs"],
+            "method.queue.start",
+        ),
+        ("supervised", &["method.smoothing=1.0"], "method.smoothing"),
+        ("supervised", &["model.dim=12"], "classifier of 10 classes"),
+        (
+            "deepcluster-v2",
+            &["model.prototypes=[60000]"],
+            "more than the 50000 images",
+        ),
+        (
+            "deepcluster-v2",
+            &["train.batch_size=30000", "model.prototypes=[40000]"],
+            "whole batches of an epoch",
+        ),
+        (
+            "deepcluster-v2",
+            &["method.iterations=0"],
+            "method.iterations",
+        ),
+        (
+            "sela-v2",
+            &["model.prototypes=[60000]"],
+            "more than the 50000 images",
+        ),
+        ("sela-v2", &["method.labels=fuzzy"], "fuzzy"),
+        ("sela-v2", &["model.prototypes=[]"], "model.prototypes"),
+        ("random", &["train.epochs=2"], "train.epochs = 2"),
+    ] {
+        let error = of(method, settings).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+        assert!(
+            error.to_string().contains(wanted),
+            "{method} {settings:?}: {error}"
+        );
+    }
+    let unlabelled = refusal(&["method.name=supervised"], &FOLDER);
+    assert!(unlabelled.contains("no labels"), "{unlabelled}");
+}
+
+#[test]
+fn a_problem_that_several_heads_share_is_told_once() {
+    let text = of("deepcluster-v2", &["model.prototypes=[1, 1, 1]"]).unwrap_err();
+    assert_eq!(
+        text.to_string().matches("at least two").count(),
+        1,
+        "{text}"
+    );
 }

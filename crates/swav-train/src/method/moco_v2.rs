@@ -211,14 +211,9 @@ impl Method for MocoV2 {
     }
 
     fn loss(&self, outputs: &Outputs, targets: &Targets, rows: Range<usize>) -> Tensor<1> {
+        let keys = targets.0[0].clone().slice(rows);
         let queries = outputs.embeddings.clone();
-        let ([all, dim], batch) = (queries.dims(), rows.len());
-        let keys = targets.0[0].clone().slice(rows).unsqueeze::<3>();
-        let of_keys = queries.clone().reshape([all / batch, batch, dim]) * keys;
-        let of_keys = of_keys.sum_dim(2).reshape([all, 1]);
-        let of_others = queries.matmul(self.queue().clone().transpose());
-        let logits = Tensor::cat(vec![of_keys, of_others], 1) / self.plan.temperature;
-        -log_softmax(logits, 1).narrow(1, 0, 1).mean()
+        key_loss(queries, keys, self.queue().clone(), self.plan.temperature)
     }
 
     fn after_step(&mut self, network: &Network, targets: &Targets) {
@@ -255,3 +250,29 @@ impl Method for MocoV2 {
 }
 
 const QUEUE_FILE: &str = "queue.safetensors";
+
+/// How well queries tell their keys from others: with unit `queries` `[C·B, dim]`, crop-major, `keys` `[B, dim]` and
+/// others in the `queue` `[L, dim]`, the mean of
+///
+/// ```text
+/// −log[ exp(q·k⁺/τ) / (exp(q·k⁺/τ) + Σ_l exp(q·k_l/τ)) ]
+/// ```
+///
+/// as `[1]` (He et al., CVPR 2020, equation 1).
+///
+/// # Panics
+/// If the rows of the queries are not a multiple of those of the keys.
+pub fn key_loss(
+    queries: Tensor<2>,
+    keys: Tensor<2>,
+    queue: Tensor<2>,
+    temperature: f64,
+) -> Tensor<1> {
+    let ([rows, dim], [batch, _]) = (queries.dims(), keys.dims());
+    assert_eq!(rows % batch, 0, "{rows} queries for {batch} keys");
+    let own = queries.clone().reshape([rows / batch, batch, dim]) * keys.unsqueeze();
+    let own = own.sum_dim(2).reshape([rows, 1]);
+    let others = queries.matmul(queue.transpose());
+    let logits = Tensor::cat(vec![own, others], 1) / temperature;
+    -log_softmax(logits, 1).narrow(1, 0, 1).mean()
+}

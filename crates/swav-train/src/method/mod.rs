@@ -31,7 +31,8 @@ pub use bank::Bank;
 pub use deepcluster_v2::{DeepclusterV2, DeepclusterV2Plan};
 pub use labels::Labels;
 pub use loss::prediction_loss;
-pub use moco_v2::{MocoV2, MocoV2Plan};
+pub use moco_v2::{MocoV2, MocoV2Plan, key_loss};
+pub use momentum::Momentum;
 pub(crate) use plan::{Draft, MethodSettings};
 pub use plan::{MethodName, MethodPlan};
 pub use queue::Queue;
@@ -133,17 +134,15 @@ pub struct Epoch<'a> {
     pub number: u64,
     /// The seed of the run.
     pub seed: u64,
-    /// Batches of an epoch, and images of a batch.
-    pub batches: [usize; 2],
     /// Where it runs, without gradients.
     pub device: &'a Device,
-    /// Runs a network over all batches of the epoch without learning.
-    pub(crate) embed: &'a mut Embed<'a>,
+    /// What [`embed`](Self::embed) calls.
+    pub pass: &'a mut Pass<'a>,
 }
 
-/// Runs a network over the images; hands on, for each batch, the images' indices and the unit embeddings
+/// Runs a network over all batches of an epoch; hands on, for each, the images' indices and the unit embeddings
 /// `[B, dim]` of each of the first crops.
-pub(crate) type Embed<'a> = dyn FnMut(&Network, usize, &mut dyn FnMut(&[usize], &[Tensor<2>])) -> Result<(), TrainError>
+pub type Pass<'a> = dyn FnMut(&Network, usize, &mut dyn FnMut(&[usize], &[Tensor<2>])) -> Result<(), TrainError>
     + 'a;
 
 impl Epoch<'_> {
@@ -159,7 +158,7 @@ impl Epoch<'_> {
         crops: usize,
         sink: &mut dyn FnMut(&[usize], &[Tensor<2>]),
     ) -> Result<(), TrainError> {
-        (self.embed)(network, crops, sink)
+        (self.pass)(network, crops, sink)
     }
 }
 

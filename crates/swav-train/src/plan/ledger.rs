@@ -56,8 +56,13 @@ impl Ledger {
     }
 
     pub(crate) fn require(&mut self, holds: bool, problem: impl FnOnce() -> String) {
-        if !holds {
-            self.problems.push(problem());
+        if holds {
+            return;
+        }
+        // Heads alike have one problem, not three.
+        let problem = problem();
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
         }
     }
 }
