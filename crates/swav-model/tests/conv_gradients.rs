@@ -153,6 +153,13 @@ fn output_and_gradients_are_burns_in_the_layers_of_resnets() {
         (300, 40, 8, 1, 1, 1),
         (256, 64, 12, 1, 1, 1),
         (16, 7, 8, 1, 1, 1),
+        // As linear layers.
+        (128, 256, 3, 3, 1, 1),
+        (128, 256, 3, 3, 2, 1),
+        (256, 256, 2, 3, 1, 1),
+        (256, 512, 2, 3, 2, 1),
+        (512, 512, 1, 3, 1, 1),
+        (512, 2048, 1, 1, 1, 1),
         (600, 300, 3, 1, 1, 1),
         (300, 600, 3, 3, 1, 1),
         (128, 128, 12, 3, 1, 32),
@@ -257,6 +264,23 @@ fn the_number_of_threads_changes_no_bit() {
         Case {
             kernel: 1,
             padding: 0,
+            ..base
+        },
+        // Linear layers with many images, inputs and outputs, which threads share.
+        Case {
+            images: 700,
+            inputs: 300,
+            outputs: 200,
+            height: 1,
+            width: 1,
+            ..base
+        },
+        Case {
+            images: 300,
+            inputs: 128,
+            outputs: 200,
+            height: 2,
+            width: 2,
             ..base
         },
     ] {

@@ -186,12 +186,12 @@ fn mocos_keys_are_those_of_the_momentum_network_in_the_order_of_the_images_and_b
             .collect();
         assert!(lengths.iter().all(|length| (length - 1.0).abs() < 1e-5));
 
-        let shown = method.shown(&[crops.clone()], 6);
+        let shown = method.shown(std::slice::from_ref(&crops), 6);
         assert_eq!(shown[0].to_data(), crops.clone().slice(0..6).to_data());
         let targets = method.targets(&Seen {
             step: 4,
             network: &network,
-            crops: &[crops.clone()],
+            crops: std::slice::from_ref(&crops),
             embeddings: &embeddings,
             indices: &[],
             labels: &[],

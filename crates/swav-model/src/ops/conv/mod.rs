@@ -11,7 +11,8 @@
 //! ```
 //!
 //! X is nine times the input for a 3×3 kernel, and on the small maps and few channels of a slim
-//! network writing it costs as much as multiplying. Here it is never written: see [`panel`].
+//! network writing it costs as much as multiplying. Here it is never written: see [`panel`]. Maps of a few
+//! pixels need no patches at all: see [`dense`].
 //!
 //! # Determinism
 //! Work is cut into chunks by the shapes alone, each output is computed by one task in a fixed order,
@@ -19,11 +20,13 @@
 //! nothing, not even the last bit. Another instruction set does.
 
 mod correlation;
+mod dense;
 mod kernel;
 mod panel;
 mod plan;
 
 use correlation::{Correlation, Shared, Taps, Target, Weights};
+use dense::Dense;
 use panel::Maps;
 
 /// The numbers that define a convolution of `[images, inputs, height, width]` with weights
@@ -142,6 +145,9 @@ pub(crate) fn forward(shape: &ConvShape, x: &[f32], weight: &[f32]) -> Vec<f32> 
     if shape.is_empty() || correlation.taps() == 0 {
         return vec![0.0; shape.output_len()];
     }
+    if let Some(dense) = Dense::of(shape) {
+        return dense.forward(x, weight);
+    }
     let taps = shape.kernel * shape.kernel;
     let inputs = shape.inputs / shape.groups;
     let weights = Weights {
@@ -176,6 +182,9 @@ pub(crate) fn input_gradient(shape: &ConvShape, dy: &[f32], weight: &[f32]) -> V
     let len = shape.input_len();
     if shape.is_empty() {
         return vec![0.0; len];
+    }
+    if let Some(dense) = Dense::of(shape) {
+        return dense.input_gradient(dy, weight);
     }
     let maps = shape.output(dy);
     let stride = shape.stride;
@@ -230,6 +239,11 @@ pub(crate) fn input_gradient(shape: &ConvShape, dy: &[f32], weight: &[f32]) -> V
 /// # Panics
 /// If a slice has another length than `shape` says.
 pub(crate) fn weight_gradient(shape: &ConvShape, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    if !shape.is_empty()
+        && let Some(dense) = Dense::of(shape)
+    {
+        return dense.weight_gradient(x, dy);
+    }
     let correlation = shape.correlation();
     let mut dw = vec![0.0; shape.weight_len()];
     if !shape.is_empty() && correlation.taps() > 0 {
