@@ -1036,3 +1036,29 @@ fn a_reader_of_stderr_that_has_gone_away_does_not_end_training() {
     assert_eq!(space.losses("out").len(), 6);
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "out");
 }
+
+#[test]
+fn a_classifier_without_labels_or_with_settings_that_cannot_work_is_refused() {
+    let space = trained();
+    space.flat("unlabelled", 4);
+    for (call, told) in [
+        (
+            "--train unlabelled --test unlabelled",
+            &["unlabelled", "two classes"][..],
+        ),
+        ("--test unlabelled", &["unlabelled", "classes"]),
+        ("--test set --labels 0%", &["0%", "share of the labels"]),
+        ("--test set --labels many", &["many", "10%"]),
+        ("--test set --lr=-1", &["--lr -1"]),
+        ("--test set --lr=NaN", &["--lr NaN"]),
+        ("--test set --epochs 0", &["--epochs"]),
+        ("--test set --batch-size 0", &["--batch-size"]),
+    ] {
+        let call = format!("eval linear run {call}");
+        space.swav(&call).run().failed(2, told);
+    }
+    space
+        .swav("eval linear run --test set --lr 1e30")
+        .run()
+        .failed(5, &["no finite number", "--lr"]);
+}

@@ -923,3 +923,43 @@ fn random_weights_are_saved_and_measured_without_training() {
         .succeeded();
     space.swav("train --resume --out run").run().succeeded();
 }
+
+#[test]
+fn a_linear_classifier_is_trained_judged_and_kept() {
+    let space = Space::new();
+    space.classes("set", &["a", "b", "c"], 12);
+    space.classes("test", &["a", "b", "c"], 4);
+    space
+        .swav("train --data set --test test --out run")
+        .sets(TINY)
+        .run()
+        .succeeded();
+    let call = "eval linear run --epochs 12 --batch-size 8 --labels 50% --out linear --json";
+    let output = space.swav(call).run().succeeded();
+    let told = output.json();
+    assert_eq!(told["images"], 18);
+    assert_eq!(told["epochs"].as_array().map(Vec::len), Some(12));
+    let confusion = told["scores"]["confusion"].as_array().unwrap();
+    let judged: u64 = confusion
+        .iter()
+        .flat_map(|row| row.as_array().unwrap())
+        .map(|count| count.as_u64().unwrap())
+        .sum();
+    assert_eq!(judged, 12);
+    assert!(told["scores"]["top1"].as_f64() <= told["best"]["top1"].as_f64());
+
+    let images = std::fs::read_to_string(space.path("linear/images.txt")).unwrap();
+    for class in ["a", "b", "c"] {
+        let of_class = |line: &&str| line.contains(&format!("set/{class}/"));
+        assert_eq!(images.lines().filter(of_class).count(), 6, "{images}");
+    }
+    let csv = std::fs::read_to_string(space.path("linear/confusion.csv")).unwrap();
+    assert!(csv.starts_with("class,\"a\",\"b\",\"c\"\n\"a\","), "{csv}");
+    let kept = std::fs::read_to_string(space.path("linear/linear.json")).unwrap();
+    let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    assert_eq!(kept, told);
+
+    // The same again, to the last digit.
+    let again = space.swav(call).run().succeeded().json();
+    assert_eq!(again, told);
+}

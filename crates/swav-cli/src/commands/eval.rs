@@ -28,16 +28,7 @@ struct Report<'a> {
 pub fn eval_knn(args: &Knn, stop: &Stop) -> anyhow::Result<()> {
     let configs = configs(&args.k, &args.temperature)?;
     let (plan, checkpoint) = setup::trained(&args.run)?;
-    let train = open(args.train.as_deref(), &plan.data.path, plan.data.format)?;
-    let test_path = args
-        .test
-        .as_deref()
-        .or(plan.data.test.as_deref())
-        .ok_or_else(|| {
-            TrainError::Recipe("the run has no test images: give --test PATH".to_string())
-        })?;
-    let test = data::open(test_path, Format::Auto)?;
-    setup::same_classes(train.as_ref(), test.as_ref(), test_path)?;
+    let [train, test] = sets(&plan, args.train.as_deref(), args.test.as_deref())?;
 
     let device = args.device.device.open()?.device;
     let network = if args.untrained {
@@ -82,6 +73,21 @@ pub fn eval_knn(args: &Knn, stop: &Stop) -> anyhow::Result<()> {
         )
     }));
     print(&lines.join("\n"))
+}
+
+/// The labelled sets of an evaluation: those given, or else the run's own.
+pub fn sets(
+    plan: &Plan,
+    train: Option<&Path>,
+    test: Option<&Path>,
+) -> Result<[Arc<dyn Source>; 2], TrainError> {
+    let train = open(train, &plan.data.path, plan.data.format)?;
+    let test_path = test.or(plan.data.test.as_deref()).ok_or_else(|| {
+        TrainError::Recipe("the run has no test images: give --test PATH".to_string())
+    })?;
+    let test = data::open(test_path, Format::Auto)?;
+    setup::same_classes(train.as_ref(), test.as_ref(), test_path)?;
+    Ok([train, test])
 }
 
 fn open(

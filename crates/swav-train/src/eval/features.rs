@@ -53,6 +53,19 @@ impl Features {
         &self.values[i * self.dim..(i + 1) * self.dim]
     }
 
+    /// The rows that have a label, `[rows, dim]`, and their labels.
+    pub fn labelled(&self) -> (Vec<f32>, Vec<u32>) {
+        let mut rows = Vec::with_capacity(self.values.len());
+        let mut labels = Vec::with_capacity(self.len());
+        for (i, label) in self.labels.iter().enumerate() {
+            if let Some(label) = label {
+                rows.extend_from_slice(self.row(i));
+                labels.push(*label);
+            }
+        }
+        (rows, labels)
+    }
+
     fn append(&mut self, mut other: Self) {
         self.dim = other.dim;
         self.values.append(&mut other.values);
@@ -197,6 +210,11 @@ pub struct Subset {
 }
 
 impl Subset {
+    /// The images `indices` of `source`.
+    pub fn of(source: Arc<dyn Source>, indices: Vec<usize>) -> Self {
+        Self { source, indices }
+    }
+
     /// At most `limit` images, evenly spread over `source`.
     pub fn spread(source: Arc<dyn Source>, limit: usize) -> Self {
         let count = limit.min(source.len());

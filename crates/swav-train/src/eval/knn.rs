@@ -52,7 +52,7 @@ pub fn knn(
     configs: &[KnnConfig],
     device: &Device,
 ) -> Result<Vec<KnnAccuracy>, TrainError> {
-    let (bank_rows, bank_labels) = labelled(bank);
+    let (bank_rows, bank_labels) = bank.labelled();
     let (rows, labels) = match queries {
         Queries::Of(features) if features.dim != bank.dim && !features.is_empty() => {
             return Err(TrainError::Recipe(format!(
@@ -60,7 +60,7 @@ pub fn knn(
                 features.dim, bank.dim
             )));
         }
-        Queries::Of(features) => labelled(features),
+        Queries::Of(features) => features.labelled(),
         Queries::LeaveOneOut => (bank_rows.clone(), bank_labels.clone()),
     };
     if bank_labels.is_empty() || labels.is_empty() {
@@ -112,19 +112,6 @@ pub fn knn(
 
 /// Queries whose similarities are held at a time.
 const BLOCK: usize = 256;
-
-/// The rows that have a label, and their labels.
-fn labelled(features: &Features) -> (Vec<f32>, Vec<u32>) {
-    let mut rows = Vec::with_capacity(features.values.len());
-    let mut labels = Vec::with_capacity(features.len());
-    for (i, label) in features.labels.iter().enumerate() {
-        if let Some(label) = label {
-            rows.extend_from_slice(features.row(i));
-            labels.push(*label);
-        }
-    }
-    (rows, labels)
-}
 
 /// `[rows, dim]` on the device, each row of unit length.
 fn unit_rows(values: Vec<f32>, dim: usize, device: &Device) -> Tensor<2> {

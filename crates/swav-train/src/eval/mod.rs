@@ -1,10 +1,16 @@
-//! Measuring features and carrying them away: extraction, kNN, files.
+//! Measuring features and carrying them away: extraction, kNN, linear classification, files.
 
 mod features;
 mod knn;
+mod linear;
 mod rows;
+mod scores;
+mod share;
 
 pub(crate) use features::read;
 pub use features::{Extraction, Features, Layer, Subset};
 pub use knn::{KnnAccuracy, KnnConfig, Queries, knn};
+pub use linear::{LinearConfig, LinearEpoch, LinearResult, linear};
 pub use rows::{RowFormat, RowWriter};
+pub use scores::Scores;
+pub use share::Share;
