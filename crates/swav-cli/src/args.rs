@@ -44,6 +44,9 @@ pub enum Command {
     Eval(Eval),
     /// Write the features of images to a file.
     Embed(Embed),
+    /// Write the weights of a run for other programs.
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export(Export),
     /// Look after a set of images: find what is wrong with it, pack it into tar shards.
     #[command(subcommand)]
     Data(Data),
@@ -229,6 +232,43 @@ pub struct Linear {
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+const EXPORT_EXAMPLES: &str = "Examples:\n  \
+    swav export runs/a --to torchvision --out resnet50.safetensors\n  \
+    swav export runs/a --to onnx --out resnet50.onnx\n\n\
+    In Python:\n  \
+    model = torchvision.models.resnet50()\n  \
+    model.fc = torch.nn.Identity()\n  \
+    model.load_state_dict(safetensors.torch.load_file(\"resnet50.safetensors\"))";
+
+/// `swav export`
+#[derive(Debug, Args)]
+pub struct Export {
+    /// A run directory, or one checkpoint of a run.
+    pub run: PathBuf,
+    /// What is written.
+    #[arg(long, value_enum)]
+    pub to: ExportFormat,
+    /// The file; an existing one is replaced.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The formats that weights are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// The backbone as SafeTensors under torchvision's names.
+    Torchvision,
+    /// Backbone, head and prototypes as SafeTensors.
+    Safetensors,
+    /// Backbone and head as a graph, for any size of batch and image.
+    Onnx,
+    /// Everything in Burn's own format.
+    Burnpack,
 }
 
 /// `swav embed`

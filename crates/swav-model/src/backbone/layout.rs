@@ -5,18 +5,18 @@ use super::{BackboneConfig, Stem};
 use crate::conv::ConvSpec;
 
 /// Every convolution of a backbone, in the order of its blocks.
-pub(super) struct Layout {
-    pub(super) stem: ConvSpec,
-    pub(super) pool: bool,
-    pub(super) stages: [Vec<BlockSpec>; 4],
+pub(crate) struct Layout {
+    pub(crate) stem: ConvSpec,
+    pub(crate) pool: bool,
+    pub(crate) stages: [Vec<BlockSpec>; 4],
 }
 
 /// The convolutions of one residual block.
-pub(super) struct BlockSpec {
+pub(crate) struct BlockSpec {
     /// Two in a basic block, three in a bottleneck.
-    pub(super) convs: Vec<ConvSpec>,
+    pub(crate) convs: Vec<ConvSpec>,
     /// The shortcut's 1×1 convolution, where the shape changes.
-    pub(super) downsample: Option<ConvSpec>,
+    pub(crate) downsample: Option<ConvSpec>,
 }
 
 /// Channels of the first stage of an unwidened ResNet.
@@ -29,7 +29,7 @@ impl BackboneConfig {
         (base.round() as usize).max(1) << stage
     }
 
-    pub(super) fn layout(&self) -> Layout {
+    pub(crate) fn layout(&self) -> Layout {
         let entry = self.name.entry();
         let stem = ConvSpec {
             input: 3,

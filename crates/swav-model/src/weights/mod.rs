@@ -3,7 +3,8 @@
 //! | functions | format | for |
 //! |---|---|---|
 //! | [`save`], [`load`], [`describe`] | burnpack, Burn's own | going on: it keeps parameter ids, which the optimizer's state refers to |
-//! | [`save_safetensors`], [`load_safetensors`], [`load_backbone_safetensors`] | SafeTensors under torchvision's names | exchange: PyTorch loads it, and what it saves is loaded |
+//! | [`save_safetensors`], [`save_backbone_safetensors`], [`load_safetensors`], [`load_backbone_safetensors`] | SafeTensors under torchvision's names | exchange: PyTorch loads it, and what it saves is loaded |
+//! | [`save_onnx`] | ONNX, a graph with its weights | running elsewhere |
 //! | [`export`], [`import`], [`import_backbone`] | no file: tensors by torchvision's names | everything else |
 //!
 //! Both formats hold the batch norms' running statistics as of the last forward pass, also when the
@@ -23,6 +24,7 @@
 
 mod burnpack;
 mod names;
+mod onnx;
 mod safetensors;
 mod transfer;
 
@@ -34,7 +36,10 @@ use burn::tensor::TensorData;
 
 pub use burnpack::{describe, load, save};
 pub use names::{export, import, import_backbone};
-pub use safetensors::{load_backbone_safetensors, load_safetensors, save_safetensors};
+pub use onnx::save_onnx;
+pub use safetensors::{
+    load_backbone_safetensors, load_safetensors, save_backbone_safetensors, save_safetensors,
+};
 
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, TensorData>;

@@ -20,7 +20,24 @@ use crate::network::Network;
 /// # Errors
 /// If the file cannot be written.
 pub fn save_safetensors(network: &Network, path: &Path) -> Result<(), WeightsError> {
-    let tensors = export(network);
+    write(&export(network), path)
+}
+
+/// Writes the backbone alone as a SafeTensors file under torchvision's names.
+///
+/// It loads into torchvision's model of the same name strictly, once the classifier `fc`, which no file of ours has,
+/// is out of the way.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn save_backbone_safetensors(network: &Network, path: &Path) -> Result<(), WeightsError> {
+    let mut tensors = export(network);
+    tensors
+        .retain(|name, _| !name.starts_with("projection_head") && !name.starts_with("prototypes"));
+    write(&tensors, path)
+}
+
+fn write(tensors: &Tensors, path: &Path) -> Result<(), WeightsError> {
     let views = tensors
         .iter()
         .map(|(name, data)| {
@@ -83,7 +100,7 @@ fn tensors(path: &Path) -> Result<Tensors, WeightsError> {
 }
 
 /// Puts a complete file in the place of whatever is at `path`.
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
     let mut scratch = name.to_owned();
     scratch.push(format!(".{}.tmp", std::process::id()));

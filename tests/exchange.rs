@@ -1,0 +1,173 @@
+//! What is exported does elsewhere what it does here: in torchvision and in onnxruntime.
+//!
+//! The comparison needs `SWAV_PYTHON`, a Python with torch, torchvision, onnx and onnxruntime; without it that part is
+//! passed over, with a message.
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use common::{Space, TINY};
+use safetensors::SafeTensors;
+
+/// Features may differ by this much, relative to their length.
+const TOLERANCE: f64 = 1e-4;
+/// Side of the crops.
+const SIZE: usize = 56;
+
+/// A set of images that are larger by what the evaluation cuts off, so that none is resized.
+fn space(cifar_stem: bool) -> Space {
+    let side = if cifar_stem { SIZE } else { SIZE * 256 / 224 } as u32;
+    let space = Space::new();
+    for i in 0..12 {
+        let picture = common::picture(i % 3, i);
+        let picture =
+            image::imageops::resize(&picture, side, side, image::imageops::FilterType::Triangle);
+        let path = space.file(&format!("set/{i}.png"), []);
+        picture.save(path).unwrap();
+    }
+    space
+}
+
+/// Trains for an epoch, so that batch norms have statistics, exports, and compares.
+fn carried(architecture: &str, settings: &[&str], of_torchvision: bool) {
+    let space = space(settings.contains(&"model.stem=cifar"));
+    let crops = format!("crops=[{{count=2,size={SIZE},scale=[0.3,1.0]}}]");
+    let backbone = format!("model.backbone={architecture}");
+    let common = [
+        crops.as_str(),
+        backbone.as_str(),
+        "model.dim=16",
+        "model.prototypes=[4]",
+        "method.freeze=never",
+        "train.batch_size=4",
+        "train.epochs=1",
+        "train.knn=never",
+    ];
+    space
+        .swav("train --data set --out run")
+        .sets(&[&common[..], settings].concat())
+        .run()
+        .succeeded();
+    for (layer, file) in [("features", "f.npy"), ("embeddings", "e.npy")] {
+        space
+            .swav(&format!(
+                "embed run --data set --out {file} --layer {layer}"
+            ))
+            .run()
+            .succeeded();
+    }
+    for (format, file) in [("torchvision", "w.safetensors"), ("onnx", "n.onnx")] {
+        space
+            .swav(&format!("export run --to {format} --out {file}"))
+            .run()
+            .succeeded();
+    }
+    let Ok(python) = std::env::var("SWAV_PYTHON") else {
+        eprintln!("passed over: SWAV_PYTHON names no Python to compare with");
+        return;
+    };
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/exchange.py");
+    let weights = if of_torchvision { "w.safetensors" } else { "-" };
+    let output = Command::new(python)
+        .arg(script)
+        .args([architecture, weights, "n.onnx", "f.npy", "e.npy"])
+        .arg(SIZE.to_string())
+        .current_dir(space.path(""))
+        .output()
+        .expect("a Python");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let errors: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    for (what, error) in errors.as_object().expect("an object") {
+        let error = error.as_f64().expect("a number");
+        assert!(
+            error < TOLERANCE,
+            "{architecture}: {what} is off by {error:.1e}"
+        );
+    }
+}
+
+#[test]
+fn a_resnet18_is_the_same_elsewhere() {
+    carried("resnet18", &[], true);
+}
+
+#[test]
+fn a_resnext50_is_the_same_elsewhere() {
+    carried("resnext50_32x4d", &["model.hidden=32"], true);
+}
+
+#[test]
+fn a_wide_resnet_a_slim_one_and_a_single_layer_as_head_are_the_same_in_a_graph() {
+    carried("resnet50w2", &["model.width=0.125"], false);
+    carried(
+        "resnet18",
+        &["model.stem=cifar", "model.width=0.25", "model.hidden=0"],
+        false,
+    );
+}
+
+#[test]
+fn the_backbone_alone_has_torchvisions_names_and_no_classifier() {
+    let space = Space::new();
+    space.flat("set", 8);
+    space
+        .swav("train --data set --out run")
+        .sets(TINY)
+        .run()
+        .succeeded();
+    let names = |file: &str| {
+        let bytes = std::fs::read(space.path(file)).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        file.names()
+            .into_iter()
+            .map(str::to_string)
+            .collect::<Vec<_>>()
+    };
+    space
+        .swav("export run --to torchvision --out backbone.safetensors")
+        .run()
+        .succeeded();
+    let backbone = names("backbone.safetensors");
+    assert!(backbone.contains(&"layer4.1.bn2.running_var".to_string()));
+    let others =
+        |name: &&String| name.contains("head") || name.contains("proto") || name.starts_with("fc");
+    assert_eq!(backbone.iter().find(others), None);
+
+    let told = space
+        .swav("export run --to safetensors --out all.safetensors --json")
+        .run()
+        .succeeded()
+        .json();
+    assert_eq!(told["backbone"], "resnet18");
+    let size = std::fs::metadata(space.path("all.safetensors"))
+        .unwrap()
+        .len();
+    assert_eq!(told["bytes"], size);
+    let all = names("all.safetensors");
+    assert!(all.contains(&"prototypes.weight".to_string()));
+    assert!(all.contains(&"projection_head.3.bias".to_string()));
+}
+
+#[test]
+fn an_export_that_cannot_be_written_is_refused_by_its_name() {
+    let space = Space::new();
+    space.flat("set", 8);
+    space
+        .swav("train --data set --out run")
+        .sets(TINY)
+        .run()
+        .succeeded();
+    for format in ["torchvision", "safetensors", "onnx", "burnpack"] {
+        space
+            .swav(&format!("export run --to {format} --out nowhere/file"))
+            .run()
+            .failed(2, &["nowhere/file"]);
+    }
+    space
+        .swav("export run --to pickle --out f")
+        .run()
+        .failed(2, &["pickle", "torchvision", "onnx"]);
+}
