@@ -189,6 +189,7 @@ fn configs() -> PathBuf {
 const IMAGENET: Facts = Facts {
     images: 1_281_167,
     classes: 1000,
+    single_labels: true,
     side: 400,
     accelerated: true,
 };
@@ -406,6 +407,7 @@ fn the_recipe_for_cifar_takes_the_settings_that_comparisons_are_made_with() {
     let facts = Facts {
         images: 50_000,
         classes: 10,
+        single_labels: true,
         side: 32,
         accelerated: false,
     };

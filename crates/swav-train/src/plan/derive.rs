@@ -97,9 +97,9 @@ pub(super) fn train(
         },
         keep: wanted.keep.unwrap_or(3),
         log_steps: every(wanted.log, log_steps).max(1),
-        knn_steps: match facts.classes {
-            0 => 0,
-            _ => every(wanted.knn, steps_per_epoch.max(1)),
+        knn_steps: match facts.single_labels {
+            false => 0,
+            true => every(wanted.knn, steps_per_epoch.max(1)),
         },
         on_collapse: wanted.on_collapse.unwrap_or(OnCollapse::Stop),
     }
