@@ -3,14 +3,19 @@
 mod common;
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use common::{Golden, relative_error};
-use swav_model::{BackboneConfig, Network, NetworkConfig, Outputs, Stem};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use swav_model::{BackboneConfig, Network, NetworkConfig, Outputs, Stem, weights};
 use swav_train::TrainError;
+use swav_train::config::OptimizerName;
 use swav_train::method::{
     DeepclusterV2, DeepclusterV2Plan, Epoch, LabelKind, Method, MocoV2, MocoV2Plan, Momentum, Seen,
     SelaV2, SelaV2Plan, Simclr, Supervised, Targets, contrastive_loss, key_loss,
 };
+use swav_train::optim::{OptimizerPlan, Schedule};
 
 /// The largest relative error that 32-bit floats are allowed against PyTorch's 64-bit ones.
 const TOLERANCE: f64 = 1e-4;
@@ -207,6 +212,109 @@ fn mocos_keys_are_those_of_the_momentum_network_in_the_order_of_the_images_and_b
         let after = method.queue().clone();
         assert_eq!(after.clone().slice(0..6).to_data(), targets.0[0].to_data());
         assert_eq!(after.slice(6..12).to_data(), before.slice(0..6).to_data());
+    }
+}
+
+/// The network of methods.py's `Encoder`, with the weights that the file begins with.
+fn encoder(golden: &Golden, device: &Device) -> Network {
+    let config = NetworkConfig {
+        backbone: BackboneConfig {
+            name: "resnet18".parse().unwrap(),
+            width: 1.0 / 32.0,
+            stem: Stem::Cifar,
+        },
+        hidden: 8,
+        dim: 8,
+        prototypes: Vec::new(),
+    };
+    let network = config.init(device);
+    let names = weights::export(&network).into_keys();
+    let tensors = names.map(|name| {
+        let (values, shape) = golden.values(&format!("start.{name}"));
+        let values: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
+        (name, TensorData::new(values, shape))
+    });
+    weights::import(network, tensors.collect()).unwrap()
+}
+
+/// How far the weights are from where the file begins, every seventh, by name.
+fn moved(network: &Network, golden: &Golden) -> Tensor<1> {
+    let learned = weights::export(network).into_iter();
+    let learned = learned.filter(|(name, _)| !name.contains("running_"));
+    let distances = learned.flat_map(|(name, data)| {
+        let start = golden.values(&format!("start.{name}")).0;
+        let now = data.iter::<f64>().collect::<Vec<_>>();
+        now.into_iter().zip(start).map(|(now, start)| now - start)
+    });
+    let kept: Vec<f64> = distances.step_by(7).collect();
+    Tensor::from_data(&kept[..], &Device::flex())
+}
+
+#[test]
+fn two_steps_of_moco_move_queue_and_momentum_network_as_pytorch_does() {
+    let golden = Golden::open("method_moco_steps.safetensors");
+    let (device, inner) = (Device::flex().autodiff(), Device::flex());
+    let mut network = encoder(&golden, &device);
+    let plan = MocoV2Plan {
+        temperature: golden.number("temperature"),
+        momentum: golden.number("momentum"),
+        queue: 20,
+        key_groups: golden.number("key_groups") as usize,
+    };
+    let mut method = MocoV2::new(plan, golden.number("seed") as u64, &network, &inner);
+    // The queue of the file takes the place of the random one by way of a checkpoint.
+    let directory = tempfile::tempdir().unwrap();
+    method.save(directory.path()).unwrap();
+    let keys = unit(golden.tensor::<2>("queue_raw", &inner)).into_data();
+    let keys = TensorView::new(Dtype::F32, vec![20, 8], keys.bytes()).unwrap();
+    let path = directory.path().join("queue.safetensors");
+    safetensors::serialize_to_file([("keys", keys)], None, &path).unwrap();
+    method.load(directory.path(), &inner).unwrap();
+
+    let rate = golden.number("rate");
+    let plan = OptimizerPlan {
+        name: OptimizerName::Sgd,
+        momentum: 0.9,
+        weight_decay: golden.number("decay"),
+        exclude_bias_and_norm: false,
+        schedule: Schedule {
+            start: rate,
+            base: rate,
+            end: rate,
+            warmup: 0,
+            steps: 2,
+        },
+    };
+    let mut optimizer = plan.init(&network);
+    for step in 0..2 {
+        let crops =
+            ["large", "small"].map(|name| golden.tensor(&format!("{step}.{name}"), &device));
+        let outputs = network.forward(method.shown(&crops, 8));
+        let targets = method.targets(&Seen {
+            step,
+            network: &network,
+            crops: &crops,
+            embeddings: &outputs.embeddings.clone().inner().chunk(2, 0),
+            indices: &[],
+            labels: &[],
+        });
+        let loss = method.loss(&outputs, &targets, 0..8);
+        check_loss(
+            &format!("step {step}"),
+            &loss,
+            golden.number(&format!("{step}.loss")),
+        );
+        let gradients = GradientsParams::from_grads(loss.backward(), &network);
+        network = optimizer.step(rate, network, gradients);
+        method.after_step(&network, &targets);
+        method.save(directory.path()).unwrap();
+        method.load(directory.path(), &inner).unwrap();
+
+        let queue = golden.values(&format!("{step}.queue")).0;
+        check("the queue", method.queue().clone(), &queue);
+        let expected = golden.values(&format!("{step}.moved")).0;
+        let moved = moved(&method.momentum().network(), &golden);
+        check("the momentum network's way", moved.unsqueeze(), &expected);
     }
 }
 

@@ -209,7 +209,7 @@ impl Plan {
             model: &model,
             ledger: &mut ledger,
         });
-        let optimizer = derive::optimizer(recipe, facts, &train, &mut ledger);
+        let optimizer = derive::optimizer(recipe, name, facts, &train, &mut ledger);
 
         let largest = crops.iter().map(|crop| crop.size).max().unwrap_or(0);
         let evaluation = EvaluationPlan {
