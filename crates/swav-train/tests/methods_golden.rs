@@ -111,6 +111,38 @@ fn simclr_in_parts_has_the_loss_and_the_gradient_of_the_whole_batch() {
 }
 
 #[test]
+fn simclr_stays_finite_and_right_at_temperatures_far_below_the_usual() {
+    let (crops, batch, dim) = (2, 4, 6);
+    let values = Tensor::<2>::random([8, dim], Distribution::Normal(0.0, 1.0), &Device::flex());
+    let z: Vec<f64> = unit(values.clone()).into_data().iter().collect();
+    let dot =
+        |i: usize, j: usize| -> f64 { (0..dim).map(|d| z[i * dim + d] * z[j * dim + d]).sum() };
+    for temperature in [0.001, 0.01, 10.0] {
+        let raw = values.clone().autodiff().require_grad();
+        let loss = contrastive_loss(unit(raw.clone()).chunk(crops, 0), temperature);
+        // The positive's share, relative to the largest exponent, in 64 bits.
+        let of_row = |i: usize| {
+            let positive = dot(i, (i + batch) % (2 * batch)) / temperature;
+            let others = (0..2 * batch).filter(|j| j % batch != i % batch);
+            let logits: Vec<f64> = others
+                .map(|j| dot(i, j) / temperature)
+                .chain([positive])
+                .collect();
+            let most = logits.iter().copied().fold(f64::MIN, f64::max);
+            let sum: f64 = logits.iter().map(|logit| (logit - most).exp()).sum();
+            most + sum.ln() - positive
+        };
+        let expected = (0..2 * batch).map(of_row).sum::<f64>() / (2 * batch) as f64;
+        check_loss(&format!("τ {temperature}"), &loss, expected);
+        let gradient = raw.grad(&loss.backward()).unwrap().into_data();
+        assert!(
+            gradient.iter::<f64>().all(f64::is_finite),
+            "τ {temperature}"
+        );
+    }
+}
+
+#[test]
 fn mocos_loss_is_pytorchs() {
     let golden = Golden::open("method_moco.safetensors");
     let device = Device::flex().autodiff();
@@ -345,6 +377,49 @@ fn cross_entropy_with_several_labels_and_smoothing_is_pytorchs() {
     check_loss("supervised", &loss, golden.number("loss"));
     let gradient = logits.grad(&loss.backward()).unwrap();
     check("its gradient", gradient, &golden.values("grad").0);
+}
+
+#[test]
+fn a_classifier_in_parts_has_the_loss_and_the_gradient_of_the_whole_batch() {
+    let values = Tensor::<2>::random([12, 4], Distribution::Normal(0.0, 1.0), &Device::flex());
+    let labels = [vec![2], vec![0, 3], vec![], vec![], vec![], vec![1, 2, 3]];
+    // The second of three parts has no label at all.
+    let learn = |parts: usize| {
+        let logits = values.clone().autodiff().require_grad();
+        let mut method = Supervised {
+            classes: 4,
+            smoothing: 0.1,
+        };
+        let targets = method.targets(&Seen {
+            step: 0,
+            network: &network(4, &[], &Device::flex().autodiff()),
+            crops: &[],
+            embeddings: &[values.clone()],
+            indices: &[],
+            labels: &labels,
+        });
+        let losses = (0..parts).map(|part| {
+            let rows = part * 6 / parts..(part + 1) * 6 / parts;
+            let crops = logits.clone().chunk(2, 0).into_iter();
+            let live = Tensor::cat(crops.map(|crop| crop.slice(rows.clone())).collect(), 0);
+            let outputs = Outputs {
+                projections: live.clone(),
+                embeddings: live,
+                scores: Vec::new(),
+            };
+            method.loss(&outputs, &targets, rows)
+        });
+        let loss = Tensor::cat(losses.collect(), 0).mean();
+        let gradient = logits.grad(&loss.backward()).unwrap();
+        (loss, gradient)
+    };
+    let (whole, gradient) = learn(1);
+    let gradient: Vec<f64> = gradient.into_data().iter().collect();
+    for parts in [2, 3] {
+        let (loss, in_parts) = learn(parts);
+        check_loss("in parts", &loss, whole.clone().into_scalar());
+        check("the gradient in parts", in_parts, &gradient);
+    }
 }
 
 const IMAGES: usize = 20;
