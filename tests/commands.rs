@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{Space, TINY, TINY_DIM, png};
-use serde_json::Value;
+use serde_json::{Value, json};
 use swav_train::config::{OptimizerName, Span};
+use swav_train::method::MethodName;
 use swav_train::{Facts, Plan, Recipe};
 
 const CLASSES: [&str; 3] = ["birds", "boats", "trees"];
@@ -189,6 +190,7 @@ fn configs() -> PathBuf {
 const IMAGENET: Facts = Facts {
     images: 1_281_167,
     classes: 1000,
+    single_labels: true,
     side: 400,
     accelerated: true,
 };
@@ -401,11 +403,153 @@ fn every_recipe_of_the_paper_is_held_to_it() {
     }
 }
 
+/// A method that SwAV is compared with, on ImageNet (Caron et al., NeurIPS 2020, appendix A.8; Chen et al.,
+/// "Improved Baselines with Momentum Contrastive Learning", 2020).
+struct Compared {
+    config: &'static str,
+    crops: &'static [(usize, usize, [f32; 2])],
+    epochs: u64,
+    batch: usize,
+    head: [usize; 2],
+    optimizer: OptimizerName,
+    rate: (f64, f64),
+    warmup_epochs: u64,
+    decay: f64,
+    method: Value,
+}
+
+#[test]
+fn the_recipes_of_the_compared_methods_become_the_settings_of_their_papers() {
+    const TWO: &[(usize, usize, [f32; 2])] = &[(2, 224, [0.08, 1.0])];
+    const SIX: &[(usize, usize, [f32; 2])] = &[(2, 160, [0.08, 1.0]), (4, 96, [0.05, 0.14])];
+    let simclr = |config, crops| Compared {
+        config,
+        crops,
+        epochs: 400,
+        batch: 4096,
+        head: [2048, 128],
+        optimizer: OptimizerName::Larc,
+        rate: (4.8, 0.0048),
+        warmup_epochs: 10,
+        decay: 1e-6,
+        method: json!({ "name": "simclr", "temperature": 0.1 }),
+    };
+    let supervised = |config, crops| Compared {
+        config,
+        crops,
+        epochs: 400,
+        batch: 4096,
+        head: [0, 1000],
+        optimizer: OptimizerName::Sgd,
+        rate: (1.6, 0.0),
+        warmup_epochs: 5,
+        decay: 1e-4,
+        method: json!({ "name": "supervised", "classes": 1000, "smoothing": 0.0 }),
+    };
+    let moco = Compared {
+        config: "moco-v2-200ep.toml",
+        crops: &[(2, 224, [0.2, 1.0])],
+        epochs: 200,
+        batch: 256,
+        head: [2048, 128],
+        optimizer: OptimizerName::Sgd,
+        rate: (0.03, 0.0),
+        warmup_epochs: 0,
+        decay: 1e-4,
+        method: json!({
+            "name": "moco-v2",
+            "temperature": 0.2,
+            "momentum": 0.999,
+            "queue": 65536,
+            "key_groups": 8,
+        }),
+    };
+    for wanted in [
+        simclr("simclr-400ep-2x224.toml", TWO),
+        simclr("simclr-400ep.toml", SIX),
+        supervised("supervised-400ep-2x224.toml", TWO),
+        supervised("supervised-400ep.toml", SIX),
+        moco,
+    ] {
+        let (name, plan) = (wanted.config, planned(wanted.config, &IMAGENET));
+        let crops: Vec<_> = plan
+            .crops
+            .iter()
+            .map(|crop| (crop.count, crop.size, crop.scale))
+            .collect();
+        assert_eq!(crops, wanted.crops, "{name}");
+        assert_eq!(plan.model.backbone.name.to_string(), "resnet50", "{name}");
+        assert_eq!([plan.model.hidden, plan.model.dim], wanted.head, "{name}");
+        assert!(plan.model.prototypes.is_empty(), "{name}");
+        assert_eq!(plan.train.epochs, wanted.epochs, "{name}");
+        assert_eq!(plan.train.batch_size, wanted.batch, "{name}");
+        assert_eq!(plan.optimizer.name, wanted.optimizer, "{name}");
+        assert_eq!(plan.optimizer.momentum, 0.9, "{name}");
+        assert_eq!(plan.optimizer.weight_decay, wanted.decay, "{name}");
+        let schedule = &plan.optimizer.schedule;
+        assert_eq!((schedule.base, schedule.end), wanted.rate, "{name}");
+        let warmup = wanted.warmup_epochs * plan.train.steps_per_epoch;
+        assert_eq!(schedule.warmup, warmup, "{name}");
+        assert_eq!(serde_json::to_value(&plan.method).unwrap(), wanted.method);
+    }
+}
+
+#[test]
+fn moco_has_the_augmentation_of_its_paper() {
+    let augment = planned("moco-v2-200ep.toml", &IMAGENET).augment;
+    let jitter = &augment.jitter;
+    assert_eq!(jitter.probability, 0.8);
+    let ranges = [jitter.brightness, jitter.contrast, jitter.saturation];
+    assert_eq!((ranges, jitter.hue), ([0.4; 3], 0.1));
+    assert_eq!((augment.grey, augment.blur.probability), (0.2, 0.5));
+    assert_eq!((augment.blur.sigma, augment.flip), ([0.1, 2.0], 0.5));
+}
+
+#[test]
+fn moco_is_optimised_as_in_its_paper_where_nothing_is_said() {
+    let recipe = |text: &str| {
+        let mut recipe = Recipe::from_toml(text, "test").unwrap();
+        recipe.data.path = Some("images".into());
+        Plan::derive(&recipe, &IMAGENET).unwrap().optimizer
+    };
+    let own = recipe("[method]\nname = \"moco-v2\"\n[train]\nbatch_size = 512\n");
+    assert_eq!((own.name, own.weight_decay), (OptimizerName::Sgd, 1e-4));
+    assert_eq!(own.schedule.base, 0.06);
+    let given = "[method]\nname = \"moco-v2\"\n[optimizer]\nname = \"larc\"\nweight_decay = 0.0\n";
+    let given = recipe(given);
+    assert_eq!((given.name, given.weight_decay), (OptimizerName::Larc, 0.0));
+    let swav = recipe("[optimizer]\nname = \"sgd\"\n");
+    assert_eq!(swav.weight_decay, 1e-6, "the decay is MoCo's, not SGD's");
+}
+
+#[test]
+fn the_slim_recipes_differ_in_the_method_alone() {
+    let facts = Facts {
+        images: 50_000,
+        classes: 10,
+        single_labels: true,
+        side: 32,
+        accelerated: false,
+    };
+    let swav = planned("cifar10-slim.toml", &facts);
+    for method in ["simclr", "moco-v2", "supervised"] {
+        let plan = planned(&format!("cifar10-slim-{method}.toml"), &facts);
+        assert_eq!(plan.method.name().as_str(), method);
+        assert_eq!(plan.model.backbone, swav.model.backbone, "{method}");
+        assert_eq!(plan.crops, swav.crops, "{method}");
+        assert_eq!(plan.augment, swav.augment, "{method}");
+        assert_eq!(plan.optimizer, swav.optimizer, "{method}");
+        assert_eq!(plan.train, swav.train, "{method}");
+        assert_eq!(plan.evaluation, swav.evaluation, "{method}");
+    }
+}
+
 #[test]
 fn the_recipe_for_cifar_takes_the_settings_that_comparisons_are_made_with() {
     let facts = Facts {
         images: 50_000,
         classes: 10,
+        single_labels: true,
         side: 32,
         accelerated: false,
     };
@@ -904,6 +1048,61 @@ fn duplicates_and_small_images_alone_are_no_fault() {
         (&told["duplicates"], &told["small"]),
         (&1.into(), &7.into())
     );
+}
+
+#[test]
+fn a_run_of_every_method_can_be_embedded_and_evaluated() {
+    let space = space();
+    let plain: Vec<&str> = TINY
+        .iter()
+        .filter(|set| !["model.pro", "method.fr", "train.epo"].contains(&&set[..9]))
+        .copied()
+        .collect();
+    for method in MethodName::ALL {
+        let mut settings = plain.clone();
+        let dim = match method {
+            MethodName::Supervised => {
+                settings.retain(|set| {
+                    !set.starts_with("model.hidden") && !set.starts_with("model.dim")
+                });
+                CLASSES.len()
+            }
+            _ => 8,
+        };
+        if *method != MethodName::Random {
+            settings.push("train.epochs=1");
+        }
+        if method.as_str() == "swav"
+            || method.as_str().ends_with("-v2") && *method != MethodName::MocoV2
+        {
+            settings.push("model.prototypes=[4]");
+        }
+        let name = format!("method.name={method}");
+        let run = format!("run-{method}");
+        space
+            .swav(&format!("train --data set --test held --out {run}"))
+            .sets(&settings)
+            .set(&name)
+            .run()
+            .succeeded();
+        for (layer, width) in [("features", TINY_DIM), ("embeddings", dim)] {
+            space
+                .swav(&format!(
+                    "embed {run} --data held --out a.npy --layer {layer}"
+                ))
+                .run()
+                .succeeded();
+            let (shape, values) = read_npy(&fs::read(space.path("a.npy")).unwrap());
+            assert_eq!(shape, [12, width], "{method}, {layer}");
+            let unit = |row: &[f32]| (row.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-5;
+            assert!(
+                layer == "features" || values.chunks(width).all(unit),
+                "{method}"
+            );
+        }
+        let told = space.swav(&format!("eval knn {run} --k 5 --json")).run();
+        assert_eq!(told.succeeded().json()["knn"][0]["queries"], 12, "{method}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
     python tests/golden/methods.py [--check]
 
-Writes method_{simclr,moco,supervised,deepcluster,sela}.safetensors beside this file; with --check, compares with what is
+Writes method_{simclr,moco,moco_steps,supervised,deepcluster,sela}.safetensors beside this file; with --check, compares with what is
 there instead. Needs numpy, torch and safetensors. What each tensor is: README.md.
 
 Inputs are stored in f32, and everything is computed from those very values in f64. Written from the formulas of
@@ -10,10 +10,14 @@ Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster A
 A.4 and A.8; He et al., "Momentum Contrast" (CVPR 2020); Asano et al., "Self-labelling" (ICLR 2020).
 """
 
+import copy
+
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from model import R18, Backbone
 from method import normal, one, sinkhorn, unit_rows, wide, write_or_check
 
 TEMPERATURE = 0.1
@@ -73,6 +77,74 @@ def golden_moco():
         "loss": one(loss.item()),
         "grad": leaf.grad.numpy(),
     }
+
+
+class Encoder(nn.Module):
+    """A ResNet-18 of two channels in its first stage, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        backbone = Backbone(False, R18, width=1 / 32, cifar=True)
+        for name, child in backbone.named_children():
+            self.add_module(name, child)
+        self.backbone = [backbone]  # in a list, so that its names do not appear twice
+        self.projection_head = nn.Sequential(
+            nn.Linear(backbone.dim, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8)
+        )
+
+    def forward(self, groups):
+        return F.normalize(self.projection_head(torch.cat([self.backbone[0](x) for x in groups])), dim=1)
+
+
+def golden_moco_steps():
+    rng = np.random.default_rng(17)
+    batch, length, parts, seed = 8, 20, 2, 9
+    temperature, keep, rate, decay = 0.2, 0.9, 0.05, 1e-4
+    torch.manual_seed(17)
+    query = Encoder().train().double()  # drawn in f32
+    key = copy.deepcopy(query)
+    optimizer = torch.optim.SGD(query.parameters(), rate, momentum=0.9, weight_decay=decay)
+    raw = normal(rng, length, 8)
+    queue = unit_rows(wide(raw))
+    out = {
+        "temperature": one(temperature),
+        "momentum": one(keep),
+        "rate": one(rate),
+        "decay": one(decay),
+        "key_groups": one(parts),
+        "seed": one(seed),
+        "queue_raw": raw,
+    }
+    start = {name: value for name, value in query.state_dict().items() if not name.endswith("num_batches_tracked")}
+    out |= {f"start.{name}": value.numpy().astype(np.float32) for name, value in start.items()}
+    for step in range(2):
+        # Crops 0 and 1 are large, crop 2 is small; crop 1 is the key.
+        large, small = normal(rng, 2 * batch, 3, 16, 16), normal(rng, batch, 3, 12, 12)
+        out |= {f"{step}.large": large, f"{step}.small": small}
+        order = [permuted(batch, seed, step, place) for place in range(batch)]
+        keys = torch.zeros(batch, 8, dtype=torch.float64)
+        with torch.no_grad():
+            for part in np.split(np.array(order), parts):
+                keys[part] = key([wide(large)[batch:][part]])
+        q = query([wide(large)[:batch], wide(small)])
+        positive = (q * torch.cat([keys, keys])).sum(1, keepdim=True)
+        logits = torch.cat([positive, q @ queue.T], 1) / temperature
+        loss = F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        queue = torch.cat([keys, queue])[:length]
+        with torch.no_grad():
+            for old, new in zip(key.parameters(), query.parameters()):
+                old.mul_(keep).add_(new, alpha=1 - keep)
+        weights = sorted(key.named_parameters(), key=lambda pair: pair[0])
+        moved = [(new - wide(out[f"start.{name}"])).flatten() for name, new in weights]
+        out |= {
+            f"{step}.loss": one(loss.item()),
+            f"{step}.queue": queue.numpy(),
+            f"{step}.moved": torch.cat(moved).detach().numpy()[::7].copy(),
+        }
+    return out
 
 
 # --- Labels -------------------------------------------------------------------------------------------------
@@ -236,6 +308,7 @@ if __name__ == "__main__":
         {
             "simclr": golden_simclr,
             "moco": golden_moco,
+            "moco_steps": golden_moco_steps,
             "supervised": golden_supervised,
             "deepcluster": golden_deepcluster,
             "sela": golden_sela,

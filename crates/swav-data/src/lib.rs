@@ -119,5 +119,5 @@ pub use sampler::{Cursor, Order, Permutation};
 pub use scan::{Finding, Problem, ScanConfig, ScanReport, scan};
 pub use source::{
     CifarSource, FolderSource, Format, IdxSource, ListSource, ParquetSource, Sample, Source,
-    TarSource, open,
+    TagSource, TarSource, open,
 };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use swav_data::{Format, Source, TarSource};
+use swav_data::{Format, Source, TagSource, TarSource};
 
 use crate::TrainError;
 use crate::display::say;
@@ -32,6 +32,22 @@ pub fn open(path: &Path, format: Format) -> Result<Arc<dyn Source>, TrainError> 
             }
             Ok(source)
         }
+    }
+}
+
+/// As [`open`]; where there is a text file `labels`, it says what the labels are.
+///
+/// # Errors
+/// As [`open`], and if the file names images that are not there.
+pub fn open_labelled(
+    path: &Path,
+    format: Format,
+    labels: Option<&Path>,
+) -> Result<Arc<dyn Source>, TrainError> {
+    let source = open(path, format)?;
+    match labels {
+        Some(labels) => Ok(Arc::new(TagSource::open(source, labels)?)),
+        None => Ok(source),
     }
 }
 

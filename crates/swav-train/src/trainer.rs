@@ -128,6 +128,19 @@ impl Trainer {
                 plan.data.path.display()
             )));
         }
+        let classes = parts.source.classes().len();
+        if classes != plan.data.classes {
+            return Err(TrainError::Recipe(format!(
+                "the run was started with {} classes, now there are {classes}: labels would mean other things; restore \
+                 {} or start a new run",
+                plan.data.classes,
+                plan.data
+                    .labels
+                    .as_ref()
+                    .unwrap_or(&plan.data.path)
+                    .display()
+            )));
+        }
         run.clean()?;
         let device = parts.device.clone().autodiff();
         let state = match run.list()?.pop() {

@@ -3,14 +3,19 @@
 mod common;
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use common::{Golden, relative_error};
-use swav_model::{BackboneConfig, Network, NetworkConfig, Outputs, Stem};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use swav_model::{BackboneConfig, Network, NetworkConfig, Outputs, Stem, weights};
 use swav_train::TrainError;
+use swav_train::config::OptimizerName;
 use swav_train::method::{
     DeepclusterV2, DeepclusterV2Plan, Epoch, LabelKind, Method, MocoV2, MocoV2Plan, Momentum, Seen,
     SelaV2, SelaV2Plan, Simclr, Supervised, Targets, contrastive_loss, key_loss,
 };
+use swav_train::optim::{OptimizerPlan, Schedule};
 
 /// The largest relative error that 32-bit floats are allowed against PyTorch's 64-bit ones.
 const TOLERANCE: f64 = 1e-4;
@@ -102,6 +107,38 @@ fn simclr_in_parts_has_the_loss_and_the_gradient_of_the_whole_batch() {
         let (loss, in_parts) = learn(parts);
         check_loss("in parts", &loss, whole.clone().into_scalar());
         check("the gradient in parts", in_parts, &gradient);
+    }
+}
+
+#[test]
+fn simclr_stays_finite_and_right_at_temperatures_far_below_the_usual() {
+    let (crops, batch, dim) = (2, 4, 6);
+    let values = Tensor::<2>::random([8, dim], Distribution::Normal(0.0, 1.0), &Device::flex());
+    let z: Vec<f64> = unit(values.clone()).into_data().iter().collect();
+    let dot =
+        |i: usize, j: usize| -> f64 { (0..dim).map(|d| z[i * dim + d] * z[j * dim + d]).sum() };
+    for temperature in [0.001, 0.01, 10.0] {
+        let raw = values.clone().autodiff().require_grad();
+        let loss = contrastive_loss(unit(raw.clone()).chunk(crops, 0), temperature);
+        // The positive's share, relative to the largest exponent, in 64 bits.
+        let of_row = |i: usize| {
+            let positive = dot(i, (i + batch) % (2 * batch)) / temperature;
+            let others = (0..2 * batch).filter(|j| j % batch != i % batch);
+            let logits: Vec<f64> = others
+                .map(|j| dot(i, j) / temperature)
+                .chain([positive])
+                .collect();
+            let most = logits.iter().copied().fold(f64::MIN, f64::max);
+            let sum: f64 = logits.iter().map(|logit| (logit - most).exp()).sum();
+            most + sum.ln() - positive
+        };
+        let expected = (0..2 * batch).map(of_row).sum::<f64>() / (2 * batch) as f64;
+        check_loss(&format!("τ {temperature}"), &loss, expected);
+        let gradient = raw.grad(&loss.backward()).unwrap().into_data();
+        assert!(
+            gradient.iter::<f64>().all(f64::is_finite),
+            "τ {temperature}"
+        );
     }
 }
 
@@ -210,6 +247,109 @@ fn mocos_keys_are_those_of_the_momentum_network_in_the_order_of_the_images_and_b
     }
 }
 
+/// The network of methods.py's `Encoder`, with the weights that the file begins with.
+fn encoder(golden: &Golden, device: &Device) -> Network {
+    let config = NetworkConfig {
+        backbone: BackboneConfig {
+            name: "resnet18".parse().unwrap(),
+            width: 1.0 / 32.0,
+            stem: Stem::Cifar,
+        },
+        hidden: 8,
+        dim: 8,
+        prototypes: Vec::new(),
+    };
+    let network = config.init(device);
+    let names = weights::export(&network).into_keys();
+    let tensors = names.map(|name| {
+        let (values, shape) = golden.values(&format!("start.{name}"));
+        let values: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
+        (name, TensorData::new(values, shape))
+    });
+    weights::import(network, tensors.collect()).unwrap()
+}
+
+/// How far the weights are from where the file begins, every seventh, by name.
+fn moved(network: &Network, golden: &Golden) -> Tensor<1> {
+    let learned = weights::export(network).into_iter();
+    let learned = learned.filter(|(name, _)| !name.contains("running_"));
+    let distances = learned.flat_map(|(name, data)| {
+        let start = golden.values(&format!("start.{name}")).0;
+        let now = data.iter::<f64>().collect::<Vec<_>>();
+        now.into_iter().zip(start).map(|(now, start)| now - start)
+    });
+    let kept: Vec<f64> = distances.step_by(7).collect();
+    Tensor::from_data(&kept[..], &Device::flex())
+}
+
+#[test]
+fn two_steps_of_moco_move_queue_and_momentum_network_as_pytorch_does() {
+    let golden = Golden::open("method_moco_steps.safetensors");
+    let (device, inner) = (Device::flex().autodiff(), Device::flex());
+    let mut network = encoder(&golden, &device);
+    let plan = MocoV2Plan {
+        temperature: golden.number("temperature"),
+        momentum: golden.number("momentum"),
+        queue: 20,
+        key_groups: golden.number("key_groups") as usize,
+    };
+    let mut method = MocoV2::new(plan, golden.number("seed") as u64, &network, &inner);
+    // The queue of the file takes the place of the random one by way of a checkpoint.
+    let directory = tempfile::tempdir().unwrap();
+    method.save(directory.path()).unwrap();
+    let keys = unit(golden.tensor::<2>("queue_raw", &inner)).into_data();
+    let keys = TensorView::new(Dtype::F32, vec![20, 8], keys.bytes()).unwrap();
+    let path = directory.path().join("queue.safetensors");
+    safetensors::serialize_to_file([("keys", keys)], None, &path).unwrap();
+    method.load(directory.path(), &inner).unwrap();
+
+    let rate = golden.number("rate");
+    let plan = OptimizerPlan {
+        name: OptimizerName::Sgd,
+        momentum: 0.9,
+        weight_decay: golden.number("decay"),
+        exclude_bias_and_norm: false,
+        schedule: Schedule {
+            start: rate,
+            base: rate,
+            end: rate,
+            warmup: 0,
+            steps: 2,
+        },
+    };
+    let mut optimizer = plan.init(&network);
+    for step in 0..2 {
+        let crops =
+            ["large", "small"].map(|name| golden.tensor(&format!("{step}.{name}"), &device));
+        let outputs = network.forward(method.shown(&crops, 8));
+        let targets = method.targets(&Seen {
+            step,
+            network: &network,
+            crops: &crops,
+            embeddings: &outputs.embeddings.clone().inner().chunk(2, 0),
+            indices: &[],
+            labels: &[],
+        });
+        let loss = method.loss(&outputs, &targets, 0..8);
+        check_loss(
+            &format!("step {step}"),
+            &loss,
+            golden.number(&format!("{step}.loss")),
+        );
+        let gradients = GradientsParams::from_grads(loss.backward(), &network);
+        network = optimizer.step(rate, network, gradients);
+        method.after_step(&network, &targets);
+        method.save(directory.path()).unwrap();
+        method.load(directory.path(), &inner).unwrap();
+
+        let queue = golden.values(&format!("{step}.queue")).0;
+        check("the queue", method.queue().clone(), &queue);
+        let expected = golden.values(&format!("{step}.moved")).0;
+        let moved = moved(&method.momentum().network(), &golden);
+        check("the momentum network's way", moved.unsqueeze(), &expected);
+    }
+}
+
 #[test]
 fn cross_entropy_with_several_labels_and_smoothing_is_pytorchs() {
     let golden = Golden::open("method_supervised.safetensors");
@@ -237,6 +377,49 @@ fn cross_entropy_with_several_labels_and_smoothing_is_pytorchs() {
     check_loss("supervised", &loss, golden.number("loss"));
     let gradient = logits.grad(&loss.backward()).unwrap();
     check("its gradient", gradient, &golden.values("grad").0);
+}
+
+#[test]
+fn a_classifier_in_parts_has_the_loss_and_the_gradient_of_the_whole_batch() {
+    let values = Tensor::<2>::random([12, 4], Distribution::Normal(0.0, 1.0), &Device::flex());
+    let labels = [vec![2], vec![0, 3], vec![], vec![], vec![], vec![1, 2, 3]];
+    // The second of three parts has no label at all.
+    let learn = |parts: usize| {
+        let logits = values.clone().autodiff().require_grad();
+        let mut method = Supervised {
+            classes: 4,
+            smoothing: 0.1,
+        };
+        let targets = method.targets(&Seen {
+            step: 0,
+            network: &network(4, &[], &Device::flex().autodiff()),
+            crops: &[],
+            embeddings: &[values.clone()],
+            indices: &[],
+            labels: &labels,
+        });
+        let losses = (0..parts).map(|part| {
+            let rows = part * 6 / parts..(part + 1) * 6 / parts;
+            let crops = logits.clone().chunk(2, 0).into_iter();
+            let live = Tensor::cat(crops.map(|crop| crop.slice(rows.clone())).collect(), 0);
+            let outputs = Outputs {
+                projections: live.clone(),
+                embeddings: live,
+                scores: Vec::new(),
+            };
+            method.loss(&outputs, &targets, rows)
+        });
+        let loss = Tensor::cat(losses.collect(), 0).mean();
+        let gradient = logits.grad(&loss.backward()).unwrap();
+        (loss, gradient)
+    };
+    let (whole, gradient) = learn(1);
+    let gradient: Vec<f64> = gradient.into_data().iter().collect();
+    for parts in [2, 3] {
+        let (loss, in_parts) = learn(parts);
+        check_loss("in parts", &loss, whole.clone().into_scalar());
+        check("the gradient in parts", in_parts, &gradient);
+    }
 }
 
 const IMAGES: usize = 20;

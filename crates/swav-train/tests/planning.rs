@@ -7,18 +7,21 @@ use swav_train::{Facts, Plan, Recipe, TrainError};
 const CIFAR: Facts = Facts {
     images: 50_000,
     classes: 10,
+    single_labels: true,
     side: 32,
     accelerated: false,
 };
 const IMAGENET: Facts = Facts {
     images: 1_281_167,
     classes: 1000,
+    single_labels: true,
     side: 375,
     accelerated: true,
 };
 const FOLDER: Facts = Facts {
     images: 1300,
     classes: 0,
+    single_labels: false,
     side: 600,
     accelerated: false,
 };

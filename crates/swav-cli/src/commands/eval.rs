@@ -81,24 +81,16 @@ pub fn sets(
     train: Option<&Path>,
     test: Option<&Path>,
 ) -> Result<[Arc<dyn Source>; 2], TrainError> {
-    let train = open(train, &plan.data.path, plan.data.format)?;
+    let train = match train {
+        Some(path) => data::open(path, Format::Auto)?,
+        None => setup::training_images(plan)?,
+    };
     let test_path = test.or(plan.data.test.as_deref()).ok_or_else(|| {
         TrainError::Recipe("the run has no test images: give --test PATH".to_string())
     })?;
     let test = data::open(test_path, Format::Auto)?;
     setup::same_classes(train.as_ref(), test.as_ref(), test_path)?;
     Ok([train, test])
-}
-
-fn open(
-    given: Option<&Path>,
-    planned: &Path,
-    format: Format,
-) -> Result<Arc<dyn Source>, TrainError> {
-    match given {
-        Some(path) => data::open(path, Format::Auto),
-        None => data::open(planned, format),
-    }
 }
 
 fn configs(ks: &[usize], temperatures: &[f64]) -> Result<Vec<KnnConfig>, TrainError> {

@@ -34,7 +34,8 @@ pub fn recipe(args: &RecipeArgs) -> Result<Recipe, TrainError> {
     if let Some(path) = &args.test {
         recipe.data.test = Some(path.clone());
     }
-    let paths = [&mut recipe.data.path, &mut recipe.data.test];
+    let data = &mut recipe.data;
+    let paths = [&mut data.path, &mut data.test, &mut data.labels];
     for path in paths.into_iter().flatten() {
         *path = data::resolve(path)?;
     }
@@ -47,7 +48,7 @@ pub fn prepare(recipe: &Recipe, accelerated: bool) -> Result<Prepared, TrainErro
         TrainError::Recipe("no data: give --data PATH, or [data] path in the recipe".to_string())
     })?;
     let format = recipe.data.format.unwrap_or(Format::Auto);
-    let source = data::open(&path, format)?;
+    let source = data::open_labelled(&path, format, recipe.data.labels.as_deref())?;
     let test = open_test(recipe.data.test.as_deref(), source.as_ref())?;
     let facts = Facts::look(source.as_ref(), accelerated)?;
     let plan = Plan::derive(recipe, &facts)?;
@@ -56,9 +57,15 @@ pub fn prepare(recipe: &Recipe, accelerated: bool) -> Result<Prepared, TrainErro
 
 /// Opens the data of a saved plan.
 pub fn reopen(plan: Plan) -> Result<Prepared, TrainError> {
-    let source = data::open(&plan.data.path, plan.data.format)?;
+    let source = training_images(&plan)?;
     let test = open_test(plan.data.test.as_deref(), source.as_ref())?;
     Ok(Prepared { plan, source, test })
+}
+
+/// The images that a run was planned for.
+pub fn training_images(plan: &Plan) -> Result<Arc<dyn Source>, TrainError> {
+    let data = &plan.data;
+    data::open_labelled(&data.path, data.format, data.labels.as_deref())
 }
 
 fn open_test(

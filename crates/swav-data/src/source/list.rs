@@ -144,7 +144,7 @@ fn bare(text: &[u8]) -> &[u8] {
 }
 
 /// Gives labels in the order of appearance the order of the classes, whose names are returned.
-fn sort_classes(classes: HashMap<Vec<u8>, u32>, labels: &mut [u32]) -> Vec<String> {
+pub(super) fn sort_classes(classes: HashMap<Vec<u8>, u32>, labels: &mut [u32]) -> Vec<String> {
     let number = |name: &[u8]| std::str::from_utf8(name).ok()?.parse::<i64>().ok();
     let numbers = classes.keys().all(|name| number(name).is_some());
     let mut sorted: Vec<(Vec<u8>, u32)> = classes.into_iter().collect();

@@ -14,6 +14,7 @@ mod names;
 mod pages;
 mod parquet;
 mod shard;
+mod tags;
 mod tar;
 mod webdataset;
 
@@ -32,6 +33,7 @@ pub use self::idx::IdxSource;
 pub use self::list::ListSource;
 pub use self::parquet::ParquetSource;
 pub(crate) use self::shard::{MARKER, Marker};
+pub use self::tags::TagSource;
 pub use self::tar::TarSource;
 use crate::decode::EXTENSIONS;
 use crate::error::DataError;

@@ -48,6 +48,8 @@ pub struct DataRecipe {
     pub test: Option<PathBuf>,
     /// How `path` is laid out; `auto` looks.
     pub format: Option<Format>,
+    /// A text file with the labels of each training image, in place of their own.
+    pub labels: Option<PathBuf>,
     /// Decoding threads; 0 or absent: one per core.
     pub workers: Option<usize>,
     /// Batches kept ready ahead of the device.

@@ -51,7 +51,7 @@ impl MocoV2Plan {
             half,
             "65,536, at most half of the images, in whole batches",
         );
-        let groups = (batch / 32).clamp(1, 8);
+        let groups = (batch / 32).clamp(2, 8).min((batch / 2).max(1));
         Self {
             temperature: wanted.temperature.unwrap_or(0.2),
             momentum: wanted.momentum.unwrap_or(0.999),
@@ -60,7 +60,8 @@ impl MocoV2Plan {
                 wanted.key_groups,
                 "method.key_groups",
                 groups,
-                "32 images each, as on a device of the paper's",
+                "at most 8 of 32 images each, as on the paper's devices, and 2 at least: one group of all would share \
+                 its statistics with the queries",
             ),
         }
     }
@@ -145,6 +146,11 @@ impl MocoV2 {
     /// The queue, `[length, dim]`, newest first.
     pub fn queue(&self) -> &Tensor<2> {
         &self.queue.rings()[0]
+    }
+
+    /// The encoder of the keys.
+    pub fn momentum(&self) -> &Momentum {
+        &self.momentum
     }
 
     /// The unit keys of a batch, `[B, dim]`. The images are shuffled and passed in groups, so that a query cannot

@@ -38,7 +38,7 @@ impl MethodSettings for SupervisedPlan {
         ledger.require(self.classes >= 2, || {
             format!(
                 "method.name = \"supervised\" needs images of two classes or more, {} has {}: put each class into \
-                 a folder of its own, or take a method that needs no labels",
+                 a folder of its own, name a file with labels in data.labels, or take a method that needs none",
                 plan.data.path.display(),
                 match self.classes {
                     0 => "no labels".to_string(),

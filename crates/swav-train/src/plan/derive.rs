@@ -97,9 +97,9 @@ pub(super) fn train(
         },
         keep: wanted.keep.unwrap_or(3),
         log_steps: every(wanted.log, log_steps).max(1),
-        knn_steps: match facts.classes {
-            0 => 0,
-            _ => every(wanted.knn, steps_per_epoch.max(1)),
+        knn_steps: match facts.single_labels {
+            false => 0,
+            true => every(wanted.knn, steps_per_epoch.max(1)),
         },
         on_collapse: wanted.on_collapse.unwrap_or(OnCollapse::Stop),
     }
@@ -193,13 +193,16 @@ fn prototypes_for(facts: &Facts) -> usize {
 
 pub(super) fn optimizer(
     recipe: &Recipe,
+    method: MethodName,
     facts: &Facts,
     train: &TrainPlan,
     ledger: &mut Ledger,
 ) -> OptimizerPlan {
     let wanted = &recipe.optimizer;
     let name = wanted.name.unwrap_or_else(|| {
-        let (name, shown, why) = if facts.images >= 100_000 {
+        let (name, shown, why) = if method == MethodName::MocoV2 {
+            (OptimizerName::Sgd, "sgd", "MoCo's own")
+        } else if facts.images >= 100_000 {
             (OptimizerName::Larc, "larc", "the paper's, for large sets")
         } else {
             (
@@ -211,6 +214,12 @@ pub(super) fn optimizer(
         ledger.note("optimizer.name", shown, why);
         name
     });
+    let decay = match (wanted.weight_decay, method, name) {
+        (None, MethodName::MocoV2, OptimizerName::Sgd) => {
+            ledger.or(None, "optimizer.weight_decay", 1e-4, "MoCo's own")
+        }
+        (given, ..) => given.unwrap_or(1e-6),
+    };
     let batch = train.batch_size as f64;
     let (rate, why) = match name {
         OptimizerName::Larc => {
@@ -243,7 +252,7 @@ pub(super) fn optimizer(
     OptimizerPlan {
         name,
         momentum: wanted.momentum.unwrap_or(0.9),
-        weight_decay: wanted.weight_decay.unwrap_or(1e-6),
+        weight_decay: decay,
         exclude_bias_and_norm: wanted.exclude_bias_and_norm.unwrap_or(false),
         schedule: Schedule {
             start: wanted.start_lr.unwrap_or(lr / 16.0),

@@ -22,6 +22,7 @@ pub use ledger::Note;
 use crate::TrainError;
 use crate::config::{OnCollapse, OptimizerName, Precision, Recipe};
 use crate::method::{Draft, MethodName, MethodPlan};
+use crate::monitor::OnlineKnn;
 use crate::optim::OptimizerPlan;
 
 /// What is known about the data and the device before anything is planned.
@@ -31,6 +32,8 @@ pub struct Facts {
     pub images: usize,
     /// Classes of the training images; 0 where there are no labels.
     pub classes: usize,
+    /// Whether there are images with one label alone, which kNN can be judged by.
+    pub single_labels: bool,
     /// Median short side of a few images, in pixels.
     pub side: usize,
     /// Whether the device is a GPU.
@@ -45,6 +48,8 @@ impl Facts {
     pub fn look(source: &dyn Source, accelerated: bool) -> Result<Self, TrainError> {
         const SAMPLES: usize = 9;
         let images = source.len();
+        let looked_at = images.min(OnlineKnn::BANK);
+        let mut spread = (0..looked_at).map(|i| i * images / looked_at);
         let mut sides = Vec::new();
         let mut last = None;
         for i in 0..SAMPLES.min(images) {
@@ -63,6 +68,7 @@ impl Facts {
             (Some(&side), _) => Ok(Self {
                 images,
                 classes: source.classes().len(),
+                single_labels: spread.any(|index| source.label(index).is_some()),
                 side,
                 accelerated,
             }),
@@ -110,6 +116,9 @@ pub struct DataPlan {
     pub test: Option<PathBuf>,
     /// How `path` is laid out.
     pub format: Format,
+    /// A text file with the labels of each training image, in place of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<PathBuf>,
     /// Training images when the plan was made; a resumed run must find as many.
     pub images: usize,
     /// Classes, 0 without labels.
@@ -200,7 +209,7 @@ impl Plan {
             model: &model,
             ledger: &mut ledger,
         });
-        let optimizer = derive::optimizer(recipe, facts, &train, &mut ledger);
+        let optimizer = derive::optimizer(recipe, name, facts, &train, &mut ledger);
 
         let largest = crops.iter().map(|crop| crop.size).max().unwrap_or(0);
         let evaluation = EvaluationPlan {
@@ -216,6 +225,7 @@ impl Plan {
                 path,
                 test: recipe.data.test.clone(),
                 format: recipe.data.format.unwrap_or(Format::Auto),
+                labels: recipe.data.labels.clone(),
                 images: facts.images,
                 classes: facts.classes,
                 workers: recipe.data.workers.unwrap_or(0),
