@@ -1,6 +1,7 @@
 //! Tasks of the workspace: checks, benchmarks, golden numbers, assets.
 
 mod assets;
+mod bench_kmeans;
 mod bench_loader;
 mod bench_sinkhorn;
 mod bench_step;
@@ -28,6 +29,8 @@ enum Task {
     Golden(golden::Args),
     /// Time scores to codes, beside what memory allows and what others take.
     BenchSinkhorn(bench_sinkhorn::Args),
+    /// Time the k-means of a bank of embeddings, beside what others take.
+    BenchKmeans(bench_kmeans::Args),
     /// Time whole training steps, phase by phase, beside what others take.
     BenchStep(bench_step::Args),
     /// Build assets/quickstart.tar from the emoji crates.
@@ -41,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         Task::Ci => ci::run(),
         Task::Golden(args) => golden::run(&args),
         Task::BenchSinkhorn(args) => bench_sinkhorn::run(&args),
+        Task::BenchKmeans(args) => bench_kmeans::run(&args),
         Task::BenchLoader(args) => bench_loader::run(&args),
         Task::BenchStep(args) => bench_step::run(&args),
         Task::Assets => assets::quickstart(&root().join("assets/quickstart.tar")),

@@ -2,11 +2,13 @@
 //!
 //!     bench_sinkhorn [--device cpu|wgpu|cuda] [--sizes 256x3000,3x4096x3000] [--iterations 3]
 
+mod common;
+
 use std::error::Error;
 use std::hint::black_box;
-use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
+use common::{keep_freed_memory, open, times};
 use serde_json::json;
 use swav_ot::{Form, Local, SinkhornConfig, sinkhorn_with};
 
@@ -45,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let scores = scores([heads, b, k], &device);
         for (form, name) in [(Form::Tensors, "tensors"), (Form::Fused, "fused")] {
             let step = || sinkhorn_with(scores.clone(), &config, form, &mut Local).map(black_box);
-            let times = times(&device, || step().map(drop).map_err(Into::into))?;
+            let times = times(&device, 9, || step().map(drop).map_err(Into::into))?;
             rows.push(json!({
                 "heads": heads,
                 "b": b,
@@ -64,17 +66,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn open(name: &str) -> Result<Device, Box<dyn Error>> {
-    match name {
-        "cpu" => Ok(Device::flex()),
-        #[cfg(feature = "wgpu")]
-        "wgpu" => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
-        #[cfg(feature = "cuda")]
-        "cuda" => Ok(Device::cuda(0)),
-        name => Err(format!("no device `{name}` in this build").into()),
-    }
-}
-
 /// Cosines of random unit vectors.
 fn scores([heads, b, k]: [usize; 3], device: &Device) -> Tensor<3> {
     let unit = |rows: usize| {
@@ -86,38 +77,19 @@ fn scores([heads, b, k]: [usize; 3], device: &Device) -> Tensor<3> {
     unit(b).matmul(unit(k).swap_dims(1, 2))
 }
 
-/// Milliseconds of many runs, in order of length; after a warm-up, and until the device is done.
-fn times(
-    device: &Device,
-    mut step: impl FnMut() -> Result<(), Box<dyn Error>>,
-) -> Result<Vec<f64>, Box<dyn Error>> {
-    let mut timed = || {
-        let begun = Instant::now();
-        step()?;
-        device.sync()?;
-        Ok::<_, Box<dyn Error>>(begun.elapsed().as_secs_f64() * 1e3)
-    };
-    let warm = (timed()?, timed()?).1;
-    // About two seconds, but at least nine runs.
-    let runs = (2e3 / warm).clamp(9.0, 300.0) as usize;
-    let mut times = (0..runs).map(|_| timed()).collect::<Result<Vec<_>, _>>()?;
-    times.sort_by(f64::total_cmp);
-    Ok(times)
-}
-
 /// Bytes a second that the device reads, at its best.
 fn bandwidth(device: &Device) -> Result<f64, Box<dyn Error>> {
     const FLOATS: usize = 1 << 26;
     let bytes = (FLOATS * size_of::<f32>()) as f64;
     let best = if *device == Device::flex() {
         let values = vec![1.0_f32; FLOATS];
-        times(device, || {
+        times(device, 9, || {
             black_box(read(&values));
             Ok(())
         })?
     } else {
         let values = Tensor::<1>::ones([FLOATS], device);
-        times(device, || {
+        times(device, 9, || {
             black_box(values.clone().sum());
             Ok(())
         })?
@@ -139,15 +111,4 @@ fn read(values: &[f32]) -> f32 {
         sums.iter().sum::<f32>()
     };
     values.par_chunks(1 << 16).map(sum).sum()
-}
-
-/// As the program does: what was freed is used again, and not handed back to the system, which would hand out
-/// zeroed pages one by one.
-fn keep_freed_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: `mallopt` only sets numbers, before any other thread exists.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_MAX, 0);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
-    }
 }

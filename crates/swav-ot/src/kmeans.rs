@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::OtError;
+use crate::{Form, OtError};
 
 /// What k-means ends with.
 #[derive(Debug, Clone)]
@@ -50,6 +50,24 @@ pub fn spherical_kmeans(
     centroids: Tensor<2>,
     iterations: usize,
 ) -> Result<Clusters, OtError> {
+    spherical_kmeans_with(samples, centroids, iterations, Form::Fused)
+}
+
+/// [`spherical_kmeans`] in a form of one's choice. There is a kernel for the CPU alone.
+///
+/// # Errors
+///
+/// As [`spherical_kmeans`].
+///
+/// # Panics
+///
+/// As [`spherical_kmeans`].
+pub fn spherical_kmeans_with(
+    samples: Tensor<2>,
+    centroids: Tensor<2>,
+    iterations: usize,
+    form: Form,
+) -> Result<Clusters, OtError> {
     let (samples, mut centroids) = (samples.without_autodiff(), centroids.without_autodiff());
     let ([count, dim], [clusters, of_centroids]) = (samples.dims(), centroids.dims());
     assert_eq!(dim, of_centroids, "dimensions of samples and of centroids");
@@ -57,9 +75,13 @@ pub fn spherical_kmeans(
         return Err(OtError::Empty([1, count, clusters]));
     }
     #[cfg(feature = "flex")]
-    if let Some(found) = flex::cluster(&samples, &centroids, iterations) {
+    if form == Form::Fused
+        && let Some(found) = flex::cluster(&samples, &centroids, iterations)
+    {
         return found;
     }
+    #[cfg(not(feature = "flex"))]
+    let _ = form;
     for _ in 0..iterations {
         let assignment = nearest(&samples, &centroids);
         centroids = means(&samples, &assignment, centroids);

@@ -147,7 +147,7 @@ pub use diagnostics::{
 pub use error::OtError;
 pub use hard::{balanced_assignment, hard_codes};
 pub use kernel::Form;
-pub use kmeans::{Clusters, centroids_from, spherical_kmeans};
+pub use kmeans::{Clusters, centroids_from, spherical_kmeans, spherical_kmeans_with};
 pub use reduce::{Local, Reduce, max_by_sum};
 pub use sinkhorn::{SinkhornConfig, sinkhorn, sinkhorn_batched, sinkhorn_with};
 pub use transport::{Stop, Transport, TransportConfig, transport};

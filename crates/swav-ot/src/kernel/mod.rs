@@ -17,6 +17,8 @@ mod flex;
 pub(crate) mod nearest;
 #[cfg(feature = "flex")]
 mod passes;
+#[cfg(all(feature = "flex", target_arch = "x86_64"))]
+mod screen;
 #[cfg(feature = "flex")]
 mod simd;
 mod tensors;

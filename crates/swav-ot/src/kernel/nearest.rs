@@ -2,10 +2,13 @@
 //! row is largest.
 //!
 //! A tile is some samples by two vectors of centroids. Its sums go from registers to a few lines of the first-level
-//! cache, where they are held against the best so far; the scores as a whole are never there.
+//! cache, where they are held against the best so far; the scores as a whole are never there. Where the processor has
+//! products of bytes, most centroids are ruled out by those first (see `screen.rs`).
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::screen::Screen;
 use super::simd::{Kernel, Simd, dispatch};
 
 /// Samples of a task: with a tile of centroids they fit into the caches that a core has for itself.
@@ -24,19 +27,47 @@ pub(crate) fn nearest(samples: &[f32], centroids: &[f32], dim: usize) -> Vec<u32
     assert!(dim > 0 && !centroids.is_empty());
     assert!(samples.len().is_multiple_of(dim) && centroids.len().is_multiple_of(dim));
     let packed = dispatch(Pack { centroids, dim });
+    #[cfg(target_arch = "x86_64")]
+    let screen = Screen::new(centroids, dim);
     let mut found = vec![0; samples.len() / dim];
     samples
         .par_chunks(SAMPLES * dim)
         .zip(found.par_chunks_mut(SAMPLES))
         .for_each(|(samples, found)| {
-            dispatch(Search {
-                samples,
-                packed: &packed,
-                dim,
-                found,
-            });
+            #[cfg(target_arch = "x86_64")]
+            if let Some(screen) = &screen {
+                let undecided = screen.search(samples, found);
+                search_some(&undecided, samples, &packed, dim, found);
+                return;
+            }
+            search(samples, &packed, dim, found);
         });
     found
+}
+
+/// Searches for no more than [`SAMPLES`].
+fn search(samples: &[f32], packed: &[f32], dim: usize, found: &mut [u32]) {
+    dispatch(Search {
+        samples,
+        packed,
+        dim,
+        found,
+    });
+}
+
+/// Searches for the samples `chosen` alone.
+#[cfg(target_arch = "x86_64")]
+fn search_some(chosen: &[usize], samples: &[f32], packed: &[f32], dim: usize, found: &mut [u32]) {
+    if chosen.is_empty() {
+        return;
+    }
+    let rows = chosen.iter().flat_map(|row| &samples[row * dim..][..dim]);
+    let rows: Vec<f32> = rows.copied().collect();
+    let mut of_rows = vec![0; chosen.len()];
+    search(&rows, packed, dim, &mut of_rows);
+    for (&row, best) in chosen.iter().zip(of_rows) {
+        found[row] = best;
+    }
 }
 
 /// Centroids in the order of the kernel: `[tile][dim][2·lanes]`. The last tile is filled up with the first
@@ -213,6 +244,37 @@ mod tests {
         samples.chunks(dim).map(best).collect()
     }
 
+    fn is_best(found: &[u32], samples: &[f32], centroids: &[f32], dim: usize) {
+        for (i, (expected, value)) in slowly(samples, centroids, dim).into_iter().enumerate() {
+            let row = |of: &[f32], i: usize| of[i * dim..][..dim].to_vec();
+            let (sample, centroid) = (row(samples, i), row(centroids, found[i] as usize));
+            let of_found: f64 = sample
+                .iter()
+                .zip(centroid)
+                .map(|(&a, b)| f64::from(a) * f64::from(b))
+                .sum();
+            assert!(
+                found[i] == expected || (value - of_found).abs() < 1e-5,
+                "sample {i} of {}: {} instead of {expected}",
+                found.len(),
+                found[i]
+            );
+        }
+    }
+
+    /// Without the screen, whatever the processor has.
+    fn nearest_by_floats(samples: &[f32], centroids: &[f32], dim: usize) -> Vec<u32> {
+        let packed = dispatch(Pack { centroids, dim });
+        let mut found = vec![0; samples.len() / dim];
+        let blocks = samples.chunks(SAMPLES * dim);
+        blocks
+            .zip(found.chunks_mut(SAMPLES))
+            .for_each(|(samples, found)| {
+                search(samples, &packed, dim, found);
+            });
+        found
+    }
+
     #[test]
     fn the_centroid_found_is_the_best_one_for_any_number_of_rows_and_dimensions() {
         for (samples, centroids, dim) in [
@@ -221,19 +283,35 @@ mod tests {
             (13, 33, 7),
             (97, 70, 16),
             (250, 129, 33),
+            (100, 1000, 130),
         ] {
             let (x, c) = (numbers(samples * dim, 1), numbers(centroids * dim, 2));
+            is_best(&nearest(&x, &c, dim), &x, &c, dim);
+            is_best(&nearest_by_floats(&x, &c, dim), &x, &c, dim);
+        }
+    }
+
+    #[test]
+    fn centroids_that_hardly_differ_are_told_apart() {
+        let dim = 24;
+        for spread in [0.5, 0.1, 1e-2, 1e-3] {
+            // A few samples like the others, one of zeros, and one of numbers that have no square.
+            let mut x = numbers(60 * dim, 4);
+            x[..dim].fill(0.0);
+            x[dim..2 * dim].iter_mut().for_each(|value| *value *= 1e-30);
+            let middle = numbers(dim, 5);
+            let apart = numbers(300 * dim, 6);
+            let c: Vec<f32> = apart
+                .iter()
+                .enumerate()
+                .map(|(i, value)| middle[i % dim] + spread * value)
+                .collect();
             let found = nearest(&x, &c, dim);
-            for (i, (expected, value)) in slowly(&x, &c, dim).into_iter().enumerate() {
-                let of_found: f64 = (0..dim)
-                    .map(|k| f64::from(x[i * dim + k]) * f64::from(c[found[i] as usize * dim + k]))
-                    .sum();
-                assert!(
-                    found[i] == expected || (value - of_found).abs() < 1e-5,
-                    "sample {i} of {samples}: {} instead of {expected}",
-                    found[i]
-                );
-            }
+            assert_eq!(found[0], 0, "of equal ones the first");
+            is_best(&found, &x, &c, dim);
+            let small = &x[dim..2 * dim];
+            let large: Vec<f32> = small.iter().map(|value| value * 1e30).collect();
+            assert_eq!(found[1], nearest_by_floats(&large, &c, dim)[0]);
         }
     }
 
@@ -242,7 +320,18 @@ mod tests {
         let centroids = [0.5_f32; 3 * 40];
         let found = nearest(&numbers(3 * 20, 3), &centroids, 3);
         assert!(found.iter().all(|&k| k == 0), "{found:?}");
-        let nothing = nearest(&[f32::NAN; 6], &centroids, 3);
-        assert_eq!(nothing, [0, 0]);
+        // Few enough for the screen to keep them all: twice each.
+        let mut twice = numbers(3 * 7, 8);
+        twice.extend_from_within(..);
+        let found = nearest(&numbers(3 * 20, 3), &twice, 3);
+        assert!(found.iter().all(|&k| k < 7), "{found:?}");
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let found = nearest(&[bad; 6], &centroids, 3);
+            assert_eq!(found, [0, 0], "{bad}");
+            let mut some = centroids;
+            some[3] = bad;
+            let found = nearest(&[0.1; 6], &some, 3);
+            assert!(found.iter().all(|&k| k < 2), "{bad}: {found:?}");
+        }
     }
 }

@@ -1,0 +1,98 @@
+//! Sinkhorn over blocks against Sinkhorn over all of them.
+
+mod common;
+
+use burn::tensor::{Tensor, TensorData};
+use common::{cosines, places};
+use swav_ot::{Form, OtError, PrototypePotentials, SinkhornConfig, reference, sinkhorn};
+
+const K: usize = 37;
+
+/// Scores of blocks of different sizes, and all of them in one piece.
+fn blocks(sizes: &[usize], device: &burn::tensor::Device) -> (Vec<Tensor<2>>, Tensor<2>, Vec<f32>) {
+    let samples = sizes.iter().sum();
+    let flat = cosines(samples, K, 16, 9);
+    let whole = Tensor::from_data(TensorData::new(flat.clone(), [samples, K]), device);
+    let mut start = 0;
+    let parts = sizes.iter().map(|&size| {
+        let part = whole.clone().narrow(0, start, size);
+        start += size;
+        part
+    });
+    (parts.collect(), whole, flat)
+}
+
+fn config(epsilon: f64, iterations: usize) -> SinkhornConfig {
+    SinkhornConfig {
+        epsilon,
+        iterations,
+    }
+}
+
+fn values(tensor: Tensor<2>) -> Vec<f64> {
+    tensor.into_data().iter().collect()
+}
+
+#[test]
+fn codes_of_blocks_are_those_of_all_scores_at_once() {
+    for place in places()
+        .into_iter()
+        .filter(|place| place.form == Form::Fused)
+    {
+        for sizes in [&[300][..], &[100, 100, 100], &[1, 250, 17, 32]] {
+            for (epsilon, iterations) in [(0.05, 1), (0.05, 3), (0.05, 30), (0.02, 10)] {
+                let config = config(epsilon, iterations);
+                let (parts, whole, flat) = blocks(sizes, &place.device);
+                let block = |number: usize| parts[number].clone();
+                let found = PrototypePotentials::of_blocks(parts.len(), block, &config).unwrap();
+                let codes = parts.iter().map(|part| found.codes(part.clone()).unwrap());
+                let codes = values(Tensor::cat(codes.collect(), 0));
+
+                let at_once = values(sinkhorn(whole, &config).unwrap());
+                let scores: Vec<f64> = flat.into_iter().map(f64::from).collect();
+                let exact = reference::sinkhorn(&scores, 300, K, epsilon, iterations);
+                for ((code, at_once), exact) in codes.iter().zip(at_once).zip(exact) {
+                    let what = format!("{sizes:?}, ε {epsilon}, {iterations} rounds at {place:?}");
+                    assert!((code - at_once).abs() < 1e-5, "{code} {at_once}: {what}");
+                    assert!((code - exact).abs() < 1e-5, "{code} {exact}: {what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn potentials_read_back_are_the_same_to_the_bit() {
+    for place in places() {
+        let (parts, whole, _) = blocks(&[60, 40], &place.device);
+        let config = config(0.05, 3);
+        let found = PrototypePotentials::of_blocks(2, |b| parts[b].clone(), &config).unwrap();
+        let numbers = found.numbers();
+        assert_eq!(numbers.len(), K + 1);
+        let again = PrototypePotentials::from_numbers(&numbers, 0.05, &place.device).unwrap();
+        assert_eq!(again.numbers(), numbers);
+        let codes =
+            |potentials: &PrototypePotentials| values(potentials.codes(whole.clone()).unwrap());
+        assert_eq!(codes(&again), codes(&found));
+    }
+}
+
+#[test]
+fn what_leaves_no_potentials_is_an_error() {
+    let device = burn::tensor::Device::flex();
+    let (parts, _, _) = blocks(&[20, 20], &device);
+    let block = |number: usize| parts[number].clone();
+    let of = |blocks, config| PrototypePotentials::of_blocks(blocks, block, &config);
+    assert!(matches!(of(0, config(0.05, 3)), Err(OtError::Empty(_))));
+    assert!(matches!(of(2, config(0.05, 0)), Err(OtError::Empty(_))));
+    assert!(matches!(of(2, config(0.0, 3)), Err(OtError::Epsilon(_))));
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let spoilt = |number: usize| match number {
+            0 => block(0),
+            _ => block(1).slice_fill([3..4, 5..6], bad),
+        };
+        let found = PrototypePotentials::of_blocks(2, spoilt, &config(0.05, 3));
+        assert!(matches!(found, Err(OtError::NotFinite)), "{bad}");
+    }
+    assert!(PrototypePotentials::from_numbers(&[1.0], 0.05, &device).is_err());
+}
