@@ -820,6 +820,17 @@ fn a_file_that_features_cannot_go_to_is_refused_before_the_work() {
             .failed(2, &parts);
         assert!(!output.stderr.contains("embedding"), "{}", output.told());
     }
+    for (out, parts) in [
+        ("x.npy", ["x.npy", ".parquet"]),
+        ("x", ["x", ".csv"]),
+        ("missing/x.csv", ["missing/x.csv", "error"]),
+        ("wall/x.parquet", ["wall/x.parquet", "error"]),
+    ] {
+        space
+            .swav(&format!("assign run --data set --out {out}"))
+            .run()
+            .failed(2, &parts);
+    }
     let left: Vec<_> = fs::read_dir(space.path("folder.npy")).unwrap().collect();
     assert!(left.is_empty());
 }
@@ -842,6 +853,25 @@ fn features_of_missing_images_are_a_data_error_that_leaves_no_file() {
         .filter(|name| name != "run" && name != "set" && name != "broken")
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn images_cannot_be_assigned_to_prototypes_that_a_method_does_not_have() {
+    let space = space();
+    space
+        .swav("train --data set --out run")
+        .sets(&[
+            "method.name=random",
+            "model.backbone=resnet18",
+            "model.width=0.0625",
+        ])
+        .run()
+        .succeeded();
+    space
+        .swav("assign run --data set --out c.csv")
+        .run()
+        .failed(2, &["random", "prototypes", "swav embed"]);
+    assert!(!space.path("c.csv").exists());
 }
 
 #[test]
@@ -1003,6 +1033,15 @@ fn a_loss_that_is_no_number_stops_training_and_leaves_the_last_good_checkpoint_a
             .iter()
             .all(|value| f32::from_le_bytes(*value).is_finite())
     );
+
+    // Nothing is measured with weights that are no numbers.
+    for command in ["embed --out bad.npy", "assign --out bad.csv"] {
+        space
+            .swav(&format!("{command} --data set out/checkpoints/{dump}"))
+            .run()
+            .failed(5, &["no finite numbers", "earlier checkpoint"]);
+    }
+    assert!(!space.path("bad.npy").exists() && !space.path("bad.csv").exists());
 
     // What was dumped is never continued from, and the same cause has the same end.
     space

@@ -4,8 +4,10 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use common::{Space, TINY, TINY_DIM, png};
 use serde_json::{Value, json};
@@ -47,6 +49,7 @@ fn every_command_has_help_on_stdout() {
         "eval",
         "eval knn",
         "embed",
+        "assign",
         "data",
         "data scan",
         "data pack",
@@ -832,7 +835,207 @@ fn embed_takes_unlabelled_images_and_names_with_commas() {
     assert!(rows[2].ends_with("c.png,"), "{names}");
 }
 
+#[test]
+fn embed_writes_parquet_that_begins_and_ends_as_it_should() {
+    let space = trained();
+    let told = space
+        .swav("embed run --data held --out f.parquet --json")
+        .run()
+        .succeeded()
+        .json();
+    assert_eq!(
+        (&told["rows"], &told["dim"]),
+        (&12.into(), &TINY_DIM.into())
+    );
+    let bytes = fs::read(space.path("f.parquet")).unwrap();
+    assert!(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1"));
+    assert!(!space.path("f.parquet.csv").exists());
+}
+
+// Assign
+
+/// The lines of a CSV without quotes, by the names of their columns.
+fn read_csv(text: &str) -> Vec<HashMap<&str, &str>> {
+    let mut lines = text.lines().map(|line| line.split(','));
+    let names: Vec<&str> = lines.next().unwrap().collect();
+    lines
+        .map(|line| names.iter().copied().zip(line).collect())
+        .collect()
+}
+
+#[test]
+fn assign_tells_the_cluster_of_each_image_and_how_clear_it_is() {
+    let space = trained();
+    let output = space
+        .swav("assign run --data held --out c.csv")
+        .run()
+        .succeeded();
+    assert!(
+        output.stdout.starts_with("c.csv  12 images\n"),
+        "{}",
+        output.told()
+    );
+    let text = fs::read_to_string(space.path("c.csv")).unwrap();
+    let head = "path,cluster,score,runner_up,runner_up_score,entropy\n";
+    assert!(text.starts_with(head), "{text}");
+    let rows = read_csv(&text);
+    assert_eq!(rows.len(), 12);
+    for (i, row) in rows.iter().enumerate() {
+        assert!(Path::new(row["path"]).ends_with(format!("{}/{:03}.png", CLASSES[i / 4], i % 4)));
+        let cluster = |column: &str| row[column].parse::<usize>().unwrap();
+        assert!(
+            cluster("cluster") < 8 && cluster("runner_up") < 8,
+            "{row:?}"
+        );
+        assert_ne!(row["cluster"], row["runner_up"]);
+        let number = |column: &str| row[column].parse::<f32>().unwrap();
+        let (score, next) = (number("score"), number("runner_up_score"));
+        assert!(
+            (-1.0..=1.000_001).contains(&score) && next <= score,
+            "{row:?}"
+        );
+        assert!(
+            (0.0..=8.0_f32.ln() + 1e-5).contains(&number("entropy")),
+            "{row:?}"
+        );
+    }
+
+    let told = space
+        .swav("assign run --data held --out c.parquet --json")
+        .run()
+        .succeeded()
+        .json();
+    let mut clusters: Vec<&str> = rows.iter().map(|row| row["cluster"]).collect();
+    clusters.sort_unstable();
+    clusters.dedup();
+    assert_eq!(told["images"], 12);
+    assert_eq!(told["heads"][0]["prototypes"], 8);
+    assert_eq!(told["heads"][0]["used"], clusters.len());
+}
+
+#[test]
+fn every_head_of_prototypes_has_columns_of_its_own() {
+    let space = space();
+    space
+        .swav("train --data set --out run")
+        .sets(TINY)
+        .set("model.prototypes=[8,4]")
+        .run()
+        .succeeded();
+    let output = space
+        .swav("assign run --data held --out c.csv")
+        .run()
+        .succeeded();
+    assert!(output.stdout.contains("head 1: "), "{}", output.told());
+    let text = fs::read_to_string(space.path("c.csv")).unwrap();
+    for row in read_csv(&text) {
+        assert_eq!(row.len(), 11, "{row:?}");
+        assert!(row["cluster_1"].parse::<usize>().unwrap() < 4, "{row:?}");
+    }
+}
+
+/// Opens both tables with pyarrow and holds them to the other formats.
+const READ_TABLES: &str = "
+import csv, numpy, pyarrow.parquet
+table = pyarrow.parquet.read_table('f.parquet')
+assert table.column_names == ['path', 'label', 'features'], table.column_names
+rows = list(csv.DictReader(open('f.npy.csv')))
+assert table['path'].to_pylist() == [row['image'] for row in rows]
+assert table['label'].to_pylist() == [row['label'] or None for row in rows]
+assert (numpy.stack(table['features'].to_numpy()) == numpy.load('f.npy')).all()
+table = pyarrow.parquet.read_table('c.parquet')
+rows = list(csv.DictReader(open('c.csv')))
+assert table.column_names == list(rows[0]), table.column_names
+for name in ['cluster', 'runner_up']:
+    assert table[name].to_pylist() == [int(row[name]) for row in rows]
+for name in ['score', 'runner_up_score', 'entropy']:
+    assert (table[name].to_numpy() == numpy.float32([row[name] for row in rows])).all()
+";
+
+/// `SWAV_PYTHON`, an interpreter with `module`; without one a test says so and passes over.
+fn python_with(module: &str) -> Option<PathBuf> {
+    let Some(python) = std::env::var_os("SWAV_PYTHON") else {
+        eprintln!("skipped: SWAV_PYTHON names no interpreter with {module}");
+        return None;
+    };
+    let found = Command::new(&python)
+        .args(["-c", &format!("import {module}")])
+        .output()
+        .unwrap();
+    if !found.status.success() {
+        eprintln!("skipped: the interpreter in SWAV_PYTHON has no {module}");
+        return None;
+    }
+    Some(python.into())
+}
+
+/// What a script prints; `words` follow its name, and it runs in `space`.
+fn python(python: &Path, space: &Space, words: &[&str]) -> String {
+    let output = Command::new(python)
+        .args(words)
+        .current_dir(space.path(""))
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn pyarrow_reads_from_parquet_what_the_other_formats_hold() {
+    let Some(interpreter) = python_with("pyarrow") else {
+        return;
+    };
+    for data in ["held", "flat"] {
+        let space = trained();
+        space.flat("flat", 5);
+        for out in ["f.npy", "f.parquet"] {
+            space
+                .swav(&format!("embed run --data {data} --out {out}"))
+                .run()
+                .succeeded();
+        }
+        for out in ["c.csv", "c.parquet"] {
+            space
+                .swav(&format!("assign run --data {data} --out {out}"))
+                .run()
+                .succeeded();
+        }
+        python(&interpreter, &space, &["-c", READ_TABLES]);
+    }
+}
+
 // Eval
+
+#[test]
+fn knn_says_what_numpy_says() {
+    let Some(interpreter) = python_with("numpy") else {
+        return;
+    };
+    let space = trained();
+    for (data, out) in [("set", "train.npy"), ("held", "test.npy")] {
+        space
+            .swav(&format!("embed run --data {data} --out {out}"))
+            .run()
+            .succeeded();
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/knn.py");
+    let words = ["train.npy", "test.npy", "1,3,20", "0.07,0.5"];
+    let script = [&[script.to_str().unwrap()], &words[..]].concat();
+    let wanted: Value = serde_json::from_str(&python(&interpreter, &space, &script)).unwrap();
+    let told = space
+        .swav("eval knn run --k 1,3,20 --temperature 0.07,0.5 --json")
+        .run()
+        .succeeded()
+        .json();
+    let rows = told["knn"].as_array().unwrap();
+    assert_eq!(rows.len(), wanted.as_array().unwrap().len());
+    for (row, wanted) in rows.iter().zip(wanted.as_array().unwrap()) {
+        for field in ["k", "temperature", "accuracy"] {
+            assert_eq!(row[field], wanted[field], "{row} {wanted}");
+        }
+    }
+}
 
 #[test]
 fn knn_accuracy_is_told_for_every_k_and_temperature() {

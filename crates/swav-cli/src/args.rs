@@ -44,6 +44,9 @@ pub enum Command {
     Eval(Eval),
     /// Write the features of images to a file.
     Embed(Embed),
+    /// Write the cluster of each image to a file.
+    #[command(after_help = ASSIGN_HELP)]
+    Assign(Assign),
     /// Write the weights of a run for other programs.
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(Export),
@@ -279,7 +282,8 @@ pub struct Embed {
     /// Images, in any form that training takes.
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
-    /// File to write: .npy or .safetensors. Beside it, FILE.csv names the image of each row.
+    /// File to write: .npy or .safetensors, beside which FILE.csv names the image of each row, or .parquet
+    /// with the columns path, label and features.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// What is written.
@@ -288,6 +292,37 @@ pub struct Embed {
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+const ASSIGN_HELP: &str = "\
+    A row for each image:\n  \
+    path             the image\n  \
+    cluster          the prototype that its embedding is most alike, from 0\n  \
+    score            how much alike: the cosine of the two\n  \
+    runner_up        the prototype that comes next\n  \
+    runner_up_score  its score\n  \
+    entropy          of softmax(scores/temperature), in nats: near 0 where one prototype stands out\n\n\
+    Where a network has several heads of prototypes, all columns but the path come once for each head, with _0, _1\n\
+    and so on behind their names.\n\n\
+    Example:\n  \
+    swav assign runs/a --data photos/ --out clusters.csv";
+
+/// `swav assign`
+#[derive(Debug, Args)]
+pub struct Assign {
+    /// A run directory, or one checkpoint of a run.
+    pub run: PathBuf,
+    /// Images, in any form that training takes.
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// File to write: .csv or .parquet.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print how the images spread over the clusters as JSON.
     #[arg(long)]
     pub json: bool,
 }

@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod assign;
 mod data;
 mod devices;
 mod embed;
@@ -11,6 +12,7 @@ mod quickstart;
 mod setup;
 mod train;
 
+pub use assign::assign;
 pub use data::{data_pack, data_scan};
 pub use devices::devices;
 pub use embed::embed;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use swav_data::{Cursor, DataError, HealthReport, Loader, LoaderConfig, Order, Sample, Source};
 use swav_model::Network;
 
@@ -17,6 +17,9 @@ pub enum Layer {
     Features,
     /// The unit vector behind the projection head: what prototypes are compared with.
     Embeddings,
+    /// The embeddings' scores by the prototypes of all heads, one head behind the other. A network
+    /// without prototypes has none.
+    Scores,
     /// The normalised pixels themselves, for comparison.
     Pixels,
 }
@@ -135,6 +138,7 @@ impl Extraction<'_> {
             let rows = match self.layer {
                 Layer::Features => network.features(images),
                 Layer::Embeddings => network.forward(vec![images]).embeddings,
+                Layer::Scores => Tensor::cat(network.forward(vec![images]).scores, 1),
                 Layer::Pixels => images.flatten(1, 3),
             };
             let [_, dim] = rows.dims();

@@ -41,8 +41,11 @@ pub enum Queries<'a> {
 
 /// kNN accuracy of the queries against `bank`, for several configurations in one pass.
 ///
-/// Unlabelled rows are passed over. Similarities are computed in blocks of queries, so that memory
-/// stays small whatever the sets. Ties are won by the earlier row and by the smaller label.
+/// Unlabelled rows are passed over. Ties are won by the earlier row and by the smaller label.
+///
+/// # Memory
+/// Similarities are computed in blocks of both sets, so that beside the features themselves it takes
+/// some 200 MB however many rows there are.
 ///
 /// # Errors
 /// If there is no labelled row on either side, the two sets differ in width, or the device fails.
@@ -52,50 +55,70 @@ pub fn knn(
     configs: &[KnnConfig],
     device: &Device,
 ) -> Result<Vec<KnnAccuracy>, TrainError> {
-    let (bank_rows, bank_labels) = bank.labelled();
-    let (rows, labels) = match queries {
+    in_blocks(bank, queries, configs, device, BLOCKS)
+}
+
+/// Rows of the queries and of the bank that are compared at a time.
+const BLOCKS: [usize; 2] = [4096, 4096];
+
+fn in_blocks(
+    bank: &Features,
+    queries: Queries<'_>,
+    configs: &[KnnConfig],
+    device: &Device,
+    blocks: [usize; 2],
+) -> Result<Vec<KnnAccuracy>, TrainError> {
+    let (judged, left_out) = match queries {
         Queries::Of(features) if features.dim != bank.dim && !features.is_empty() => {
             return Err(TrainError::Recipe(format!(
                 "features of {} numbers cannot be compared with features of {}",
                 features.dim, bank.dim
             )));
         }
-        Queries::Of(features) => features.labelled(),
-        Queries::LeaveOneOut => (bank_rows.clone(), bank_labels.clone()),
+        Queries::Of(features) => (features, false),
+        Queries::LeaveOneOut => (bank, true),
     };
-    if bank_labels.is_empty() || labels.is_empty() {
+    let (voters, rows) = (labelled(bank), labelled(judged));
+    if voters.is_empty() || rows.is_empty() {
         return Err(TrainError::Recipe(
             "kNN needs labels on both sides: put the images into one folder per class".to_string(),
         ));
     }
 
-    let dim = bank.dim;
-    let bank = unit_rows(bank_rows, dim, device).transpose();
-    let classes = bank_labels
-        .iter()
-        .max()
-        .map_or(0, |&label| label as usize + 1);
+    let classes = voters.iter().map(|row| row.label as usize + 1).max();
+    let classes = classes.unwrap_or(0);
     let most = configs.iter().map(|config| config.k).max().unwrap_or(0);
     let mut correct = vec![0_usize; configs.len()];
-    for (block, labels) in labels.chunks(BLOCK).enumerate() {
-        let first = block * BLOCK;
-        let values = rows[first * dim..(first + labels.len()) * dim].to_vec();
-        let similarities = read(unit_rows(values, dim, device).matmul(bank.clone()))?;
-        let votes: Vec<Vec<u32>> = similarities
-            .par_chunks(bank_labels.len())
-            .enumerate()
-            .map(|(i, row)| {
-                let own = matches!(queries, Queries::LeaveOneOut).then_some(first + i);
-                let nearest = most_alike(row, most, own);
-                configs
-                    .iter()
-                    .map(|config| vote(&nearest, &bank_labels, classes, config))
-                    .collect()
+    for queries in rows.chunks(blocks[0]) {
+        let units = unit_rows(judged, queries, device);
+        let mut nearest = vec![Vec::new(); queries.len()];
+        for voters in voters.chunks(blocks[1]) {
+            let others = unit_rows(bank, voters, device).transpose();
+            let similarities = read(units.clone().matmul(others))?;
+            nearest
+                .par_iter_mut()
+                .zip(similarities.par_chunks(voters.len()))
+                .zip(queries)
+                .for_each(|((nearest, similarities), query)| {
+                    let others = similarities
+                        .iter()
+                        .zip(voters)
+                        .filter(|(_, voter)| !(left_out && voter.place == query.place))
+                        .map(|(&similarity, &voter)| Neighbour { similarity, voter });
+                    keep_most_alike(nearest, others, most);
+                });
+        }
+        let right: Vec<Vec<bool>> = nearest
+            .par_iter()
+            .zip(queries)
+            .map(|(nearest, query)| {
+                let wins = |config| vote(nearest, classes, config) == query.label;
+                configs.iter().map(wins).collect()
             })
             .collect();
-        for (winners, label) in votes.iter().zip(labels) {
-            for (count, winner) in correct.iter_mut().zip(winners) {
-                *count += usize::from(winner == label);
+        for right in &right {
+            for (count, &right) in correct.iter_mut().zip(right) {
+                *count += usize::from(right);
             }
         }
     }
@@ -104,47 +127,70 @@ pub fn knn(
         .zip(correct)
         .map(|(&config, correct)| KnnAccuracy {
             config,
-            accuracy: correct as f64 / labels.len() as f64,
-            queries: labels.len(),
+            accuracy: correct as f64 / rows.len() as f64,
+            queries: rows.len(),
         })
         .collect())
 }
 
-/// Queries whose similarities are held at a time.
-const BLOCK: usize = 256;
+/// A row that has a label.
+#[derive(Clone, Copy, Debug)]
+struct Labelled {
+    place: usize,
+    label: u32,
+}
 
-/// `[rows, dim]` on the device, each row of unit length.
-fn unit_rows(values: Vec<f32>, dim: usize, device: &Device) -> Tensor<2> {
-    let rows = values.len() / dim;
-    let rows = Tensor::<2>::from_data(TensorData::new(values, [rows, dim]), device);
+fn labelled(features: &Features) -> Vec<Labelled> {
+    let labels = features.labels.iter().enumerate();
+    labels
+        .filter_map(|(place, label)| label.map(|label| Labelled { place, label }))
+        .collect()
+}
+
+/// Some rows on the device, `[rows, dim]`, each brought to unit length.
+fn unit_rows(features: &Features, rows: &[Labelled], device: &Device) -> Tensor<2> {
+    let mut values = Vec::with_capacity(rows.len() * features.dim);
+    for row in rows {
+        values.extend_from_slice(features.row(row.place));
+    }
+    let rows = Tensor::<2>::from_data(TensorData::new(values, [rows.len(), features.dim]), device);
     let norms = rows.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
     rows / norms
 }
 
-/// The `k` largest similarities with their places, in falling order, without place `own`.
-fn most_alike(similarities: &[f32], k: usize, own: Option<usize>) -> Vec<(f32, usize)> {
-    let mut all: Vec<(f32, usize)> = similarities
-        .iter()
-        .enumerate()
-        .filter(|&(place, _)| Some(place) != own)
-        .map(|(place, &similarity)| (similarity, place))
-        .collect();
-    let falling = |a: &(f32, usize), b: &(f32, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-    if k < all.len() {
-        all.select_nth_unstable_by(k, falling);
-        all.truncate(k);
-    }
-    all.sort_unstable_by(falling);
-    all
+#[derive(Clone, Copy, Debug)]
+struct Neighbour {
+    similarity: f32,
+    voter: Labelled,
 }
 
-fn vote(nearest: &[(f32, usize)], labels: &[u32], classes: usize, config: &KnnConfig) -> u32 {
+/// Takes in `others`, which come later in the bank, and keeps the `k` most alike in falling order.
+fn keep_most_alike(
+    nearest: &mut Vec<Neighbour>,
+    others: impl Iterator<Item = Neighbour>,
+    k: usize,
+) {
+    // One no more alike than the last of k would come behind it.
+    let bar = nearest.last().filter(|_| nearest.len() >= k);
+    let bar = bar.map(|last| last.similarity);
+    nearest.extend(others.filter(|other| bar.is_none_or(|bar| other.similarity > bar)));
+    let falling = |a: &Neighbour, b: &Neighbour| {
+        (b.similarity.total_cmp(&a.similarity)).then(a.voter.place.cmp(&b.voter.place))
+    };
+    if k < nearest.len() {
+        nearest.select_nth_unstable_by(k, falling);
+        nearest.truncate(k);
+    }
+    nearest.sort_unstable_by(falling);
+}
+
+fn vote(nearest: &[Neighbour], classes: usize, config: &KnnConfig) -> u32 {
     let mut votes = vec![0.0_f64; classes];
     // Weights relative to the most alike: the same winner, and no overflow at a small T.
-    let first = nearest.first().map_or(0.0, |&(similarity, _)| similarity);
-    for &(similarity, place) in nearest.iter().take(config.k) {
-        let weight = (f64::from(similarity - first) / config.temperature).exp();
-        votes[labels[place] as usize] += weight;
+    let first = nearest.first().map_or(0.0, |first| first.similarity);
+    for neighbour in nearest.iter().take(config.k) {
+        let weight = (f64::from(neighbour.similarity - first) / config.temperature).exp();
+        votes[neighbour.voter.label as usize] += weight;
     }
     let mut winner = 0;
     for (label, &weight) in votes.iter().enumerate() {
@@ -206,6 +252,30 @@ mod tests {
         };
         let result = knn(&bank, Queries::Of(&query), &[sharp, flat], &Device::flex()).unwrap();
         assert_eq!((result[0].accuracy, result[1].accuracy), (1.0, 0.0));
+    }
+
+    #[test]
+    fn blocks_change_nothing() {
+        let count = 60;
+        let noise = |i: usize| ((i * 2_654_435_761) % 1009) as f32 / 1009.0 - 0.5;
+        let bank = Features {
+            // Every row comes twice, so that there are ties.
+            values: (0..count * 4).map(|i| noise(i % (count * 2))).collect(),
+            dim: 4,
+            indices: (0..count).collect(),
+            labels: (0..count)
+                .map(|i| (i % 7 != 3).then_some(i as u32 % 3))
+                .collect(),
+        };
+        let configs = [1, 5, 100].map(|k| KnnConfig { k, ..NEAREST });
+        let device = Device::flex();
+        for queries in [Queries::Of(&bank), Queries::LeaveOneOut] {
+            let measure = |blocks| in_blocks(&bank, queries, &configs, &device, blocks).unwrap();
+            let whole = measure([1000, 1000]);
+            for blocks in [[1, 1], [7, 3], [1000, 2], [16, 1000]] {
+                assert_eq!(measure(blocks), whole, "{blocks:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,12 +1,18 @@
-//! Measuring features and carrying them away: extraction, kNN, linear classification, files.
+//! Measuring features and carrying them away: extraction, kNN, linear classification, assignments,
+//! files.
 
+mod array;
+mod assign;
 mod features;
 mod knn;
 mod linear;
 mod rows;
 mod scores;
 mod share;
+mod table;
 
+pub use array::ArrayFormat;
+pub use assign::{Assignment, AssignmentWriter, Clusters};
 pub(crate) use features::read;
 pub use features::{Extraction, Features, Layer, Subset};
 pub use knn::{KnnAccuracy, KnnConfig, Queries, knn};
@@ -14,3 +20,4 @@ pub use linear::{LinearConfig, LinearEpoch, LinearResult, linear};
 pub use rows::{RowFormat, RowWriter};
 pub use scores::Scores;
 pub use share::Share;
+pub use table::TableFormat;

@@ -100,6 +100,16 @@ impl MethodPlan {
         self.settings().check(plan, ledger);
     }
 
+    /// The temperature τ of the softmax over prototypes, of a method that has them.
+    pub fn temperature(&self) -> Option<f64> {
+        match self {
+            Self::Swav(settings) => Some(settings.temperature),
+            Self::DeepclusterV2(settings) => Some(settings.temperature),
+            Self::SelaV2(settings) => Some(settings.temperature),
+            Self::Simclr(_) | Self::MocoV2(_) | Self::Supervised(_) | Self::Random(_) => None,
+        }
+    }
+
     /// The settings of SwAV, if it is SwAV.
     pub fn swav(&self) -> Option<&SwavPlan> {
         match self {

@@ -1,0 +1,72 @@
+//! `swav assign`
+
+use std::path::Path;
+
+use serde::Serialize;
+use swav_data::Format;
+use swav_train::display::{Progress, say};
+use swav_train::{
+    AssignmentWriter, Clusters, Extraction, Layer, Stop, TableFormat, checkpoint, data,
+};
+
+use super::setup;
+use crate::args::Assign;
+use crate::output::{print, print_json};
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    out: &'a Path,
+    images: usize,
+    skipped: usize,
+    heads: Vec<Clusters>,
+}
+
+/// Writes the cluster of every image, in the order of the source, as they are computed.
+pub fn assign(args: &Assign, stop: &Stop) -> anyhow::Result<()> {
+    let format = TableFormat::of(&args.out)?;
+    let (plan, checkpoint) = setup::trained(&args.run)?;
+    let source = data::open(&args.data, Format::Auto)?;
+    // Before the work: a wrong path must not cost an hour.
+    let mut writer = AssignmentWriter::create(&args.out, format, &plan)?;
+    let device = args.device.device.open()?.device;
+    let mut network = checkpoint::load_network(&checkpoint, &plan, &device)?;
+    // The last step of training has moved them off unit length, and scores are cosines.
+    network.prototypes = network.prototypes.normalise();
+    let extraction = Extraction {
+        plan: &plan,
+        device: &device,
+        layer: Layer::Scores,
+    };
+    let total = source.len();
+    let mut progress = Progress::new("assigning");
+    let health = extraction.stream(&network, source.clone(), stop, |scores, done| {
+        progress.update(done, total);
+        writer.append(&scores, source.as_ref())
+    })?;
+    drop(progress);
+    let (images, heads) = writer.finish()?;
+    for bad in &health.bad {
+        say(format_args!("skipped {bad}"));
+    }
+    if args.json {
+        return print_json(&Report {
+            out: &args.out,
+            images,
+            skipped: health.bad.len(),
+            heads,
+        });
+    }
+    let mut lines = vec![format!("{}  {images} images", args.out.display())];
+    lines.extend(heads.iter().enumerate().map(|(head, clusters)| {
+        let name = match heads.len() {
+            1 => String::new(),
+            _ => format!("head {head}: "),
+        };
+        format!(
+            "{name}{} of {} clusters, {} images in the largest",
+            clusters.used, clusters.prototypes, clusters.largest
+        )
+    }));
+    print(&lines.join("\n"))
+}
