@@ -46,6 +46,7 @@ fn every_command_has_help_on_stdout() {
         "eval",
         "eval knn",
         "embed",
+        "report",
         "data",
         "data scan",
         "data pack",

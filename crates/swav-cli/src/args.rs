@@ -44,6 +44,9 @@ pub enum Command {
     Eval(Eval),
     /// Write the features of images to a file.
     Embed(Embed),
+    /// Show a run on one page: curves, prototypes, a map of the images, their neighbours.
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report(ReportArgs),
     /// Look after a set of images: find what is wrong with it, pack it into tar shards.
     #[command(subcommand)]
     Data(Data),
@@ -259,6 +262,31 @@ pub enum LayerArg {
     Features,
     /// The unit vectors that prototypes are compared with.
     Embeddings,
+}
+
+const REPORT_EXAMPLES: &str = "Examples:\n  \
+    swav report runs/photos\n  \
+    swav report runs/photos --data held-out/ --images 10000 --out held-out.html";
+
+/// `swav report`
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// A run directory, or one checkpoint of a run.
+    pub run: PathBuf,
+    /// Page to write; by default report.html in the run directory.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Images to look at, in any form that training takes; by default the run's training images.
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// The most images that are looked at, spread evenly; 0 for curves and settings alone.
+    #[arg(long, value_name = "N", default_value_t = swav_train::report::IMAGES)]
+    pub images: usize,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `swav data …`

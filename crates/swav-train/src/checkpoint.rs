@@ -375,6 +375,27 @@ pub fn load_network(directory: &Path, plan: &Plan, device: &Device) -> Result<Ne
     Ok(weights::load(network, &directory.join(MODEL))?)
 }
 
+/// How far the state of a checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Standing {
+    /// Steps done.
+    pub step: u64,
+    /// The loss of features that tell nothing apart, where it is known.
+    pub chance: Option<f64>,
+}
+
+/// How far the state in `directory` is.
+///
+/// # Errors
+/// As [`load`].
+pub fn standing(directory: &Path) -> Result<Standing, TrainError> {
+    let manifest = verify(directory)?;
+    Ok(Standing {
+        step: manifest.step,
+        chance: manifest.collapse.chance_loss(),
+    })
+}
+
 /// A trained network: its plan and the checkpoint that holds it.
 ///
 /// `path` is a run directory, whose newest checkpoint is meant, or one checkpoint of a run.

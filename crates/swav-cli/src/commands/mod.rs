@@ -7,6 +7,7 @@ mod eval;
 mod eval_linear;
 mod plan;
 mod quickstart;
+mod report;
 mod setup;
 mod train;
 
@@ -17,4 +18,5 @@ pub use eval::eval_knn;
 pub use eval_linear::eval_linear;
 pub use plan::plan;
 pub use quickstart::quickstart;
+pub use report::report;
 pub use train::train;

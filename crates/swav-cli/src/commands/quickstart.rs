@@ -58,7 +58,8 @@ pub fn quickstart(args: &Quickstart, stop: &Stop) -> anyhow::Result<()> {
          \n\
          {:<20}{:>6.1} %\n{:<20}{:>6.1} %\n{:<20}{:>6.1} %\n\
          \n\
-         The run lies in {run}. Its features:  swav embed {run} --data DIR --out features.npy\n\
+         The run lies in {run}. A page about it:  swav report {run}\n\
+         Its features:  swav embed {run} --data DIR --out features.npy\n\
          Your own images:  swav train --data DIR",
         source.classes().len(),
         test.len(),
