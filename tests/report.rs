@@ -186,3 +186,46 @@ fn what_cannot_be_reported_is_refused_before_any_work() {
         space.swav(words).run().failed(code, &[part]);
     }
 }
+
+#[test]
+fn a_report_while_training_changes_no_loss_and_is_there_at_the_end() {
+    let space = trained();
+    space
+        .swav("train --data set --out watched --report-every")
+        .arg("1 epoch")
+        .sets(TINY)
+        .run()
+        .succeeded();
+    assert_eq!(space.losses("run"), space.losses("watched"));
+    let page = fs::read_to_string(space.path("watched/report.html")).unwrap();
+    assert!(
+        page.contains("\"step\":6,\"images\":24"),
+        "the report is not the last one"
+    );
+    assert!(!space.path("run/report.html").exists());
+    let output = space
+        .swav("train --data set --out c --report-every often")
+        .run();
+    output.failed(2, &["often", "is no duration"]);
+}
+
+#[test]
+fn event_files_for_tensorboard_are_written_where_asked_for_and_resumed() {
+    let space = Space::new();
+    space.classes("set", &["birds", "boats"], 8);
+    train(
+        &space,
+        "set",
+        &["train.tensorboard=true", "train.checkpoint=1 epoch"],
+    );
+    let last = space.checkpoints("run").pop().unwrap();
+    fs::remove_dir_all(space.path("run/checkpoints").join(last)).unwrap();
+    space.swav("train --resume --out run").run().succeeded();
+    let files = fs::read_dir(space.path("run/tensorboard")).unwrap();
+    let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    files.sort();
+    assert_eq!(files.len(), 2);
+    let bytes = fs::read(&files[1]).unwrap();
+    let holds = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+    assert!(holds(b"brain.Event:2") && holds(b"train/loss") && holds(b"method/code_entropy"));
+}

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use swav_data::{DEFAULT_MAX_PIXELS, Format, ShardSize};
 use swav_train::Share;
+use swav_train::config::Span;
 
 use crate::device::Choice;
 
@@ -106,6 +107,9 @@ pub struct Train {
     /// Run directory; by default runs/NAME after the recipe or the data.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Write the run's report.html anew as often ("5 epochs", "500 steps"), and at the end.
+    #[arg(long, value_name = "DURATION", default_value_t = Span::Never)]
+    pub report_every: Span,
     /// Continue the run in --out from its newest checkpoint; starts it if there is none yet.
     #[arg(long, requires = "out")]
     pub resume: bool,

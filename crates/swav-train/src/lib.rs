@@ -51,6 +51,7 @@ mod plan;
 pub mod report;
 mod state;
 mod stop;
+pub mod tensorboard;
 mod trainer;
 mod upload;
 

@@ -14,10 +14,7 @@ use crate::output::{print, print_json};
 /// Writes the page of a run.
 pub fn report(args: &ReportArgs, stop: &Stop) -> anyhow::Result<()> {
     let (run, plan, checkpoint) = find(&args.run)?;
-    let out = args
-        .out
-        .clone()
-        .unwrap_or_else(|| run.path().join("report.html"));
+    let out = args.out.clone().unwrap_or_else(|| run.report());
     check_writable(&out)?;
     let began = Instant::now();
     let written = match &checkpoint {

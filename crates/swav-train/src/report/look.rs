@@ -24,7 +24,7 @@ const NAME: usize = 72;
 const NAMES: usize = 3_000_000;
 
 /// Thumbnails that a page has at most.
-const THUMBNAILS: usize = 8_000;
+const THUMBNAILS: usize = 14_000;
 
 /// All that was seen.
 #[derive(Serialize)]

@@ -33,6 +33,9 @@ use look::Look;
 /// Images that a report looks at where nobody says how many.
 pub const IMAGES: usize = 50_000;
 
+/// Images that a report looks at while training goes on, which waits for it.
+pub(crate) const IMAGES_WHILE_TRAINING: usize = 5_000;
+
 /// The most images that a report takes: they are counted in 16 bits.
 pub const MOST_IMAGES: usize = 1 << 16;
 

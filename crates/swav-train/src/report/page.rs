@@ -13,7 +13,17 @@ use crate::plan::Plan;
 
 const TEMPLATE: &str = include_str!("../../../../assets/report/report.html");
 const STYLE: &str = include_str!("../../../../assets/report/report.css");
-const SCRIPT: &str = include_str!("../../../../assets/report/report.js");
+const SCRIPT: &str = concat!(
+    include_str!("../../../../assets/report/script/tools.js"),
+    include_str!("../../../../assets/report/script/theme.js"),
+    include_str!("../../../../assets/report/script/overview.js"),
+    include_str!("../../../../assets/report/script/curves.js"),
+    include_str!("../../../../assets/report/script/images.js"),
+    include_str!("../../../../assets/report/script/gallery.js"),
+    include_str!("../../../../assets/report/script/map.js"),
+    include_str!("../../../../assets/report/script/neighbours.js"),
+    include_str!("../../../../assets/report/script/settings.js"),
+);
 const CHARTS: &str = include_str!("../../../../assets/report/uPlot.iife.min.js");
 const CHARTS_STYLE: &str = include_str!("../../../../assets/report/uPlot.min.css");
 
