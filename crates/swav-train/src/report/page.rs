@@ -25,6 +25,7 @@ const SCRIPT: &str = concat!(
     include_str!("../../../../assets/report/script/settings.js"),
 );
 const CHARTS: &str = include_str!("../../../../assets/report/uPlot.iife.min.js");
+const CHARTS_LICENCE: &str = include_str!("../../../../assets/report/uPlot.LICENSE");
 const CHARTS_STYLE: &str = include_str!("../../../../assets/report/uPlot.min.css");
 
 /// What the script is given.
@@ -71,6 +72,7 @@ pub(super) fn render(
         ("{{title}}", escaped(&name)),
         ("{{charts-style}}", CHARTS_STYLE.to_string()),
         ("{{style}}", STYLE.to_string()),
+        ("{{charts-licence}}", CHARTS_LICENCE.to_string()),
         ("{{charts}}", CHARTS.to_string()),
         ("{{data}}", harmless(&data)),
         ("{{script}}", SCRIPT.to_string()),
@@ -189,6 +191,7 @@ mod tests {
             "{{title}}",
             "{{charts-style}}",
             "{{style}}",
+            "{{charts-licence}}",
             "{{charts}}",
             "{{data}}",
             "{{script}}",
