@@ -92,13 +92,11 @@ fn with_network(
         device: &device,
         stop,
     });
-    let mut shown: Option<(String, Progress)> = None;
+    let mut shown: Option<Progress> = None;
     report.write(out, &mut |what, done, total| {
-        if shown.as_ref().is_none_or(|(last, _)| last != what) {
-            shown = Some((what.to_string(), Progress::new(what)));
-        }
-        if let Some((_, progress)) = &mut shown {
-            progress.update(done, total);
-        }
+        shown.take_if(|progress| progress.what() != what);
+        shown
+            .get_or_insert_with(|| Progress::new(what))
+            .update(done, total);
     })
 }
