@@ -49,6 +49,7 @@ fn every_command_has_help_on_stdout() {
         "eval",
         "eval knn",
         "embed",
+        "report",
         "assign",
         "data",
         "data scan",

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use swav_data::{DEFAULT_MAX_PIXELS, Format, ShardSize};
 use swav_train::Share;
+use swav_train::config::Span;
 
 use crate::device::Choice;
 
@@ -44,6 +45,9 @@ pub enum Command {
     Eval(Eval),
     /// Write the features of images to a file.
     Embed(Embed),
+    /// Show a run on one page: curves, prototypes, a map of the images, their neighbours.
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report(ReportArgs),
     /// Write the cluster of each image to a file.
     #[command(after_help = ASSIGN_HELP)]
     Assign(Assign),
@@ -109,6 +113,9 @@ pub struct Train {
     /// Run directory; by default runs/NAME after the recipe or the data.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Write the run's report.html anew as often ("5 epochs", "500 steps"), and at the end.
+    #[arg(long, value_name = "DURATION", default_value_t = Span::Never)]
+    pub report_every: Span,
     /// Continue the run in --out from its newest checkpoint; starts it if there is none yet.
     #[arg(long, requires = "out")]
     pub resume: bool,
@@ -334,6 +341,31 @@ pub enum LayerArg {
     Features,
     /// The unit vectors that prototypes are compared with.
     Embeddings,
+}
+
+const REPORT_EXAMPLES: &str = "Examples:\n  \
+    swav report runs/photos\n  \
+    swav report runs/photos --data held-out/ --images 10000 --out held-out.html";
+
+/// `swav report`
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// A run directory, or one checkpoint of a run.
+    pub run: PathBuf,
+    /// Page to write; by default report.html in the run directory.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Images to look at, in any form that training takes; by default the run's training images.
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// The most images that are looked at, spread evenly; 0 for curves and settings alone.
+    #[arg(long, value_name = "N", default_value_t = swav_train::report::IMAGES)]
+    pub images: usize,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `swav data …`

@@ -52,6 +52,7 @@ fn run(cli: Cli, stop: &Stop) -> anyhow::Result<()> {
         Command::Eval(Eval::Knn(args)) => commands::eval_knn(&args, stop),
         Command::Eval(Eval::Linear(args)) => commands::eval_linear(&args, stop),
         Command::Embed(args) => commands::embed(&args, stop),
+        Command::Report(args) => commands::report(&args, stop),
         Command::Assign(args) => commands::assign(&args, stop),
         Command::Export(args) => commands::export(&args),
         Command::Data(Data::Scan(args)) => commands::data_scan(&args, stop),

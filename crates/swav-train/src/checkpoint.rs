@@ -139,6 +139,16 @@ impl RunDirectory {
         self.path.join("metrics.jsonl")
     }
 
+    /// `report.html`.
+    pub fn report(&self) -> PathBuf {
+        self.path.join("report.html")
+    }
+
+    /// `tensorboard/`, with event files where the plan asks for them.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.path.join("tensorboard")
+    }
+
     fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
     }
@@ -373,6 +383,27 @@ pub fn load_network(directory: &Path, plan: &Plan, device: &Device) -> Result<Ne
     verify(directory)?;
     let network = plan.model.init(device);
     Ok(weights::load(network, &directory.join(MODEL))?)
+}
+
+/// How far the state of a checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Standing {
+    /// Steps done.
+    pub step: u64,
+    /// The loss of features that tell nothing apart, where it is known.
+    pub chance: Option<f64>,
+}
+
+/// How far the state in `directory` is.
+///
+/// # Errors
+/// As [`load`].
+pub fn standing(directory: &Path) -> Result<Standing, TrainError> {
+    let manifest = verify(directory)?;
+    Ok(Standing {
+        step: manifest.step,
+        chance: manifest.collapse.chance_loss(),
+    })
 }
 
 /// A trained network: its plan and the checkpoint that holds it.

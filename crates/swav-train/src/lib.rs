@@ -48,8 +48,10 @@ pub mod monitor;
 pub mod optim;
 mod pass;
 mod plan;
+pub mod report;
 mod state;
 mod stop;
+pub mod tensorboard;
 mod trainer;
 mod upload;
 

@@ -15,7 +15,7 @@ use swav_data::{Batch, Loader, Source};
 use swav_model::Network;
 
 use crate::checkpoint::{self, RunDirectory};
-use crate::config::OnCollapse;
+use crate::config::{OnCollapse, Span};
 use crate::display::Display;
 use crate::eval::read;
 use crate::forward::{by_crop, of_rows, untracked};
@@ -24,7 +24,9 @@ use crate::metrics::{KnnRecord, MetricsFile, StepRecord};
 use crate::monitor::{OnlineKnn, Verdict, spread};
 use crate::pass::{Pass, loader_config};
 use crate::plan::Plan;
+use crate::report::{self, Report, Subject};
 use crate::state::State;
+use crate::tensorboard::Events;
 use crate::upload::{Normalisation, upload};
 use crate::{Stop, TrainError};
 
@@ -38,6 +40,8 @@ pub struct Trainer {
     knn: Option<OnlineKnn>,
     device: Device,
     metrics: MetricsFile,
+    events: Option<Events>,
+    report_steps: u64,
     display: Box<dyn Display>,
     stop: Stop,
     window: Window,
@@ -69,6 +73,8 @@ pub struct Parts {
     pub display: Box<dyn Display>,
     /// By whom it is stopped.
     pub stop: Stop,
+    /// How often its report is written anew.
+    pub report_every: Span,
 }
 
 /// What one step leaves to look at. Nothing is read back from the device before it is asked for.
@@ -162,6 +168,7 @@ impl Trainer {
             device,
             display,
             stop,
+            report_every,
         } = parts;
         let knn = (plan.train.knn_steps > 0).then(|| OnlineKnn::new(source.clone(), test));
         let loader = Loader::new(
@@ -170,11 +177,14 @@ impl Trainer {
             state.cursor,
         )?;
         let metrics = MetricsFile::open(&run.metrics(), state.step)?;
+        let events = plan.train.tensorboard;
+        let events = events.then(|| Events::create(&run.tensorboard(), state.step));
         Ok(Self {
             device: device.autodiff(),
             window: Window::open(Duration::ZERO),
             loss_sum: None,
             noted: HashSet::new(),
+            report_steps: report_every.steps(plan.train.steps_per_epoch),
             plan,
             run,
             state,
@@ -182,6 +192,7 @@ impl Trainer {
             loader,
             knn,
             metrics,
+            events: events.transpose()?,
             display,
             stop,
         })
@@ -215,6 +226,7 @@ impl Trainer {
         if self.plan.train.steps == 0 {
             // An untrained network is a result too: what the others are compared with.
             self.save()?;
+            self.report();
         }
         while self.state.step < self.plan.train.steps {
             if self.due(self.plan.train.steps_per_epoch) && !self.before_epoch()? {
@@ -241,6 +253,9 @@ impl Trainer {
             if last || self.due(self.plan.train.checkpoint_steps) {
                 self.save()?;
                 saved = self.state.step;
+            }
+            if last || self.report_steps > 0 && self.due(self.report_steps) {
+                self.report();
             }
             if unmeasured || self.interrupted() && !last {
                 if saved != self.state.step {
@@ -394,6 +409,9 @@ impl Trainer {
             method: metrics.collect(),
         };
         self.metrics.write(&record)?;
+        if let Some(events) = &mut self.events {
+            events.step(&record)?;
+        }
         self.display.step(&record);
         for bad in &health.bad {
             if self.noted.insert(bad.index) {
@@ -458,6 +476,9 @@ impl Trainer {
             k: knn.k(),
         };
         self.metrics.write(&record)?;
+        if let Some(events) = &mut self.events {
+            events.knn(&record)?;
+        }
         self.display.knn(&record);
         self.window = Window::open(self.loader.waited());
         Ok(Measured::Accuracy(accuracy))
@@ -469,6 +490,35 @@ impl Trainer {
         self.run.save(&self.state, self.plan.train.keep)?;
         self.window = Window::open(self.loader.waited());
         Ok(())
+    }
+
+    /// Writes the report anew, if there is to be one. A run does not end because its report fails.
+    fn report(&mut self) {
+        if self.report_steps == 0 {
+            return;
+        }
+        let network = self.state.network.valid();
+        let report = Report {
+            plan: &self.plan,
+            run: &self.run,
+            chance: self.state.method.chance().loss,
+            subject: Some(Subject {
+                network: &network,
+                step: self.state.step,
+                source: self.source.clone(),
+                images: report::IMAGES_WHILE_TRAINING,
+                device: &self.device.clone().inner(),
+                stop: &self.stop,
+            }),
+        };
+        let display = &mut self.display;
+        let mut progress = |what: &str, done, total| display.progress(what, done, total);
+        match report.write(&self.run.report(), &mut progress) {
+            // The loop sees for itself that it is to stop.
+            Ok(_) | Err(TrainError::Interrupted) => {}
+            Err(error) => self.display.note(&format!("no report: {error}")),
+        }
+        self.window = Window::open(self.loader.waited());
     }
 
     /// Never goes on, and never saves over a good state, once a number is none any more.

@@ -394,7 +394,7 @@ fn a_classifier_in_parts_has_the_loss_and_the_gradient_of_the_whole_batch() {
             step: 0,
             network: &network(4, &[], &Device::flex().autodiff()),
             crops: &[],
-            embeddings: &[values.clone()],
+            embeddings: std::slice::from_ref(&values),
             indices: &[],
             labels: &labels,
         });

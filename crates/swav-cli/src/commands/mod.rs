@@ -9,6 +9,7 @@ mod eval_linear;
 mod export;
 mod plan;
 mod quickstart;
+mod report;
 mod setup;
 mod train;
 
@@ -21,4 +22,5 @@ pub use eval_linear::eval_linear;
 pub use export::export;
 pub use plan::plan;
 pub use quickstart::quickstart;
+pub use report::report;
 pub use train::train;

@@ -1,6 +1,7 @@
 //! `swav quickstart`
 
 use serde::Serialize;
+use swav_train::config::Span;
 use swav_train::{Layer, Outcome, Recipe, State, Stop, TrainError, checkpoint};
 
 use super::eval::accuracy;
@@ -32,8 +33,12 @@ pub fn quickstart(args: &Quickstart, stop: &Stop) -> anyhow::Result<()> {
         .test
         .clone()
         .ok_or_else(|| TrainError::Recipe("the quickstart needs [data] test".to_string()))?;
+    let watch = train::Watch {
+        plain: args.plain,
+        report_every: Span::Never,
+    };
     let path = setup::run_path(args.out.as_deref(), "quickstart");
-    let (run, outcome) = train::start(prepared, &path, &found, args.plain, stop)?;
+    let (run, outcome) = train::start(prepared, &path, &found, watch, stop)?;
     if outcome == Outcome::Interrupted {
         train::say_how_to_continue(&run);
         return Err(TrainError::Interrupted.into());
@@ -58,7 +63,8 @@ pub fn quickstart(args: &Quickstart, stop: &Stop) -> anyhow::Result<()> {
          \n\
          {:<20}{:>6.1} %\n{:<20}{:>6.1} %\n{:<20}{:>6.1} %\n\
          \n\
-         The run lies in {run}. Its features:  swav embed {run} --data DIR --out features.npy\n\
+         The run lies in {run}. A page about it:  swav report {run}\n\
+         Its features:  swav embed {run} --data DIR --out features.npy\n\
          Your own images:  swav train --data DIR",
         source.classes().len(),
         test.len(),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
+use swav_train::config::Span;
 use swav_train::display::{Dashboard, Display, Lines, say};
 use swav_train::{Outcome, Parts, Plan, RunDirectory, Stop, TrainError, Trainer};
 
@@ -30,7 +31,8 @@ pub fn train(args: &Train, stop: &Stop) -> anyhow::Result<()> {
         Some(out) => {
             let run = RunDirectory::open(out)?;
             let prepared = continued(args, &run, &found)?;
-            let trainer = Trainer::resume(run.clone(), parts(prepared, &found, args.plain, stop))?;
+            let parts = parts(prepared, &found, args.watch(), stop);
+            let trainer = Trainer::resume(run.clone(), parts)?;
             (run, trainer.run()?)
         }
         None => {
@@ -51,7 +53,7 @@ pub fn train(args: &Train, stop: &Stop) -> anyhow::Result<()> {
                 .and_then(Path::file_stem)
                 .map_or("run".into(), |stem| stem.to_string_lossy());
             let path = setup::run_path(args.out.as_deref(), &name);
-            start(prepared, &path, &found, args.plain, stop)?
+            start(prepared, &path, &found, args.watch(), stop)?
         }
     };
     match outcome {
@@ -83,7 +85,7 @@ pub fn start(
     prepared: Prepared,
     path: &Path,
     found: &Found,
-    plain: bool,
+    watch: Watch,
     stop: &Stop,
 ) -> Result<(RunDirectory, Outcome), TrainError> {
     let run = RunDirectory::create(path)?;
@@ -93,7 +95,7 @@ pub fn start(
         path.display()
     ));
     let plan = prepared.plan.clone();
-    let trainer = Trainer::start(plan, run.clone(), parts(prepared, found, plain, stop))?;
+    let trainer = Trainer::start(plan, run.clone(), parts(prepared, found, watch, stop))?;
     Ok((run, trainer.run()?))
 }
 
@@ -167,8 +169,26 @@ fn differences(saved: &Plan, given: &Plan) -> Vec<String> {
     found
 }
 
-fn parts(prepared: Prepared, found: &Found, plain: bool, stop: &Stop) -> Parts {
-    let display: Box<dyn Display> = if !plain && Dashboard::possible() {
+/// How a run is watched.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    /// In plain lines instead of the dashboard.
+    pub plain: bool,
+    /// How often its report is written anew.
+    pub report_every: Span,
+}
+
+impl Train {
+    fn watch(&self) -> Watch {
+        Watch {
+            plain: self.plain,
+            report_every: self.report_every,
+        }
+    }
+}
+
+fn parts(prepared: Prepared, found: &Found, watch: Watch, stop: &Stop) -> Parts {
+    let display: Box<dyn Display> = if !watch.plain && Dashboard::possible() {
         Box::new(Dashboard::new())
     } else {
         Box::new(Lines::new())
@@ -179,5 +199,6 @@ fn parts(prepared: Prepared, found: &Found, plain: bool, stop: &Stop) -> Parts {
         device: found.device.clone(),
         display,
         stop: stop.clone(),
+        report_every: watch.report_every,
     }
 }

@@ -176,6 +176,8 @@ pub struct TrainRecipe {
     pub knn: Option<Span>,
     /// What happens when the features collapse.
     pub on_collapse: Option<OnCollapse>,
+    /// Whether the run also writes event files for TensorBoard.
+    pub tensorboard: Option<bool>,
 }
 
 /// Number format of weights and activations.

@@ -103,6 +103,7 @@ impl Display for Lines {
     }
 
     fn progress(&mut self, what: &str, done: usize, total: usize) {
+        self.wait.take_if(|wait| wait.what() != what);
         self.wait
             .get_or_insert_with(|| Progress::new(what))
             .update(done, total);

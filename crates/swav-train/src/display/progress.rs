@@ -30,6 +30,11 @@ impl Progress {
         }
     }
 
+    /// What is waited for.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
     /// `done` of `total` are through.
     pub fn update(&mut self, done: usize, total: usize) {
         if self.began.elapsed() < Self::PATIENCE {

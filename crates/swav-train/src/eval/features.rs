@@ -1,5 +1,6 @@
 //! Features of a set of images, one pass in order.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
@@ -250,6 +251,10 @@ impl Source for Subset {
 
     fn classes(&self) -> &[String] {
         self.source.classes()
+    }
+
+    fn relative_path(&self, index: usize) -> Option<PathBuf> {
+        self.source.relative_path(self.indices[index])
     }
 
     fn describe(&self) -> String {

@@ -49,6 +49,11 @@ impl Collapse {
         }
     }
 
+    /// The loss of features that tell nothing apart, where it is known.
+    pub fn chance_loss(&self) -> Option<f64> {
+        self.chance_loss
+    }
+
     /// Judges one step by its loss and the spread of its embeddings.
     pub fn observe(&mut self, step: u64, loss: f64, spread: f64) -> Verdict {
         if step < self.first_step {

@@ -102,6 +102,7 @@ pub(super) fn train(
             true => every(wanted.knn, steps_per_epoch.max(1)),
         },
         on_collapse: wanted.on_collapse.unwrap_or(OnCollapse::Stop),
+        tensorboard: wanted.tensorboard.unwrap_or(false),
     }
 }
 

@@ -161,6 +161,9 @@ pub struct TrainPlan {
     pub knn_steps: u64,
     /// What happens when the features collapse.
     pub on_collapse: OnCollapse,
+    /// Whether the run also writes event files for TensorBoard.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tensorboard: bool,
 }
 
 /// How images are seen in evaluation: short side to `resize`, then the centre `size`.
