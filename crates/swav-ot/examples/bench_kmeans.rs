@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let device = open(&name)?;
     let bank = unit_vectors([samples, dim], &device);
-    let start = bank.clone().slice([0..centroids]);
+    let start = bank.clone().slice(0..centroids);
 
     let mut rows = Vec::new();
     for (form, name) in [(Form::Fused, "fused"), (Form::Tensors, "tensors")] {
