@@ -1101,3 +1101,43 @@ fn a_classifier_without_labels_or_with_settings_that_cannot_work_is_refused() {
         .run()
         .failed(5, &["no finite number", "--lr"]);
 }
+
+#[test]
+fn a_fine_tuning_that_cannot_work_is_refused_and_one_that_is_there_not_overwritten() {
+    let space = trained();
+    space.flat("unlabelled", 4);
+    for (call, told) in [
+        (
+            "--train unlabelled --test unlabelled",
+            &["unlabelled", "two classes"][..],
+        ),
+        ("--test unlabelled", &["unlabelled", "classes"]),
+        ("--test set --labels 0%", &["0%", "share of the labels"]),
+        ("--test set --lr=-1", &["--lr -1"]),
+        ("--test set --classifier-lr=NaN", &["--classifier-lr NaN"]),
+        ("--test set --epochs 0", &["--epochs"]),
+        ("--test set --batch-size 1", &["--batch-size"]),
+        ("--test set --resume", &["--out"]),
+    ] {
+        let call = format!("eval finetune run {call}");
+        space.swav(&call).run().failed(2, told);
+    }
+    space
+        .swav("eval finetune run --test set --lr 1e30")
+        .run()
+        .failed(5, &["no finite number", "--lr"]);
+
+    let call = "eval finetune run --test set --epochs 1 --out tuned";
+    space.swav(call).run().succeeded();
+    space.swav(call).run().failed(2, &["tuned", "--resume"]);
+    space
+        .swav(&format!("{call} --resume --seed 1"))
+        .run()
+        .failed(2, &["tuned", "other settings"]);
+    let model = space.path("tuned/state/epoch-0001/model.bpk");
+    fs::write(&model, "nonsense").unwrap();
+    space
+        .swav(&format!("{call} --resume"))
+        .run()
+        .failed(2, &["model.bpk"]);
+}

@@ -48,6 +48,7 @@ fn every_command_has_help_on_stdout() {
         "plan",
         "eval",
         "eval knn",
+        "eval finetune",
         "embed",
         "report",
         "assign",
@@ -1365,4 +1366,71 @@ fn a_linear_classifier_is_trained_judged_and_kept() {
     // The same again, to the last digit.
     let again = space.swav(call).run().succeeded().json();
     assert_eq!(again, told);
+}
+
+/// A fine-tuning of four epochs with a momentum and a drop of the rates in them.
+const FINETUNE: &str = "eval finetune run --epochs 4 --batch-size 8 --labels 50% --json";
+
+#[test]
+fn a_network_is_fine_tuned_judged_and_kept() {
+    let space = trained();
+    let output = space
+        .swav(&format!("{FINETUNE} --out tuned"))
+        .run()
+        .succeeded();
+    let told = output.json();
+    assert_eq!(told["images"], 12);
+    assert_eq!(told["epochs"].as_array().unwrap().len(), 4);
+    assert_eq!(told["config"]["lr"], 0.01);
+    let kept = fs::read_to_string(space.path("tuned/finetune.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&kept).unwrap(), told);
+    assert!(space.path("tuned/confusion.csv").is_file());
+    let images = fs::read_to_string(space.path("tuned/images.txt")).unwrap();
+    assert_eq!(images.lines().count(), 12);
+    let states: Vec<_> = fs::read_dir(space.path("tuned/state"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(states, ["epoch-0004"]);
+}
+
+#[test]
+fn fine_tuning_teaches_the_whole_network() {
+    let space = trained();
+    let told = space
+        .swav("eval finetune run --epochs 30 --batch-size 8 --lr 0.05 --test set --json")
+        .run()
+        .succeeded()
+        .json();
+    let loss = |epoch: usize| told["epochs"][epoch]["loss"].as_f64().unwrap();
+    assert!(loss(29) < 0.5 * loss(0), "{told}");
+}
+
+#[test]
+fn a_fine_tuning_that_goes_on_gives_the_numbers_of_one_that_was_never_stopped() {
+    let space = trained();
+    let whole = space
+        .swav(&format!("{FINETUNE} --out whole"))
+        .run()
+        .succeeded()
+        .json();
+    let mut child = space.swav(&format!("{FINETUNE} --out parts")).spawn();
+    let begun = || {
+        fs::read_dir(space.path("parts/state")).is_ok_and(|state| {
+            state
+                .flatten()
+                .any(|entry| entry.file_name().to_string_lossy().starts_with("epoch-"))
+        })
+    };
+    while !begun() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let _ = child.kill();
+    child.wait().unwrap();
+    let parts = space
+        .swav(&format!("{FINETUNE} --out parts --resume"))
+        .run()
+        .succeeded()
+        .json();
+    assert_eq!(parts, whole);
 }

@@ -166,6 +166,9 @@ pub enum Eval {
     /// Accuracy of a linear classifier on the frozen features.
     #[command(after_help = LINEAR_HELP)]
     Linear(Linear),
+    /// Accuracy of the whole network, trained further on labels.
+    #[command(after_help = FINETUNE_HELP)]
+    Finetune(Finetune),
 }
 
 /// `swav eval knn`
@@ -279,6 +282,58 @@ pub enum ExportFormat {
     Onnx,
     /// Everything in Burn's own format.
     Burnpack,
+}
+
+const FINETUNE_HELP: &str = "The whole network is trained behind a new classifier, on random crops and mirror images, by SGD with \
+    momentum 0.9; both rates are divided by 5 after three fifths and after four fifths of the epochs. With --out the state \
+    is kept after each epoch, and --resume goes on from it with the same numbers.\n\nExamples:\n  \
+    swav eval finetune runs/a --labels 10% --out finetune-10\n  \
+    swav eval finetune runs/a --labels 10% --out finetune-10 --resume\n  \
+    swav eval finetune runs/a --labels 1% --untrained";
+
+/// `swav eval finetune`
+#[derive(Debug, Args)]
+pub struct Finetune {
+    /// A run directory, or one checkpoint of a run.
+    pub run: PathBuf,
+    /// Labelled images that are learned from; by default the run's training images.
+    #[arg(long, value_name = "PATH")]
+    pub train: Option<PathBuf>,
+    /// Labelled images that it is judged on; by default the run's test images.
+    #[arg(long, value_name = "PATH")]
+    pub test: Option<PathBuf>,
+    /// Share of the labels to learn from, the same of each class.
+    #[arg(long, value_name = "SHARE", default_value_t = Share::ALL)]
+    pub labels: Share,
+    /// Passes over the images.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub epochs: u32,
+    /// First learning rate of the backbone; by default 0.01, or 0.02 for 3 % of the labels or less.
+    #[arg(long)]
+    pub lr: Option<f64>,
+    /// First learning rate of the classifier; by default 0.2, or 5 for 3 % of the labels or less.
+    #[arg(long)]
+    pub classifier_lr: Option<f64>,
+    /// Images of a step.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..=65_536))]
+    pub batch_size: u32,
+    /// Seed of the classifier, the order, the crops and the share of the labels.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Begin with the network as it was before training, for comparison.
+    #[arg(long)]
+    pub untrained: bool,
+    /// Directory for finetune.json, confusion.csv, images.txt, the images that were learned from, and the state.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Continue the fine-tuning in --out; starts it if there is none yet.
+    #[arg(long, requires = "out")]
+    pub resume: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `swav embed`

@@ -51,6 +51,7 @@ fn run(cli: Cli, stop: &Stop) -> anyhow::Result<()> {
         Command::Plan(args) => commands::plan(&args),
         Command::Eval(Eval::Knn(args)) => commands::eval_knn(&args, stop),
         Command::Eval(Eval::Linear(args)) => commands::eval_linear(&args, stop),
+        Command::Eval(Eval::Finetune(args)) => commands::eval_finetune(&args, stop),
         Command::Embed(args) => commands::embed(&args, stop),
         Command::Report(args) => commands::report(&args, stop),
         Command::Assign(args) => commands::assign(&args, stop),

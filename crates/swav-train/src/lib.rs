@@ -59,9 +59,9 @@ pub use checkpoint::RunDirectory;
 pub use config::Recipe;
 pub use error::TrainError;
 pub use eval::{
-    AssignmentWriter, Clusters, Extraction, Features, KnnAccuracy, KnnConfig, Layer, LinearConfig,
-    LinearEpoch, LinearResult, Queries, RowFormat, RowWriter, Scores, Share, Subset, TableFormat,
-    knn, linear,
+    AssignmentWriter, Clusters, Extraction, Features, FinetuneConfig, Finetuning, KnnAccuracy,
+    KnnConfig, Layer, LinearConfig, LinearEpoch, LinearResult, Queries, RowFormat, RowWriter,
+    Scores, Share, Subset, TableFormat, knn, linear,
 };
 pub use method::Method;
 pub use plan::{DataPlan, EvaluationPlan, Facts, Note, Plan, TrainPlan};

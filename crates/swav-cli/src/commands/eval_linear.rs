@@ -1,38 +1,16 @@
 //! `swav eval linear`
 
-use std::fmt::Write;
-use std::path::Path;
 use std::sync::Arc;
 
-use serde::Serialize;
 use swav_data::Source;
 use swav_train::display::{Progress, say};
 use swav_train::{
-    Extraction, Layer, LinearConfig, LinearResult, State, Stop, Subset, TrainError, checkpoint,
-    files, linear,
+    Extraction, Layer, LinearConfig, State, Stop, Subset, TrainError, checkpoint, linear,
 };
 
+use super::classifier::{Report, two_classes};
 use super::{eval, setup};
 use crate::args::Linear;
-use crate::output::{print, print_json};
-
-/// What `--json` prints and `--out` keeps.
-#[derive(Serialize)]
-struct Report<'a> {
-    checkpoint: Option<&'a Path>,
-    train: String,
-    test: String,
-    labels: String,
-    images: usize,
-    config: LinearConfig,
-    classes: &'a [String],
-    by_class: Vec<Option<f64>>,
-    #[serde(flatten)]
-    result: LinearResult,
-}
-
-/// Classes that are shown for being told apart worst.
-const WORST: usize = 5;
 
 /// Trains a linear classifier on the features of a run and says how good it is.
 pub fn eval_linear(args: &Linear, stop: &Stop) -> anyhow::Result<()> {
@@ -51,14 +29,7 @@ pub fn eval_linear(args: &Linear, stop: &Stop) -> anyhow::Result<()> {
     };
     let (plan, checkpoint) = setup::trained(&args.run)?;
     let [train, test] = eval::sets(&plan, args.train.as_deref(), args.test.as_deref())?;
-    let classes = train.classes().len();
-    if classes < 2 {
-        let problem = format!(
-            "{}: a classifier needs two classes or more; put each class into a folder of its own",
-            train.describe()
-        );
-        return Err(TrainError::Recipe(problem).into());
-    }
+    let classes = two_classes(train.as_ref())?;
     if let Some(out) = &args.out {
         std::fs::create_dir_all(out).map_err(|source| TrainError::Io {
             path: out.clone(),
@@ -119,74 +90,14 @@ pub fn eval_linear(args: &Linear, stop: &Stop) -> anyhow::Result<()> {
         test: test.describe(),
         labels: args.labels.to_string(),
         images: names.len(),
-        config,
+        config: &config,
         classes: train.classes(),
         by_class: result.scores.by_class(),
         result,
     };
-    if let Some(out) = &args.out {
-        keep(&report, &names, out)?;
-    }
-    if args.json {
-        return print_json(&report);
-    }
-    print(&summary(&report))
-}
-
-/// The result in a few lines.
-fn summary(report: &Report<'_>) -> String {
-    let percent = |share: f64| format!("{:.2} %", 100.0 * share);
-    let (scores, best) = (&report.result.scores, &report.result.best);
-    let mut text = format!(
-        "top-1 {}   top-5 {}   ({} labels, {} images)\nbest  {}   after epoch {} of {}, chosen by the test images",
-        percent(scores.top1),
-        percent(scores.top5),
-        report.labels,
-        report.images,
-        percent(best.top1),
-        best.epoch,
-        report.config.epochs,
-    );
-    let known = report.by_class.iter().enumerate();
-    let mut known: Vec<(usize, f64)> = known
-        .filter_map(|(c, share)| Some((c, (*share)?)))
-        .collect();
-    known.sort_by(|a, b| a.1.total_cmp(&b.1));
-    text.push_str("\nhardest");
-    for (class, share) in known.into_iter().take(WORST) {
-        let row = scores.confusion[class].iter().enumerate();
-        let taken = row.filter(|&(guess, &count)| guess != class && count > 0);
-        let taken = taken.max_by_key(|(_, count)| **count);
-        let taken = taken.map_or(String::new(), |(guess, _)| {
-            format!(", mostly taken for {}", report.classes[guess])
-        });
-        let _ = write!(
-            text,
-            "\n  {:<24} {:>8}{taken}",
-            report.classes[class],
-            percent(share)
-        );
-    }
-    text
-}
-
-/// Writes everything into the directory `out`.
-fn keep(report: &Report<'_>, names: &[String], out: &Path) -> anyhow::Result<()> {
-    files::write_atomic(
-        &out.join("linear.json"),
-        &serde_json::to_vec_pretty(report)?,
-    )?;
-    files::write_atomic(
-        &out.join("images.txt"),
-        (names.join("\n") + "\n").as_bytes(),
-    )?;
-    let quoted = |name: &String| format!("\"{}\"", name.replace('"', "\"\""));
-    let header: Vec<String> = report.classes.iter().map(quoted).collect();
-    let mut csv = format!("class,{}\n", header.join(","));
-    for (class, row) in report.classes.iter().zip(&report.result.scores.confusion) {
-        let counts: Vec<String> = row.iter().map(u32::to_string).collect();
-        csv.push_str(&format!("{},{}\n", quoted(class), counts.join(",")));
-    }
-    files::write_atomic(&out.join("confusion.csv"), csv.as_bytes())?;
-    Ok(())
+    report.tell(
+        args.out.as_deref().map(|out| out.join("linear.json")),
+        &names,
+        args.json,
+    )
 }

@@ -18,6 +18,8 @@ pub enum Layer {
     Features,
     /// The unit vector behind the projection head: what prototypes are compared with.
     Embeddings,
+    /// What the head gives, not brought to unit length: of a classifier, its logits.
+    Logits,
     /// The embeddings' scores by the prototypes of all heads, one head behind the other. A network
     /// without prototypes has none.
     Scores,
@@ -139,6 +141,7 @@ impl Extraction<'_> {
             let rows = match self.layer {
                 Layer::Features => network.features(images),
                 Layer::Embeddings => network.forward(vec![images]).embeddings,
+                Layer::Logits => network.forward(vec![images]).projections,
                 Layer::Scores => Tensor::cat(network.forward(vec![images]).scores, 1),
                 Layer::Pixels => images.flatten(1, 3),
             };

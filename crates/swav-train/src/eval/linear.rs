@@ -2,7 +2,7 @@
 
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use swav_data::Permutation;
 
 use super::features::{Features, read};
@@ -38,7 +38,7 @@ impl Default for LinearConfig {
 }
 
 /// One epoch of the classifier.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LinearEpoch {
     /// Epochs done, this one included.
     pub epoch: usize,
@@ -60,6 +60,20 @@ pub struct LinearResult {
     pub best: LinearEpoch,
     /// All epochs.
     pub epochs: Vec<LinearEpoch>,
+}
+
+impl LinearResult {
+    pub(super) fn new(scores: Scores, epochs: Vec<LinearEpoch>) -> Result<Self, TrainError> {
+        let best = epochs
+            .iter()
+            .copied()
+            .reduce(|best, next| if next.top1 > best.top1 { next } else { best });
+        Ok(Self {
+            scores,
+            best: best.ok_or_else(|| TrainError::Recipe("--epochs 0: nothing to train".into()))?,
+            epochs,
+        })
+    }
 }
 
 const MOMENTUM: f64 = 0.9;
@@ -152,15 +166,7 @@ pub fn linear(
         progress(&done);
         epochs.push(done);
     }
-    let best = epochs
-        .iter()
-        .copied()
-        .reduce(|best, next| if next.top1 > best.top1 { next } else { best });
-    Ok(LinearResult {
-        scores: layer.judge(&test, classes)?,
-        best: best.ok_or_else(|| TrainError::Recipe("--epochs 0: nothing to train".to_string()))?,
-        epochs,
-    })
+    LinearResult::new(layer.judge(&test, classes)?, epochs)
 }
 
 /// A linear layer, or what is gathered about one.

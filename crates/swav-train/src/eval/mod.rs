@@ -1,9 +1,10 @@
-//! Measuring features and carrying them away: extraction, kNN, linear classification, assignments,
-//! files.
+//! Measuring features and carrying them away: extraction, kNN, linear classification, fine-tuning,
+//! assignments, files.
 
 mod array;
 mod assign;
 mod features;
+mod finetune;
 mod knn;
 mod linear;
 mod rows;
@@ -15,6 +16,7 @@ pub use array::ArrayFormat;
 pub use assign::{Assignment, AssignmentWriter, Clusters};
 pub(crate) use features::read;
 pub use features::{Extraction, Features, Layer, Subset};
+pub use finetune::{FinetuneConfig, Finetuning};
 pub use knn::{KnnAccuracy, KnnConfig, Queries, knn};
 pub use linear::{LinearConfig, LinearEpoch, LinearResult, linear};
 pub use rows::{RowFormat, RowWriter};

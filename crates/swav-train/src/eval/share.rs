@@ -33,6 +33,11 @@ impl Share {
         chosen
     }
 
+    /// Above 0, at most 1.
+    pub fn fraction(self) -> f64 {
+        self.0
+    }
+
     /// Whether it is all of them.
     pub fn is_all(self) -> bool {
         self == Self::ALL

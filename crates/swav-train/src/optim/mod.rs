@@ -71,14 +71,7 @@ impl OptimizerPlan {
     }
 
     fn sgd(&self, decay: f64) -> Sgd {
-        // Burn's own dampening of 0.1 would shrink every gradient; the recipes have none.
-        let momentum = MomentumConfig::new()
-            .with_momentum(self.momentum)
-            .with_dampening(0.0);
-        SgdConfig::new()
-            .with_momentum(Some(momentum))
-            .with_weight_decay(Some(WeightDecayConfig::new(decay as f32)))
-            .build()
+        sgd(self.momentum, decay)
     }
 
     fn adam(&self, decay: f64) -> Adam {
@@ -92,6 +85,18 @@ impl OptimizerPlan {
             .with_weight_decay(decay as f32)
             .build()
     }
+}
+
+/// SGD as PyTorch has it.
+pub(crate) fn sgd(momentum: f64, decay: f64) -> Sgd {
+    // Burn's own dampening of 0.1 would shrink every gradient; the recipes have none.
+    let momentum = MomentumConfig::new()
+        .with_momentum(momentum)
+        .with_dampening(0.0);
+    SgdConfig::new()
+        .with_momentum(Some(momentum))
+        .with_weight_decay(Some(WeightDecayConfig::new(decay as f32)))
+        .build()
 }
 
 /// Collects the parameters of rank one: biases, and the scale and shift of batch norms.
