@@ -189,7 +189,7 @@ fn a_bank_that_is_a_part_of_another_tensor_is_clustered_as_its_copy() {
     let all = unit_vectors(90, 6, 6);
     let start = all[..4].to_vec();
     for place in places() {
-        let part = tensor(&all, &place).slice([30..90]);
+        let part = tensor(&all, &place).slice(30..90);
         let found = spherical_kmeans(part, tensor(&start, &place), 5).unwrap();
         let copied = cluster(
             &all[30..],
