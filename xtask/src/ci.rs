@@ -53,14 +53,10 @@ const CHECKS: &[Check] = &[
         ],
         &[],
     ),
-    // In software, and as Burn hands the kernels over: at once, or from the queue in which it fuses operations.
+    // In software, and as the program has them: from the queue in which Burn fuses operations. The same without
+    // `fusion` is another build of Burn, of five minutes; CONTRIBUTING.md says when it is worth it.
     (
         "kernels on wgpu",
-        &["test", "--release", "-p", "swav-ot", "--features", "wgpu"],
-        &[],
-    ),
-    (
-        "kernels on wgpu, fused",
         &[
             "test",
             "--release",
