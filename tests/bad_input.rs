@@ -444,6 +444,54 @@ fn a_malformed_override_is_refused_with_the_flag_as_it_was_given() {
 }
 
 #[test]
+fn settings_that_a_method_cannot_work_with_are_refused_by_the_name_of_their_field() {
+    let space = Space::new();
+    space.classes("set", &["a", "b"], 8);
+    let moco = "method.name=moco-v2";
+    refused(
+        &space,
+        &[
+            // The tiny recipe is SwAV's and has prototypes that are frozen for a while.
+            (
+                &["method.name=simclr"],
+                &["simclr has no prototypes", "method.freeze means nothing"],
+            ),
+            (
+                &["method.name=supervised"],
+                &["supervised has no prototypes", "model.dim = 8"],
+            ),
+            (
+                &["method.name=supervised", "method.smoothing=1"],
+                &["method.smoothing = 1 must lie in [0, 1)"],
+            ),
+            (
+                &["method.name=supervised", "method.smoothing=-0.1"],
+                &["method.smoothing = -0.1"],
+            ),
+            (
+                &[moco, "method.momentum=1.001"],
+                &["method.momentum = 1.001", "[0, 1]"],
+            ),
+            (&[moco, "method.momentum=-1"], &["method.momentum = -1"]),
+            (&[moco, "method.momentum=nan"], &["method.momentum = NaN"]),
+            (
+                &[moco, "method.queue={length=800}"],
+                &["method.queue.length = 800", "longer than the 16 images"],
+            ),
+            (
+                &[moco, "method.key_groups=5"],
+                &["method.key_groups = 5", "8 images"],
+            ),
+            (&[moco, "method.key_groups=0"], &["method.key_groups = 0"]),
+            (
+                &[moco, "crops=[{count=1,size=32,scale=[0.3,1.0]}]"],
+                &["crops", "at least two"],
+            ),
+        ],
+    );
+}
+
+#[test]
 fn settings_that_cannot_work_are_refused_by_the_name_of_their_field() {
     refused(
         &space(),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use swav_model::Network;
 
 use super::Epoch;
@@ -12,7 +12,7 @@ use crate::TrainError;
 /// The embeddings of a whole epoch, one bank for each of the first crops (Caron et al., NeurIPS 2020, appendix A.4).
 ///
 /// A bank is kept as the batches that it came in: to remember a batch is to put it in the place of the one an epoch
-/// ago, and nothing is copied. Images that an epoch leaves out, since they fill no batch, are not in it.
+/// ago, and nothing else moves. Images that an epoch leaves out, since they fill no batch, are not in it.
 #[derive(Clone, Debug)]
 pub struct Bank {
     /// `embeddings[crop][batch]`, `[B, dim]`.
@@ -58,9 +58,10 @@ impl Bank {
         assert!(place <= self.indices.len(), "batch {place} of a bank");
         let end = place == self.indices.len();
         for (bank, embeddings) in self.embeddings.iter_mut().zip(embeddings) {
+            let embeddings = alone(embeddings);
             match end {
-                true => bank.push(embeddings.clone()),
-                false => bank[place] = embeddings.clone(),
+                true => bank.push(embeddings),
+                false => bank[place] = embeddings,
             }
         }
         match end {
@@ -107,29 +108,41 @@ impl Bank {
         memory.save(&directory.join(FILE))
     }
 
-    /// Reads banks of batches of `batch` images and embeddings of `dim` numbers.
+    /// Reads banks of batches of `batch` images and embeddings of `dim` numbers, of a set of `images`.
     pub(crate) fn load(
         &mut self,
         directory: &Path,
         [batch, dim]: [usize; 2],
+        images: usize,
         device: &Device,
     ) -> Result<(), TrainError> {
         let found = Remembered::open(&directory.join(FILE))?;
         let batches = found.number("batches")? as usize;
+        let all = images / batch;
+        if batches != 0 && batches != all {
+            return Err(found.damaged(format!("holds {batches} batches of {all}")));
+        }
         let mut loaded = Self::new(self.embeddings.len());
         if batches > 0 {
-            let rows = batches.saturating_mul(batch);
+            let rows = batches * batch;
             for (number, bank) in loaded.embeddings.iter_mut().enumerate() {
                 let whole = found.tensor(&format!("bank{number}"), [rows, dim], device)?;
-                *bank = whole.split(batch, 0);
+                *bank = whole.split(batch, 0).iter().map(alone).collect();
             }
-            let indices = found.integers("indices", rows)?;
+            let indices = found.integers_in("indices", rows, 0..images as i64)?;
             let indices: Vec<usize> = indices.into_iter().map(|index| index as usize).collect();
             loaded.indices = indices.chunks(batch).map(<[usize]>::to_vec).collect();
         }
         *self = loaded;
         Ok(())
     }
+}
+
+/// The rows in memory of their own. On the CPU a part of a tensor keeps all of it alive, and the embeddings of two crops
+/// would those of all the others.
+fn alone(rows: &Tensor<2>) -> Tensor<2> {
+    let all = Tensor::<1, Int>::arange(0..rows.dims()[0] as i64, &rows.device());
+    rows.clone().select(0, all)
 }
 
 const FILE: &str = "bank.safetensors";

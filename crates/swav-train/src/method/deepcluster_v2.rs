@@ -62,6 +62,10 @@ impl MethodSettings for DeepclusterV2Plan {
         ))
     }
 
+    fn memory(&self, plan: &Plan) -> u64 {
+        bank_memory(plan)
+    }
+
     fn describe(&self) -> String {
         format!(
             "τ {}, {} rounds of k-means",
@@ -83,6 +87,13 @@ pub(super) fn check_clusters(plan: &Plan, ledger: &mut Ledger) {
     }
 }
 
+/// Bytes of the banks and the labels.
+pub(super) fn bank_memory(plan: &Plan) -> u64 {
+    let rows = plan.train.steps_per_epoch * plan.train.batch_size as u64;
+    let labels = (plan.model.prototypes.len() * plan.data.images) as u64;
+    4 * (BANKS as u64 * rows * plan.model.dim as u64 + labels)
+}
+
 /// DeepCluster-v2 with its banks and the labels of the epoch.
 #[derive(Debug)]
 pub struct DeepclusterV2 {
@@ -97,7 +108,7 @@ pub struct DeepclusterV2 {
 }
 
 /// Banks that heads take turns with.
-const BANKS: usize = 2;
+pub(super) const BANKS: usize = 2;
 
 impl DeepclusterV2 {
     /// For heads of `clusters` clusters over `images` images, in batches and of embeddings of the given `shape`.
@@ -214,6 +225,7 @@ impl Method for DeepclusterV2 {
             directory,
             &mut self.bank,
             &mut self.labels,
+            &self.clusters,
             self.shape,
             device,
         )?;
@@ -241,7 +253,6 @@ pub(super) fn heads_loss(
 }
 
 const LABELS_FILE: &str = "labels.safetensors";
-const METRICS: [&str; 2] = ["used_clusters", "moved_images"];
 
 /// Writes what the epoch goes by.
 pub(super) fn save_epoch(
@@ -266,18 +277,22 @@ pub(super) fn load_epoch(
     directory: &Path,
     bank: &mut Bank,
     labels: &mut Labels,
+    clusters: &[usize],
     shape: [usize; 2],
     device: &Device,
 ) -> Result<(Vec<Metric>, Remembered), TrainError> {
     let found = Remembered::open(&directory.join(LABELS_FILE))?;
-    let heads = labels.heads().iter().enumerate();
-    let heads = heads.map(|(head, labels)| found.integers(&format!("head{head}"), labels.len()));
+    let images = labels.heads().first().map_or(0, Vec::len);
+    let heads = clusters.iter().enumerate().map(|(head, &clusters)| {
+        let range = i64::from(Labels::NONE)..clusters as i64;
+        found.integers_in(&format!("head{head}"), images, range)
+    });
     *labels = Labels::restore(heads.collect::<Result<_, _>>()?);
-    let numbers = METRICS.iter().filter_map(|&name| {
+    let numbers = Labels::METRICS.iter().filter_map(|&name| {
         let bits = found.number(name).ok()?;
         Some(Metric::new(name, f64::from_bits(bits)))
     });
     let metrics = numbers.collect();
-    bank.load(directory, shape, device)?;
+    bank.load(directory, shape, images, device)?;
     Ok((metrics, found))
 }

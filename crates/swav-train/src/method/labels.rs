@@ -10,7 +10,10 @@ pub struct Labels(Vec<Vec<i32>>);
 
 impl Labels {
     /// The label of an image that was not seen.
-    const NONE: i32 = -1;
+    pub(crate) const NONE: i32 = -1;
+
+    /// The names of the [metrics](Self::metrics).
+    pub(crate) const METRICS: [&str; 3] = ["used_clusters", "cluster_entropy", "label_agreement"];
 
     /// No labels yet, for `heads` heads over `images` images.
     pub fn none(heads: usize, images: usize) -> Self {
@@ -56,27 +59,77 @@ impl Labels {
         labels.equal(all).float() * weight
     }
 
-    /// The share of the images with a label now that had another one `before`, over all heads; and the share of the
-    /// `clusters` that have an image, over all heads.
+    /// What can be said of the labels, each the mean over the heads of `clusters` clusters: `used_clusters`, the share of
+    /// the clusters that have an image; `cluster_entropy`, how even their sizes are, 1 where all are the same; and, where
+    /// there were labels `before`, `label_agreement`, how much of them the labels have kept, 1 where one can be told from
+    /// the other. The names of clusters do not count: k-means gives them anew.
     pub fn metrics(&self, before: &Self, clusters: &[usize]) -> Vec<Metric> {
-        let pairs = self.0.iter().flatten().zip(before.0.iter().flatten());
-        let (mut labelled, mut moved) = (0_usize, 0_usize);
-        for (&now, &then) in pairs {
-            labelled += usize::from(now != Self::NONE);
-            moved += usize::from(now != Self::NONE && now != then);
-        }
-        let used = self.0.iter().zip(clusters).map(|(labels, &clusters)| {
-            let mut has = vec![false; clusters];
-            for &label in labels.iter().filter(|&&label| label != Self::NONE) {
-                has[label as usize] = true;
-            }
-            has.into_iter().filter(|&has| has).count()
+        let heads = || self.0.iter().zip(clusters);
+        let sizes: Vec<Vec<usize>> = heads().map(|(labels, &k)| sizes(labels, k)).collect();
+        let used = sizes.iter().map(|sizes| {
+            let used = sizes.iter().filter(|&&size| size > 0).count();
+            used as f64 / sizes.len() as f64
         });
-        let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
-        vec![
-            Metric::new("used_clusters", share(used.sum(), clusters.iter().sum())),
-            Metric::new("moved_images", share(moved, labelled)),
-        ]
+        let even = sizes
+            .iter()
+            .map(|sizes| entropy(sizes) / (sizes.len() as f64).ln());
+        let kept = self.0.iter().zip(&before.0);
+        let kept: Option<Vec<f64>> = kept.map(|(now, then)| agreement(now, then)).collect();
+        let [used, even] = [mean(used), mean(even)];
+        let values = [
+            Some(used),
+            Some(even),
+            kept.map(|kept| mean(kept.into_iter())),
+        ];
+        let named = Self::METRICS.into_iter().zip(values);
+        named
+            .filter_map(|(name, value)| Some(Metric::new(name, value?)))
+            .collect()
+    }
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = values.len().max(1) as f64;
+    values.sum::<f64>() / count
+}
+
+/// Images of each cluster.
+fn sizes(labels: &[i32], clusters: usize) -> Vec<usize> {
+    let mut sizes = vec![0; clusters];
+    for &label in labels.iter().filter(|&&label| label != Labels::NONE) {
+        sizes[label as usize] += 1;
+    }
+    sizes
+}
+
+/// `−Σ p ln p` of what is `counts` in numbers.
+fn entropy(counts: &[usize]) -> f64 {
+    let all = counts.iter().sum::<usize>() as f64;
+    let counts = counts.iter().filter(|&&count| count > 0);
+    let shares = counts.map(|&count| count as f64 / all);
+    -shares.map(|share| share * share.ln()).sum::<f64>()
+}
+
+/// The normalised mutual information `I/√(H·H)` of two labellings over the images that have a label in both, by which
+/// Caron et al. watch how clusters settle ("Deep clustering", ECCV 2018, equation 3); none without such images.
+fn agreement(now: &[i32], then: &[i32]) -> Option<f64> {
+    let both = now.iter().zip(then);
+    let both = both.filter(|(now, then)| **now != Labels::NONE && **then != Labels::NONE);
+    let mut pairs: Vec<(i32, i32)> = both.map(|(&now, &then)| (now, then)).collect();
+    pairs.sort_unstable();
+    let runs = |same: fn(&(i32, i32), &(i32, i32)) -> bool, pairs: &[(i32, i32)]| {
+        let counts: Vec<usize> = pairs.chunk_by(same).map(<[_]>::len).collect();
+        entropy(&counts)
+    };
+    let together = runs(|a, b| a == b, &pairs);
+    let of_now = runs(|a, b| a.0 == b.0, &pairs);
+    pairs.sort_unstable_by_key(|pair| pair.1);
+    let of_then = runs(|a, b| a.1 == b.1, &pairs);
+    match (pairs.is_empty(), of_now * of_then) {
+        (true, _) => None,
+        // All in one cluster, then or now: nothing is told.
+        (_, 0.0) => Some(0.0),
+        (_, product) => Some((of_now + of_then - together) / product.sqrt()),
     }
 }
 
@@ -95,14 +148,40 @@ mod tests {
         assert_eq!(rows, expected);
     }
 
+    fn labels(heads: &[&[u32]]) -> Labels {
+        let mut labels = Labels::none(heads.len(), heads[0].len() + 1);
+        let heads: Vec<Vec<u32>> = heads.iter().map(|head| head.to_vec()).collect();
+        labels.assign(0..heads[0].len(), &heads);
+        labels
+    }
+
+    fn metric(metrics: &[Metric], name: &str) -> Option<f64> {
+        let metric = metrics.iter().find(|metric| metric.name == name);
+        metric.map(|metric| metric.value)
+    }
+
     #[test]
-    fn metrics_count_clusters_in_use_and_images_that_moved() {
-        let mut before = Labels::none(2, 4);
-        before.assign([0, 1, 2].into_iter(), &[vec![0, 0, 1], vec![0, 1, 2]]);
-        let mut now = before.clone();
-        now.assign([0, 1, 2].into_iter(), &[vec![0, 1, 1], vec![0, 1, 2]]);
-        let metrics = now.metrics(&before, &[4, 4]);
-        assert_eq!(metrics[0].value, 5.0 / 8.0);
-        assert_eq!(metrics[1].value, 1.0 / 6.0);
+    fn metrics_tell_clusters_in_use_and_how_even_they_are() {
+        let none = Labels::none(2, 5);
+        let metrics = labels(&[&[0, 0, 1, 1], &[2, 2, 2, 2]]).metrics(&none, &[4, 4]);
+        assert_eq!(metric(&metrics, "used_clusters"), Some((0.5 + 0.25) / 2.0));
+        assert_eq!(metric(&metrics, "cluster_entropy"), Some((0.5 + 0.0) / 2.0));
+        assert_eq!(metric(&metrics, "label_agreement"), None);
+    }
+
+    #[test]
+    fn labels_agree_if_one_can_be_told_from_the_other_whatever_the_clusters_are_called() {
+        let agreement = |now: &[u32], then: &[u32]| {
+            let metrics = labels(&[now]).metrics(&labels(&[then]), &[4]);
+            metric(&metrics, "label_agreement").unwrap()
+        };
+        let then = [0, 0, 1, 1, 2, 2, 3, 3];
+        assert!((agreement(&then, &then) - 1.0).abs() < 1e-12);
+        assert!((agreement(&[3, 3, 0, 0, 1, 1, 2, 2], &then) - 1.0).abs() < 1e-12);
+        assert!(agreement(&[0, 1, 0, 1, 0, 1, 0, 1], &then).abs() < 1e-12);
+        assert_eq!(agreement(&[1; 8], &then), 0.0);
+        // Halves of which each is two of the four: I = ln 2, H = ln 2 and ln 4.
+        let halves = agreement(&[0, 0, 0, 0, 1, 1, 1, 1], &then);
+        assert!((halves - 0.5_f64.sqrt()).abs() < 1e-12, "{halves}");
     }
 }

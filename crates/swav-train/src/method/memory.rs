@@ -1,6 +1,7 @@
 //! What a method remembers, as a SafeTensors file of a checkpoint.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -89,6 +90,25 @@ impl Remembered {
         self.values(name, Dtype::I32, &[length], i32::from_le_bytes)
     }
 
+    /// The list `name`, which must hold `length` numbers of the `range`.
+    pub(crate) fn integers_in(
+        &self,
+        name: &str,
+        length: usize,
+        range: Range<i64>,
+    ) -> Result<Vec<i32>, TrainError> {
+        let values = self.integers(name, length)?;
+        match values
+            .iter()
+            .find(|&&value| !range.contains(&i64::from(value)))
+        {
+            None => Ok(values),
+            Some(value) => Err(self.damaged(format!(
+                "`{name}` holds {value}, which lies outside of {range:?}"
+            ))),
+        }
+    }
+
     /// The number `name`.
     pub(crate) fn number(&self, name: &str) -> Result<u64, TrainError> {
         let number = self.numbers.get(name).and_then(|text| text.parse().ok());
@@ -116,7 +136,8 @@ impl Remembered {
         Ok(words.map(|b| read([b[0], b[1], b[2], b[3]])).collect())
     }
 
-    fn damaged(&self, reason: String) -> TrainError {
+    /// What to say of a file that holds what it cannot.
+    pub(crate) fn damaged(&self, reason: String) -> TrainError {
         TrainError::checkpoint(&self.path, reason)
     }
 }

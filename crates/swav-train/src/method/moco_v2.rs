@@ -108,6 +108,10 @@ impl MethodSettings for MocoV2Plan {
         Box::new(MocoV2::new(self.clone(), plan.train.seed, network, device))
     }
 
+    fn memory(&self, plan: &Plan) -> u64 {
+        4 * (plan.model.parameters() + (self.queue * plan.model.dim) as u64)
+    }
+
     fn describe(&self) -> String {
         format!(
             "τ {}, momentum {}, {} keys in the queue",

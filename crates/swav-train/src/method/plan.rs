@@ -96,6 +96,11 @@ impl MethodPlan {
         self.settings().describe()
     }
 
+    /// Bytes of what the method remembers in `plan`: queue, banks, a copy of the network.
+    pub(crate) fn memory(&self, plan: &Plan) -> u64 {
+        self.settings().memory(plan)
+    }
+
     pub(crate) fn check(&self, plan: &Plan, ledger: &mut Ledger) {
         self.settings().check(plan, ledger);
     }
@@ -135,6 +140,11 @@ pub(crate) trait MethodSettings {
 
     /// The method for a `network` that is about to be trained. `device` is without gradients.
     fn build(&self, plan: &Plan, network: &Network, device: &Device) -> Box<dyn Method>;
+
+    /// Bytes of what the method remembers in `plan`.
+    fn memory(&self, _plan: &Plan) -> u64 {
+        0
+    }
 
     /// What it is set to, in a line for people.
     fn describe(&self) -> String;

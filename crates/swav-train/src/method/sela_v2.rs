@@ -12,7 +12,9 @@ use swav_model::{Network, Outputs};
 use swav_ot::{PrototypePotentials, SinkhornConfig};
 
 use super::bank::Bank;
-use super::deepcluster_v2::{check_clusters, heads_loss, load_epoch, save_epoch};
+use super::deepcluster_v2::{
+    BANKS, bank_memory, check_clusters, heads_loss, load_epoch, save_epoch,
+};
 use super::labels::Labels;
 use super::memory::Memory;
 use super::swav::{check_sinkhorn, check_temperature, code_metrics};
@@ -91,6 +93,14 @@ impl MethodSettings for SelaV2Plan {
         ))
     }
 
+    fn memory(&self, plan: &Plan) -> u64 {
+        match self.labels {
+            LabelKind::Hard => bank_memory(plan),
+            // And the banks of the last epoch.
+            LabelKind::Soft => 2 * bank_memory(plan),
+        }
+    }
+
     fn describe(&self) -> String {
         format!(
             "τ {}, ε {}, {} iterations, {:?} labels",
@@ -124,9 +134,6 @@ pub struct SelaV2 {
     batches: usize,
     device: Device,
 }
-
-/// Banks that heads take turns with.
-const BANKS: usize = 2;
 
 impl SelaV2 {
     /// For heads of `clusters` prototypes over `images` images, in batches and of embeddings of the given `shape`.
@@ -319,6 +326,7 @@ impl Method for SelaV2 {
             directory,
             &mut self.bank,
             &mut self.labels,
+            &self.clusters,
             self.shape,
             device,
         )?;
@@ -343,7 +351,11 @@ impl Method for SelaV2 {
         });
         self.soft = Some(Snapshot {
             banks: banks.collect::<Result<_, _>>()?,
-            rows: found.integers("rows", self.labels.heads()[0].len())?,
+            rows: found.integers_in(
+                "rows",
+                self.labels.heads()[0].len(),
+                -1..self.bank.len() as i64,
+            )?,
             heads: heads.collect::<Result<_, TrainError>>()?,
         });
         Ok(())

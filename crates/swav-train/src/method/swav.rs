@@ -118,6 +118,11 @@ impl MethodSettings for SwavPlan {
         Box::new(Swav::new(self.clone(), prototypes, dim, device))
     }
 
+    fn memory(&self, plan: &Plan) -> u64 {
+        let length = self.queue.map_or(0, |queue| queue.length);
+        4 * (self.assign.len() * length * plan.model.dim) as u64
+    }
+
     fn describe(&self) -> String {
         let queue = match self.queue {
             Some(queue) => format!(", queue {} from step {}", queue.length, queue.start_step),

@@ -271,7 +271,7 @@ impl Plan {
     }
 
     /// Bytes that training will need, roughly: weights with their gradients and optimizer state,
-    /// and the activations that the backward pass keeps.
+    /// the activations that the backward pass keeps, and what the method remembers.
     pub fn memory_estimate(&self) -> u64 {
         const FLOAT: u64 = 4;
         let moments = match self.optimizer.name {
@@ -288,7 +288,9 @@ impl Plan {
         let prototypes: usize = self.model.prototypes.iter().sum();
         // Scores, their log-softmax, its gradient and the codes, for every crop.
         let scores = 4 * (self.crops_per_image() * prototypes) as u64;
-        FLOAT * (self.model.parameters() * (2 + moments) + micro_batch * (activations + scores))
+        let training =
+            self.model.parameters() * (2 + moments) + micro_batch * (activations + scores);
+        FLOAT * training + self.method.memory(self)
     }
 
     /// Multiply-adds of one training step: forward, and twice as much backward.
