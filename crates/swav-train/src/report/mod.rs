@@ -1,9 +1,9 @@
 //! The report of a run: one page of HTML with all that can be looked at, which needs nothing else.
 //!
-//! [`curves`] reads what was written down while training. With a network and images at hand, [`look`]
-//! embeds the images once; [`gallery`] asks what each prototype stands for, [`neighbours`] what lies
-//! near each image, [`map`] lays all of them out in the plane, [`crops`] shows the augmentation at work
-//! and [`pictures`] makes thumbnails of whatever is shown. [`page`] puts it all into one file.
+//! `curves` reads what was written down while training. With a network and images at hand, `look`
+//! embeds the images once; `gallery` asks what each prototype stands for, `neighbours` what lies
+//! near each image, `map` lays all of them out in the plane, `crops` shows the augmentation at work
+//! and `pictures` makes thumbnails of whatever is shown. `page` puts it all into one file.
 
 mod crops;
 mod curves;
