@@ -3,7 +3,7 @@
 mod common;
 
 use burn::tensor::{Tensor, TensorData};
-use common::{cosines, places};
+use common::{cosines, on_cpu};
 use swav_ot::{Form, OtError, PrototypePotentials, SinkhornConfig, reference, sinkhorn};
 
 const K: usize = 37;
@@ -35,7 +35,7 @@ fn values(tensor: Tensor<2>) -> Vec<f64> {
 
 #[test]
 fn codes_of_blocks_are_those_of_all_scores_at_once() {
-    for place in places()
+    for place in on_cpu()
         .into_iter()
         .filter(|place| place.form == Form::Fused)
     {
@@ -63,7 +63,7 @@ fn codes_of_blocks_are_those_of_all_scores_at_once() {
 
 #[test]
 fn potentials_read_back_are_the_same_to_the_bit() {
-    for place in places() {
+    for place in on_cpu() {
         let (parts, whole, _) = blocks(&[60, 40], &place.device);
         let config = config(0.05, 3);
         let found = PrototypePotentials::of_blocks(2, |b| parts[b].clone(), &config).unwrap();

@@ -3,7 +3,7 @@
 mod common;
 
 use burn::tensor::{Tensor, TensorData};
-use common::{Place, Random, places};
+use common::{Place, Random, on_cpu};
 use swav_ot::{Clusters, Form, OtError, spherical_kmeans, spherical_kmeans_with};
 
 fn unit_vectors(count: usize, dim: usize, seed: u64) -> Vec<Vec<f64>> {
@@ -88,7 +88,7 @@ fn clusters_are_those_of_the_definition() {
         let samples = unit_vectors(count, dim, 1);
         let start = samples[count - k..].to_vec();
         let (centroids, assignment) = slowly(&samples, start.clone(), iterations);
-        for place in places() {
+        for place in on_cpu() {
             let found = cluster(&samples, &start, iterations, &place).unwrap();
             let same = found.assignment.iter().zip(&assignment);
             let same = same.filter(|(found, expected)| **found as usize == **expected);
@@ -112,7 +112,7 @@ fn clusters_are_those_of_the_definition() {
 fn no_round_makes_the_clusters_worse() {
     let samples = unit_vectors(600, 8, 2);
     let start = samples[..20].to_vec();
-    for place in places() {
+    for place in on_cpu() {
         let quality = |iterations| {
             let found = cluster(&samples, &start, iterations, &place).unwrap();
             let centroids = rows(found.centroids);
@@ -138,7 +138,7 @@ fn a_centroid_without_samples_or_whose_samples_cancel_out_stays_where_it_is() {
     // The second is nobody's; the third has two opposite samples, of which each is at a right angle to the first.
     let start = [[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.6, 0.0]].map(|row| row.to_vec());
     let samples = &samples[..];
-    for place in places() {
+    for place in on_cpu() {
         let found = cluster(samples, &start[..2], 3, &place).unwrap();
         assert_eq!(rows(found.centroids)[1], start[1], "{place:?}");
         let cancelling = [samples[2].clone(), samples[3].clone()];
@@ -154,7 +154,7 @@ fn the_order_of_the_centroids_is_the_order_of_the_clusters() {
     let start = samples[..9].to_vec();
     let order = Random::new(5).permutation(9);
     let turned: Vec<Vec<f64>> = order.iter().map(|&k| start[k].clone()).collect();
-    for place in places() {
+    for place in on_cpu() {
         let one = cluster(&samples, &start, 5, &place).unwrap();
         let other = cluster(&samples, &turned, 5, &place).unwrap();
         let back = other.assignment.iter().map(|&k| order[k as usize] as u32);
@@ -166,7 +166,7 @@ fn the_order_of_the_centroids_is_the_order_of_the_clusters() {
 fn clusters_are_the_same_to_the_bit_with_any_number_of_threads() {
     let samples = unit_vectors(3001, 40, 4);
     let start = samples[..301].to_vec();
-    for place in places() {
+    for place in on_cpu() {
         let with = |threads| {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)
@@ -188,7 +188,7 @@ fn clusters_are_the_same_to_the_bit_with_any_number_of_threads() {
 fn a_bank_that_is_a_part_of_another_tensor_is_clustered_as_its_copy() {
     let all = unit_vectors(90, 6, 6);
     let start = all[..4].to_vec();
-    for place in places() {
+    for place in on_cpu() {
         let part = tensor(&all, &place).slice(30..90);
         let found = spherical_kmeans(part, tensor(&start, &place), 5).unwrap();
         let copied = cluster(
@@ -211,7 +211,7 @@ fn a_sample_that_is_no_number_is_told_and_not_hidden_in_a_cluster() {
         let mut samples = unit_vectors(50, 4, 7);
         let start = samples[..5].to_vec();
         samples[30][2] = bad;
-        for place in places() {
+        for place in on_cpu() {
             for iterations in [1, 3] {
                 let error = cluster(&samples, &start, iterations, &place).unwrap_err();
                 assert_eq!(error, OtError::NotFinite, "{bad} at {place:?}");
@@ -222,7 +222,7 @@ fn a_sample_that_is_no_number_is_told_and_not_hidden_in_a_cluster() {
 
 #[test]
 fn nothing_to_cluster_is_an_error() {
-    for place in places() {
+    for place in on_cpu() {
         let none = Tensor::<2>::zeros([0, 3], &place.device);
         let some = Tensor::<2>::ones([2, 3], &place.device);
         let found = spherical_kmeans_with(none, some, 3, place.form);

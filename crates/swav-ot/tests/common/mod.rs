@@ -26,6 +26,13 @@ pub fn places() -> Vec<Place> {
     devices.into_iter().flat_map(forms).collect()
 }
 
+/// Both forms on the CPU alone: for what has not been run on a GPU yet.
+pub fn on_cpu() -> Vec<Place> {
+    let mut places = places();
+    places.retain(|place| place.device == Device::flex());
+    places
+}
+
 #[cfg(feature = "wgpu")]
 pub fn gpu() -> Device {
     Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)
