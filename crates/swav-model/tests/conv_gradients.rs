@@ -181,6 +181,26 @@ fn output_and_gradients_are_burns_in_the_layers_of_resnets() {
 }
 
 #[test]
+fn outputs_are_cut_into_parts_wherever_that_falls() {
+    for images in [1, 9] {
+        for outputs in (2..1200).step_by(6).flat_map(|least| [least, least + 2]) {
+            let case = Case {
+                images,
+                inputs: 2,
+                outputs,
+                height: 8,
+                width: 8,
+                kernel: 1,
+                stride: 1,
+                padding: 0,
+                groups: 1,
+            };
+            case.check();
+        }
+    }
+}
+
+#[test]
 fn gradients_are_finite_differences() {
     let device = Device::flex();
     for (kernel, stride, padding, groups) in

@@ -153,8 +153,9 @@ impl Correlation {
                 .collect()
         } else {
             let wanted = wanted.min(blocks.div_ceil(LEAST_BLOCKS));
-            ranges(blocks, wanted)
-                .map(|blocks| (0..1, blocks))
+            // In pairs, as the highest tile takes them: none but the last part ends within one.
+            ranges(blocks.div_ceil(2), wanted)
+                .map(|pairs| (0..1, 2 * pairs.start..blocks.min(2 * pairs.end)))
                 .collect()
         };
         (0..plan.chunks.len() * splits.len())
