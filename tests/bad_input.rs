@@ -772,7 +772,7 @@ fn what_is_no_run_and_no_checkpoint_is_refused_by_its_name() {
         ("nowhere", ["nowhere", "does not exist"]),
         ("empty", ["empty", "plan.toml"]),
         ("set", ["set", "plan.toml"]),
-        ("file.bpk", ["file.bpk", "plan.toml"]),
+        ("file.bpk", ["file.bpk", "begins as no checkpoint"]),
         ("run/checkpoints", ["run/checkpoints", "plan.toml"]),
     ] {
         for call in [

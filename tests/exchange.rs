@@ -109,6 +109,116 @@ fn a_wide_resnet_a_slim_one_and_a_single_layer_as_head_are_the_same_in_a_graph()
     );
 }
 
+/// A random network that PyTorch has saved gives here what it gives there, and comes back from here the same.
+fn brought(architecture: &str) {
+    let Ok(python) = std::env::var("SWAV_PYTHON") else {
+        eprintln!("passed over: SWAV_PYTHON names no Python to compare with");
+        return;
+    };
+    let scripts = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests");
+    let space = Space::new();
+    for i in 0..4 {
+        let picture = common::picture(i % 3, i);
+        let picture =
+            image::imageops::resize(&picture, 256, 256, image::imageops::FilterType::Triangle);
+        picture
+            .save(space.file(&format!("set/{i}.png"), []))
+            .unwrap();
+    }
+    let mut sets = vec![("set", TOLERANCE)];
+    let photos = scripts.join("../../shared/data/photos");
+    if photos.is_dir() {
+        let mut files: Vec<_> = std::fs::read_dir(photos)
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .collect();
+        files.sort();
+        for file in files.iter().take(8) {
+            let name = file.file_name().unwrap().to_string_lossy();
+            std::fs::copy(file, space.file(&format!("photos/{name}"), [])).unwrap();
+        }
+        // Pillow resizes in whole numbers, and decoders differ by one.
+        sets.push(("photos", 1e-3));
+    } else {
+        eprintln!("photographs passed over: {} is not there", photos.display());
+    }
+    let python = |script: &str, words: &str| {
+        let output = Command::new(&python)
+            .arg(scripts.join(script))
+            .args(words.split_whitespace())
+            .current_dir(space.path(""))
+            .output()
+            .expect("a Python");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{told}");
+        output.stdout
+    };
+    python(
+        "golden/reference.py",
+        &format!("make {architecture} w.pth.tar"),
+    );
+    for (set, tolerance) in sets {
+        python(
+            "golden/reference.py",
+            &format!("features {architecture} w.pth.tar {set} wanted-f.npy wanted-e.npy"),
+        );
+        for (layer, file) in [("features", "f.npy"), ("embeddings", "e.npy")] {
+            let call = format!("embed w.pth.tar --data {set} --out {file} --layer {layer}");
+            space.swav(&call).run().succeeded();
+            let read = |file: &str| {
+                let bytes = std::fs::read(space.path(file)).unwrap();
+                let start = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+                let (values, _) = bytes[start..].as_chunks::<4>();
+                values
+                    .iter()
+                    .map(|&bytes| f64::from(f32::from_le_bytes(bytes)))
+                    .collect::<Vec<_>>()
+            };
+            let (ours, theirs) = (read(file), read(&format!("wanted-{file}")));
+            assert_eq!(ours.len(), theirs.len());
+            let norm =
+                |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+            let error = norm(&mut ours.iter().zip(&theirs).map(|(a, b)| a - b))
+                / norm(&mut theirs.iter().copied());
+            assert!(
+                error < tolerance,
+                "{architecture}, {set}: {layer} are off by {error:.1e}"
+            );
+        }
+        if set == "set" {
+            for (format, file) in [("torchvision", "w.safetensors"), ("onnx", "n.onnx")] {
+                let call = format!("export w.pth.tar --to {format} --out {file}");
+                space.swav(&call).run().succeeded();
+            }
+            // torchvision's own ResNet-50 of double width differs from that of the paper in the inner layers alone.
+            let weights = if architecture == "resnet50w2" {
+                "-"
+            } else {
+                "w.safetensors"
+            };
+            let told = python(
+                "exchange.py",
+                &format!("{architecture} {weights} n.onnx f.npy e.npy 224"),
+            );
+            let errors: serde_json::Value = serde_json::from_slice(&told).expect("JSON");
+            for (what, error) in errors.as_object().expect("an object") {
+                let error = error.as_f64().expect("a number");
+                assert!(
+                    error < TOLERANCE,
+                    "{architecture}: {what} is off by {error:.1e}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn networks_of_pytorch_give_the_same_here_and_come_back_the_same() {
+    for architecture in ["resnet18", "resnet50w2", "resnext50_32x4d"] {
+        brought(architecture);
+    }
+}
+
 #[test]
 fn the_backbone_alone_has_torchvisions_names_and_no_classifier() {
     let space = Space::new();

@@ -16,11 +16,12 @@ pub struct Args {
 }
 
 /// Each script with its arguments, run where it lies.
-const SCRIPTS: [&[&str]; 4] = [
+const SCRIPTS: [&[&str]; 5] = [
     &["augment.py", "--out", "augment.safetensors"],
     &["method.py"],
     &["methods.py"],
     &["model.py"],
+    &["reference.py", "golden"],
 ];
 
 /// Runs every script; `git diff tests/golden` then says whether anything has changed.

@@ -80,6 +80,10 @@ pub struct RecipeArgs {
     /// Held-out images with the same classes, for the kNN accuracy shown while training.
     #[arg(long, value_name = "PATH")]
     pub test: Option<PathBuf>,
+    /// Weights to begin with, as in model.init of a recipe: a checkpoint of PyTorch, SafeTensors or a run. Of the
+    /// network, what is not set is theirs.
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
     /// Change one field of the recipe; may be given several times.
     #[arg(long = "set", value_name = "SECTION.FIELD=VALUE")]
     pub overrides: Vec<String>,
@@ -91,8 +95,20 @@ impl RecipeArgs {
         self.config.is_none()
             && self.data.is_none()
             && self.test.is_none()
+            && self.init.is_none()
             && self.overrides.is_empty()
     }
+}
+
+/// What is looked at, and how.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// A run directory, one checkpoint of a run, or weights: PyTorch's .pth or .pth.tar, SafeTensors, burnpack.
+    pub run: PathBuf,
+    /// Side of the centre crop that is seen of each image; by default that of the largest training crop, and of
+    /// weights 224, or 32 with the stem for small images.
+    #[arg(long, value_name = "PIXELS")]
+    pub size: Option<u32>,
 }
 
 /// Where it runs.
@@ -174,8 +190,8 @@ pub enum Eval {
 /// `swav eval knn`
 #[derive(Debug, Args)]
 pub struct Knn {
-    /// A run directory, or one checkpoint of a run.
-    pub run: PathBuf,
+    #[command(flatten)]
+    pub run: RunArgs,
     /// Labelled images that vote; by default the run's training images.
     #[arg(long, value_name = "PATH")]
     pub train: Option<PathBuf>,
@@ -208,8 +224,8 @@ const LINEAR_HELP: &str = "The features are extracted once, from the whole image
 /// `swav eval linear`
 #[derive(Debug, Args)]
 pub struct Linear {
-    /// A run directory, or one checkpoint of a run.
-    pub run: PathBuf,
+    #[command(flatten)]
+    pub run: RunArgs,
     /// Labelled images that the classifier learns from; by default the run's training images.
     #[arg(long, value_name = "PATH")]
     pub train: Option<PathBuf>,
@@ -258,8 +274,8 @@ const EXPORT_EXAMPLES: &str = "Examples:\n  \
 /// `swav export`
 #[derive(Debug, Args)]
 pub struct Export {
-    /// A run directory, or one checkpoint of a run.
-    pub run: PathBuf,
+    #[command(flatten)]
+    pub run: RunArgs,
     /// What is written.
     #[arg(long, value_enum)]
     pub to: ExportFormat,
@@ -294,8 +310,8 @@ const FINETUNE_HELP: &str = "The whole network is trained behind a new classifie
 /// `swav eval finetune`
 #[derive(Debug, Args)]
 pub struct Finetune {
-    /// A run directory, or one checkpoint of a run.
-    pub run: PathBuf,
+    #[command(flatten)]
+    pub run: RunArgs,
     /// Labelled images that are learned from; by default the run's training images.
     #[arg(long, value_name = "PATH")]
     pub train: Option<PathBuf>,
@@ -339,8 +355,8 @@ pub struct Finetune {
 /// `swav embed`
 #[derive(Debug, Args)]
 pub struct Embed {
-    /// A run directory, or one checkpoint of a run.
-    pub run: PathBuf,
+    #[command(flatten)]
+    pub run: RunArgs,
     /// Images, in any form that training takes.
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
@@ -374,8 +390,8 @@ const ASSIGN_HELP: &str = "\
 /// `swav assign`
 #[derive(Debug, Args)]
 pub struct Assign {
-    /// A run directory, or one checkpoint of a run.
-    pub run: PathBuf,
+    #[command(flatten)]
+    pub run: RunArgs,
     /// Images, in any form that training takes.
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,

@@ -34,11 +34,22 @@ fn main() -> ExitCode {
                 .downcast_ref::<TrainError>()
                 .map_or(1, TrainError::exit_code);
             if code != INTERRUPTED {
-                say(format_args!("error: {error:#}"));
+                say(format_args!("error: {}", told(&error)));
             }
             ExitCode::from(code)
         }
     }
+}
+
+/// The error with its causes, each said once: some tell of their cause themselves.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !told.ends_with(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
 }
 
 const INTERRUPTED: u8 = 130;

@@ -15,22 +15,29 @@ pub struct HeadConfig {
     pub input: usize,
     /// Width of the hidden layer; 0 makes the head a single linear layer without batch norm.
     pub hidden: usize,
-    /// Dimensions of the embedding.
+    /// Dimensions of the embedding; 0: no head at all, features pass as they are.
     pub output: usize,
 }
 
 impl HeadConfig {
     /// Builds the head, its weights drawn from U(±1/√fan-in) as PyTorch draws a linear layer's.
     pub fn init(&self, device: &Device) -> ProjectionHead {
+        if self.output == 0 {
+            return ProjectionHead {
+                first: None,
+                norm: None,
+                second: None,
+            };
+        }
         if self.hidden == 0 {
             return ProjectionHead {
-                first: linear(self.input, self.output, true, device),
+                first: Some(linear(self.input, self.output, true, device)),
                 norm: None,
                 second: None,
             };
         }
         ProjectionHead {
-            first: linear(self.input, self.hidden, true, device),
+            first: Some(linear(self.input, self.hidden, true, device)),
             norm: Some(BatchNorm::new(self.hidden, device)),
             second: Some(linear(self.hidden, self.output, true, device)),
         }
@@ -39,6 +46,9 @@ impl HeadConfig {
     /// Number of trained values.
     pub fn parameters(&self) -> u64 {
         let linear = |input: usize, output: usize| (input * output + output) as u64;
+        if self.output == 0 {
+            return 0;
+        }
         if self.hidden == 0 {
             return linear(self.input, self.output);
         }
@@ -46,12 +56,12 @@ impl HeadConfig {
     }
 }
 
-/// Linear, batch norm, ReLU, Linear; or a single Linear.
+/// Linear, batch norm, ReLU, Linear; or a single Linear; or nothing.
 ///
 /// Its output is not normalised: [`Network`](crate::Network) does that.
 #[derive(Module, Debug)]
 pub struct ProjectionHead {
-    first: Linear,
+    first: Option<Linear>,
     norm: Option<BatchNorm>,
     second: Option<Linear>,
 }
@@ -62,7 +72,10 @@ impl ProjectionHead {
     /// # Panics
     /// If the second axis is not `input`; while training, if N is 1 (see [`BatchNorm::forward`]).
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let mut x = self.first.forward(x);
+        let mut x = match &self.first {
+            Some(first) => first.forward(x),
+            None => x,
+        };
         if let Some(norm) = &self.norm {
             x = norm.forward_then(x, Then::Relu);
         }

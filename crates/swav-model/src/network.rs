@@ -19,7 +19,7 @@ pub struct NetworkConfig {
     pub backbone: BackboneConfig,
     /// Width of the head's hidden layer; 0 makes the head a single linear layer.
     pub hidden: usize,
-    /// Dimensions of an embedding.
+    /// What the head gives; 0: there is no head, and an embedding is the features brought to unit length.
     pub dim: usize,
     /// Number of prototypes of each head.
     pub prototypes: Vec<usize>,
@@ -41,6 +41,14 @@ impl NetworkConfig {
         self.backbone.parameters() + self.head().parameters() + self.heads().parameters()
     }
 
+    /// Dimensions of an embedding.
+    pub fn embedding(&self) -> usize {
+        match self.dim {
+            0 => self.backbone.dim(),
+            dim => dim,
+        }
+    }
+
     fn head(&self) -> HeadConfig {
         HeadConfig {
             input: self.backbone.dim(),
@@ -51,7 +59,7 @@ impl NetworkConfig {
 
     fn heads(&self) -> PrototypesConfig {
         PrototypesConfig {
-            dim: self.dim,
+            dim: self.embedding(),
             counts: self.prototypes.clone(),
         }
     }
@@ -74,7 +82,7 @@ pub struct Network {
 /// image b.
 #[derive(Clone, Debug)]
 pub struct Outputs {
-    /// What the head gives, `[C·B, dim]`: of a classifier, its logits.
+    /// What the head gives, `[C·B, dim]`, or the features without one: of a classifier, its logits.
     pub projections: Tensor<2>,
     /// The projections, `[C·B, dim]`, brought to unit length.
     pub embeddings: Tensor<2>,

@@ -19,15 +19,17 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use swav_data::Cursor;
-use swav_model::{Network, weights};
+use swav_model::Network;
+use swav_model::weights::{self, Pretrained};
 
 use crate::TrainError;
 use crate::files::{TEMPORARY, sync_directory, write_atomic};
 use crate::monitor::Collapse;
 use crate::plan::Plan;
+use crate::pretrained;
 use crate::state::State;
 
-const MODEL: &str = "model.bpk";
+pub(crate) const MODEL: &str = "model.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
 const STATE: &str = "state.json";
 
@@ -360,7 +362,7 @@ fn verify(directory: &Path) -> Result<Manifest, TrainError> {
 /// If the checkpoint is damaged or belongs to another architecture.
 pub fn load(directory: &Path, plan: &Plan, device: &Device) -> Result<State, TrainError> {
     let manifest = verify(directory)?;
-    let mut state = State::new(plan, device);
+    let mut state = State::of(State::untrained(plan, device), plan, device);
     state.network = weights::load(state.network, &directory.join(MODEL))?;
     let path = directory.join(OPTIMIZER);
     state.optimizer = plan
@@ -375,14 +377,17 @@ pub fn load(directory: &Path, plan: &Plan, device: &Device) -> Result<State, Tra
     Ok(state)
 }
 
-/// Reads the network alone, for evaluation: without gradients on `device`.
+/// Reads the network alone, of what [`find`] has found: a checkpoint, or a file of weights.
 ///
 /// # Errors
-/// As [`load`].
-pub fn load_network(directory: &Path, plan: &Plan, device: &Device) -> Result<Network, TrainError> {
-    verify(directory)?;
+/// As [`load`]; if the file is no readable one.
+pub fn load_network(path: &Path, plan: &Plan, device: &Device) -> Result<Network, TrainError> {
+    if path.is_file() {
+        return Ok(Pretrained::open(path)?.into_network(device)?);
+    }
+    verify(path)?;
     let network = plan.model.init(device);
-    Ok(weights::load(network, &directory.join(MODEL))?)
+    Ok(weights::load(network, &path.join(MODEL))?)
 }
 
 /// How far the state of a checkpoint is.
@@ -408,11 +413,16 @@ pub fn standing(directory: &Path) -> Result<Standing, TrainError> {
 
 /// A trained network: its plan and the checkpoint that holds it.
 ///
-/// `path` is a run directory, whose newest checkpoint is meant, or one checkpoint of a run.
+/// `path` is a run directory, whose newest checkpoint is meant, one checkpoint of a run, or a file of weights (see
+/// [`Pretrained`]), with which comes a plan that knows of no images. What of such a file is of no use, or missing, is
+/// said on stderr.
 ///
 /// # Errors
-/// If it is neither.
+/// If it is none of these.
 pub fn find(path: &Path) -> Result<(Plan, PathBuf), TrainError> {
+    if path.is_file() {
+        return Ok((pretrained::plan(path)?, path.to_path_buf()));
+    }
     if path.is_dir() && path.join(STATE).is_file() {
         let checkpoint = std::path::absolute(path).map_err(TrainError::io(path))?;
         let run = checkpoint.parent().and_then(Path::parent).ok_or_else(|| {

@@ -48,6 +48,7 @@ pub mod monitor;
 pub mod optim;
 mod pass;
 mod plan;
+pub mod pretrained;
 pub mod report;
 mod state;
 mod stop;

@@ -5,9 +5,11 @@ use burn::tensor::Device;
 use swav_data::Cursor;
 use swav_model::Network;
 
+use crate::TrainError;
 use crate::method::Method;
 use crate::monitor::Collapse;
 use crate::plan::Plan;
+use crate::pretrained;
 
 /// Everything that changes from step to step.
 ///
@@ -31,8 +33,20 @@ pub struct State {
 
 impl State {
     /// The state before the first step. `device` has gradients turned on.
-    pub fn new(plan: &Plan, device: &Device) -> Self {
+    ///
+    /// # Errors
+    /// If the plan names weights to begin with, and they cannot be read or are of another backbone.
+    pub fn first(plan: &Plan, device: &Device) -> Result<Self, TrainError> {
         let network = Self::untrained(plan, device);
+        let network = match &plan.init {
+            Some(init) => pretrained::begin(network, init)?,
+            None => network,
+        };
+        Ok(Self::of(network, plan, device))
+    }
+
+    /// A state around a network of which nothing is known but the weights.
+    pub(crate) fn of(network: Network, plan: &Plan, device: &Device) -> Self {
         let method = plan.method.build(plan, &network, &device.clone().inner());
         let collapse = Collapse::new(method.chance(), plan.train.steps_per_epoch);
         Self {
@@ -48,7 +62,7 @@ impl State {
         }
     }
 
-    /// The network as it was before the first step.
+    /// The network with the weights that the plan's seed draws.
     pub fn untrained(plan: &Plan, device: &Device) -> Network {
         device.seed(plan.train.seed);
         plan.model.init(device)

@@ -109,13 +109,17 @@ impl Window {
 }
 
 impl Trainer {
-    /// A new run in the empty directory `run`.
+    /// A new run in the empty directory `run`. Where it begins with weights from elsewhere, they are its first checkpoint:
+    /// continued, it needs their file no more.
     ///
     /// # Errors
-    /// If the data or the directory cannot be used.
+    /// If the data, the directory or the weights cannot be used.
     pub fn start(plan: Plan, run: RunDirectory, parts: Parts) -> Result<Self, TrainError> {
+        let state = State::first(&plan, &parts.device.clone().autodiff())?;
         plan.save(&run.plan())?;
-        let state = State::new(&plan, &parts.device.clone().autodiff());
+        if plan.init.is_some() {
+            run.save(&state, plan.train.keep)?;
+        }
         Self::assemble(plan, run, state, parts)
     }
 
@@ -151,7 +155,7 @@ impl Trainer {
         let device = parts.device.clone().autodiff();
         let state = match run.list()?.pop() {
             Some((_, newest)) => checkpoint::load(&newest, &plan, &device)?,
-            None => State::new(&plan, &device),
+            None => State::first(&plan, &device)?,
         };
         Self::assemble(plan, run, state, parts)
     }

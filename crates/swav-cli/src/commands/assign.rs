@@ -6,7 +6,7 @@ use serde::Serialize;
 use swav_data::Format;
 use swav_train::display::{Progress, say};
 use swav_train::{
-    AssignmentWriter, Clusters, Extraction, Layer, Stop, TableFormat, checkpoint, data,
+    AssignmentWriter, Clusters, Extraction, Layer, Stop, TableFormat, TrainError, checkpoint, data,
 };
 
 use super::setup;
@@ -26,6 +26,14 @@ struct Report<'a> {
 pub fn assign(args: &Assign, stop: &Stop) -> anyhow::Result<()> {
     let format = TableFormat::of(&args.out)?;
     let (plan, checkpoint) = setup::trained(&args.run)?;
+    if plan.is_of_weights() && plan.model.prototypes.is_empty() {
+        return Err(TrainError::Checkpoint {
+            path: checkpoint,
+            reason: "holds no prototypes to assign images to: write the features with `swav embed` and cluster those"
+                .to_string(),
+        }
+        .into());
+    }
     let source = data::open(&args.data, Format::Auto)?;
     // Before the work: a wrong path must not cost an hour.
     let mut writer = AssignmentWriter::create(&args.out, format, &plan)?;

@@ -35,7 +35,7 @@ struct Derived<'a> {
 pub fn plan(args: &PlanArgs) -> anyhow::Result<()> {
     let recipe = setup::recipe(&args.recipe)?;
     let found = args.device.device.open()?;
-    let prepared = setup::prepare(&recipe, found.accelerated)?;
+    let prepared = setup::prepare(&recipe, found.accelerated, None)?;
     let plan = &prepared.plan;
     let time = time_estimate(plan, &found.device);
     if args.json {

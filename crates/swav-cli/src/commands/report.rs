@@ -50,6 +50,12 @@ fn find(path: &Path) -> Result<(RunDirectory, Plan, Option<PathBuf>), TrainError
         let newest = run.list()?.pop().map(|(_, checkpoint)| checkpoint);
         return Ok((run.clone(), Plan::load(&run.plan())?, newest));
     }
+    if path.is_file() {
+        return Err(TrainError::Checkpoint {
+            path: path.to_path_buf(),
+            reason: "is a file; a report tells of a run: give its directory".to_string(),
+        });
+    }
     let (plan, checkpoint) = checkpoint::find(path)?;
     let run = checkpoint.ancestors().nth(2).unwrap_or(&checkpoint);
     Ok((RunDirectory::open(run)?, plan, Some(checkpoint)))

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use swav_data::{Format, Source};
-use swav_train::checkpoint;
-use swav_train::{Facts, Plan, Recipe, TrainError, data};
+use swav_model::NetworkConfig;
+use swav_train::{Facts, Plan, Recipe, TrainError, checkpoint, data, pretrained};
 
-use crate::args::RecipeArgs;
+use crate::args::{RecipeArgs, RunArgs};
 
 /// A plan and the images it was made for.
 pub struct Prepared {
@@ -34,16 +34,24 @@ pub fn recipe(args: &RecipeArgs) -> Result<Recipe, TrainError> {
     if let Some(path) = &args.test {
         recipe.data.test = Some(path.clone());
     }
+    if let Some(path) = &args.init {
+        recipe.model.init = Some(path.clone());
+    }
     let data = &mut recipe.data;
-    let paths = [&mut data.path, &mut data.test, &mut data.labels];
+    let init = &mut recipe.model.init;
+    let paths = [&mut data.path, &mut data.test, &mut data.labels, init];
     for path in paths.into_iter().flatten() {
         *path = data::resolve(path)?;
     }
     Ok(recipe)
 }
 
-/// Opens the data of `recipe` and plans the run.
-pub fn prepare(recipe: &Recipe, accelerated: bool) -> Result<Prepared, TrainError> {
+/// Opens the data of `recipe` and plans the run. Where it begins with weights, their network is `known` or read from them.
+pub fn prepare(
+    recipe: &Recipe,
+    accelerated: bool,
+    known: Option<&NetworkConfig>,
+) -> Result<Prepared, TrainError> {
     let path = recipe.data.path.clone().ok_or_else(|| {
         TrainError::Recipe("no data: give --data PATH, or [data] path in the recipe".to_string())
     })?;
@@ -51,7 +59,15 @@ pub fn prepare(recipe: &Recipe, accelerated: bool) -> Result<Prepared, TrainErro
     let source = data::open_labelled(&path, format, recipe.data.labels.as_deref())?;
     let test = open_test(recipe.data.test.as_deref(), source.as_ref())?;
     let facts = Facts::look(source.as_ref(), accelerated)?;
-    let plan = Plan::derive(recipe, &facts)?;
+    let plan = match &recipe.model.init {
+        None => Plan::derive(recipe, &facts)?,
+        Some(init) => {
+            let network = known
+                .cloned()
+                .map_or_else(|| pretrained::network(init), Ok)?;
+            pretrained::follow(recipe, init, &network, &facts)?
+        }
+    };
     Ok(Prepared { plan, source, test })
 }
 
@@ -65,6 +81,10 @@ pub fn reopen(plan: Plan) -> Result<Prepared, TrainError> {
 /// The images that a run was planned for.
 pub fn training_images(plan: &Plan) -> Result<Arc<dyn Source>, TrainError> {
     let data = &plan.data;
+    if plan.is_of_weights() {
+        let problem = "a file of weights knows of no images: give --train PATH and --test PATH";
+        return Err(TrainError::Recipe(problem.to_string()));
+    }
     data::open_labelled(&data.path, data.format, data.labels.as_deref())
 }
 
@@ -125,7 +145,11 @@ pub fn run_path(out: Option<&Path>, name: &str) -> PathBuf {
         .unwrap_or(first)
 }
 
-/// The plan of a run and the checkpoint that is meant by `path`.
-pub fn trained(path: &Path) -> Result<(Plan, PathBuf), TrainError> {
-    checkpoint::find(path)
+/// The plan of a run, with the checkpoint that is meant, or of a file of weights.
+pub fn trained(args: &RunArgs) -> Result<(Plan, PathBuf), TrainError> {
+    let (mut plan, checkpoint) = checkpoint::find(&args.run)?;
+    if let Some(size) = args.size {
+        plan.see_at(size as usize)?;
+    }
+    Ok((plan, checkpoint))
 }

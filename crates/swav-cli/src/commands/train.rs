@@ -44,7 +44,7 @@ pub fn train(args: &Train, stop: &Stop) -> anyhow::Result<()> {
                     Into::into,
                 ));
             }
-            let prepared = setup::prepare(&recipe, found.accelerated)?;
+            let prepared = setup::prepare(&recipe, found.accelerated, None)?;
             let name = args
                 .recipe
                 .config
@@ -107,7 +107,9 @@ fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared
         return setup::reopen(saved);
     }
     let recipe = setup::recipe(&args.recipe)?;
-    let prepared = setup::prepare(&recipe, found.accelerated)?;
+    // The file of the weights that it began with may be gone.
+    let known = (recipe.model.init == saved.init).then_some(&saved.model);
+    let prepared = setup::prepare(&recipe, found.accelerated, known)?;
     let differences = differences(&saved, &prepared.plan);
     if differences.is_empty() {
         return Ok(prepared);
@@ -125,6 +127,7 @@ fn differences(saved: &Plan, given: &Plan) -> Vec<String> {
     /// What the user can set for a field of the plan.
     fn known_as(path: String) -> String {
         let name = match path.as_str() {
+            "init" => "model.init",
             "optimizer.schedule.base" => "optimizer.lr",
             "optimizer.schedule.final" => "optimizer.final_lr",
             "optimizer.schedule.start" => "optimizer.start_lr",

@@ -5,6 +5,7 @@ use super::{BackboneConfig, Stem};
 use crate::conv::ConvSpec;
 
 /// Every convolution of a backbone, in the order of its blocks.
+#[derive(PartialEq)]
 pub(crate) struct Layout {
     pub(crate) stem: ConvSpec,
     pub(crate) pool: bool,
@@ -12,6 +13,7 @@ pub(crate) struct Layout {
 }
 
 /// The convolutions of one residual block.
+#[derive(PartialEq)]
 pub(crate) struct BlockSpec {
     /// Two in a basic block, three in a bottleneck.
     pub(crate) convs: Vec<ConvSpec>,

@@ -5,6 +5,8 @@ mod block;
 mod layout;
 mod stem;
 
+use std::fmt;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -34,7 +36,24 @@ fn unchanged() -> f64 {
     1.0
 }
 
+/// `resnet18 (width 0.25, cifar stem)`.
+impl fmt::Display for BackboneConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stem = match self.stem {
+            Stem::Imagenet => "imagenet",
+            Stem::Cifar => "cifar",
+        };
+        write!(f, "{} (width {}, {stem} stem)", self.name, self.width)
+    }
+}
+
 impl BackboneConfig {
+    /// Whether the weights of one are those of the other, under whatever name and width: a ResNet-50 of double width is
+    /// a `resnet50w2`.
+    pub fn is_as(&self, other: &Self) -> bool {
+        self.layout() == other.layout()
+    }
+
     /// Builds the backbone. Convolutions are drawn from N(0, 2/fan-out) in the order of the layers;
     /// batch norms start at weight 1 and bias 0, also the last of a block.
     ///

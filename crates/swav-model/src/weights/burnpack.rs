@@ -6,9 +6,13 @@ use burn::module::ParamId;
 use burn::tensor::{Bytes, TensorData};
 use burn_store::burn_pack::{Error as PackError, Reader, Tensor as PackTensor, Writer};
 
+use super::names::in_torch_layout;
 use super::transfer::{Parameter, Parameters, apply, collect};
-use super::{WeightsError, malformed, read};
+use super::{Tensors, WeightsError, malformed, read};
 use crate::network::{Network, NetworkConfig};
+
+/// What a file begins with.
+pub(super) const MAGIC: &[u8] = b"NRUB";
 
 /// Key of the metadata that holds the [`NetworkConfig`] as JSON.
 const CONFIG: &str = "swav.network";
@@ -45,15 +49,7 @@ pub fn save(network: &Network, path: &Path) -> Result<(), WeightsError> {
 pub fn load(network: Network, path: &Path) -> Result<Network, WeightsError> {
     let reader = open(path)?;
     let saved = saved_config(&reader, path);
-    let mut parameters = Parameters::new();
-    for tensor in reader.into_tensors().map_err(|e| malformed(path, e))? {
-        let (name, dtype, shape, id, bytes) =
-            tensor.into_parts().map_err(|e| malformed(path, e))?;
-        let data = TensorData::try_from_bytes(bytes, shape, dtype)
-            .map_err(|e| malformed(path, format!("tensor `{name}`: {e}")))?;
-        let id = id.map(ParamId::from);
-        parameters.insert(name, Parameter { id, data });
-    }
+    let parameters = parameters(reader, path)?;
     let here = summary(network.config());
     apply(network, parameters).map_err(|mut error| {
         if let (WeightsError::Mismatch(mismatch), Ok(saved)) = (&mut error, saved) {
@@ -69,6 +65,26 @@ pub fn load(network: Network, path: &Path) -> Result<Network, WeightsError> {
 /// If the file cannot be read, is no burnpack file or a truncated one, or says nothing of a network.
 pub fn describe(path: &Path) -> Result<NetworkConfig, WeightsError> {
     saved_config(&open(path)?, path)
+}
+
+/// Every tensor of a file that [`save`] wrote, under its torchvision name.
+pub(super) fn tensors(path: &Path) -> Result<Tensors, WeightsError> {
+    let reader = open(path)?;
+    let config = saved_config(&reader, path)?;
+    Ok(in_torch_layout(parameters(reader, path)?, &config))
+}
+
+fn parameters(reader: Reader, path: &Path) -> Result<Parameters, WeightsError> {
+    let mut parameters = Parameters::new();
+    for tensor in reader.into_tensors().map_err(|e| malformed(path, e))? {
+        let (name, dtype, shape, id, bytes) =
+            tensor.into_parts().map_err(|e| malformed(path, e))?;
+        let data = TensorData::try_from_bytes(bytes, shape, dtype)
+            .map_err(|e| malformed(path, format!("tensor `{name}`: {e}")))?;
+        let id = id.map(ParamId::from);
+        parameters.insert(name, Parameter { id, data });
+    }
+    Ok(parameters)
 }
 
 fn open(path: &Path) -> Result<Reader, WeightsError> {
@@ -101,9 +117,5 @@ fn summary(config: &NetworkConfig) -> String {
         dim,
         prototypes,
     } = config;
-    let stem = format!("{:?}", backbone.stem).to_lowercase();
-    format!(
-        "{} (width {}, {stem} stem), head {hidden} → {dim}, prototypes {prototypes:?}",
-        backbone.name, backbone.width
-    )
+    format!("{backbone}, head {hidden} → {dim}, prototypes {prototypes:?}")
 }

@@ -4,10 +4,11 @@
 //! |---|---|---|
 //! | [`save`], [`load`], [`describe`] | burnpack, Burn's own | going on: it keeps parameter ids, which the optimizer's state refers to |
 //! | [`save_safetensors`], [`save_backbone_safetensors`], [`load_safetensors`], [`load_backbone_safetensors`] | SafeTensors under torchvision's names | exchange: PyTorch loads it, and what it saves is loaded |
+//! | [`Pretrained`] | any of these two, and PyTorch's `.pth` and `.pth.tar` | going on from what others trained |
 //! | [`save_onnx`] | ONNX, a graph with its weights | running elsewhere |
 //! | [`export`], [`import`], [`import_backbone`] | no file: tensors by torchvision's names | everything else |
 //!
-//! Both formats hold the batch norms' running statistics as of the last forward pass, also when the
+//! Burnpack and SafeTensors hold the batch norms' running statistics as of the last forward pass, also when the
 //! network is saved in the middle of training. Files are written beside their place and moved into
 //! it when complete: a crash leaves the old file or the new one, never half of one.
 //!
@@ -25,8 +26,13 @@
 mod burnpack;
 mod names;
 mod onnx;
+mod pickle;
+mod pretrained;
+mod recognise;
 mod safetensors;
+mod torch;
 mod transfer;
+mod zip;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,6 +43,7 @@ use burn::tensor::TensorData;
 pub use burnpack::{describe, load, save};
 pub use names::{export, import, import_backbone};
 pub use onnx::save_onnx;
+pub use pretrained::{Adopted, Pretrained};
 pub use safetensors::{
     load_backbone_safetensors, load_safetensors, save_backbone_safetensors, save_safetensors,
 };

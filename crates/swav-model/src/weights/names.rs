@@ -5,13 +5,16 @@ use burn::tensor::{DType, TensorData};
 
 use super::transfer::{Parameter, Parameters, apply, collect, shapes};
 use super::{Tensors, WeightsError};
-use crate::network::Network;
+use crate::network::{Network, NetworkConfig};
 
 /// Every tensor of the network under its torchvision name, as f32 in PyTorch's layout.
 pub fn export(network: &Network) -> Tensors {
-    let heads = network.config().prototypes.len();
-    let single = network.config().hidden == 0;
-    collect(network)
+    in_torch_layout(collect(network), network.config())
+}
+
+/// Tensors by our paths, under their torchvision names, as f32 in PyTorch's layout.
+pub(super) fn in_torch_layout(parameters: Parameters, config: &NetworkConfig) -> Tensors {
+    parameters
         .into_iter()
         .map(|(path, parameter)| {
             let data = parameter.data.convert_dtype(DType::F32);
@@ -20,7 +23,7 @@ pub fn export(network: &Network) -> Tensors {
             } else {
                 data
             };
-            (torch_name(&path, single, heads), data)
+            (torch_name(&path, config), data)
         })
         .collect()
 }
@@ -34,9 +37,8 @@ pub fn export(network: &Network) -> Tensors {
 /// # Errors
 /// If a tensor is missing, left over, of another shape, or not of floating-point values.
 pub fn import(network: Network, tensors: Tensors) -> Result<Network, WeightsError> {
-    let heads = network.config().prototypes.len();
-    let single = network.config().hidden == 0;
-    import_into(network, tensors, |path| torch_name(path, single, heads))
+    let config = network.config().clone();
+    import_into(network, "", tensors, &config)
 }
 
 /// Puts tensors under torchvision's names into the backbone; head and prototypes stay as they are.
@@ -56,15 +58,20 @@ pub fn import_backbone(mut network: Network, tensors: Tensors) -> Result<Network
         })
         .filter(|(name, _)| !PASSED_OVER.iter().any(|prefix| name.starts_with(prefix)))
         .collect();
-    network.backbone = import_into(network.backbone, tensors, backbone_name)?;
+    let config = network.config().clone();
+    network.backbone = import_into(network.backbone, "backbone.", tensors, &config)?;
     Ok(network)
 }
 
-fn import_into<M: Module>(
+/// Puts tensors into a part of a network of `config`, whose paths in it begin with `place`.
+pub(super) fn import_into<M: Module>(
     module: M,
+    place: &str,
     tensors: Tensors,
-    name: impl Fn(&str) -> String,
+    config: &NetworkConfig,
 ) -> Result<M, WeightsError> {
+    let name = |path: &str| torch_name(&format!("{place}{path}"), config);
+    let turned = |path: &str| is_linear(&format!("{place}{path}"));
     let mut tensors: Tensors = tensors
         .into_iter()
         .filter(|(name, _)| !name.ends_with("num_batches_tracked"))
@@ -79,22 +86,22 @@ fn import_into<M: Module>(
             listed.then(|| tensors.remove("prototypes.prototypes0.weight"))?
         });
         if let Some(data) = found {
-            let data = if is_linear(&path) {
-                transpose(data)
-            } else {
-                data
-            };
+            let data = if turned(&path) { transpose(data) } else { data };
             parameters.insert(path, Parameter { id: None, data });
         }
     }
     // What nothing asked for goes along under its own name, to be reported as left over.
     let rest = tensors.into_iter();
     parameters.extend(rest.map(|(name, data)| (name, Parameter { id: None, data })));
-    apply(module, parameters).map_err(|error| in_torch_names(error, name))
+    apply(module, parameters).map_err(|error| in_torch_names(error, name, turned))
 }
 
 /// Says the names in a report of differences as the file says them.
-fn in_torch_names(error: WeightsError, name: impl Fn(&str) -> String) -> WeightsError {
+fn in_torch_names(
+    error: WeightsError,
+    name: impl Fn(&str) -> String,
+    turned: impl Fn(&str) -> bool,
+) -> WeightsError {
     match error {
         WeightsError::Mismatch(mut mismatch) => {
             mismatch
@@ -102,7 +109,7 @@ fn in_torch_names(error: WeightsError, name: impl Fn(&str) -> String) -> Weights
                 .iter_mut()
                 .for_each(|path| *path = name(path));
             for shape in &mut mismatch.shapes {
-                if is_linear(&shape.name) {
+                if turned(&shape.name) {
                     shape.network.reverse();
                     shape.file.reverse();
                 }
@@ -114,12 +121,12 @@ fn in_torch_names(error: WeightsError, name: impl Fn(&str) -> String) -> Weights
     }
 }
 
-fn torch_name(path: &str, single: bool, heads: usize) -> String {
+fn torch_name(path: &str, config: &NetworkConfig) -> String {
     if let Some(path) = path.strip_prefix("backbone.") {
         return backbone_name(path);
     }
     if let Some(path) = path.strip_prefix("head.") {
-        if single {
+        if config.hidden == 0 {
             return path.replacen("first.", "projection_head.", 1);
         }
         return path
@@ -127,7 +134,7 @@ fn torch_name(path: &str, single: bool, heads: usize) -> String {
             .replacen("norm.", "projection_head.1.", 1)
             .replacen("second.", "projection_head.3.", 1);
     }
-    if heads == 1 {
+    if config.prototypes.len() == 1 {
         return path.replacen("heads.0.", "", 1);
     }
     path.replacen("heads.", "prototypes", 1)

@@ -10,7 +10,7 @@ use burn::tensor::TensorData;
 use super::safetensors::replace;
 use super::{Tensors, WeightsError, export, malformed};
 use crate::conv::ConvSpec;
-use crate::network::Network;
+use crate::network::{Network, NetworkConfig};
 
 /// Of the operators that are used, none has changed its meaning since.
 const OPSET: u64 = 13;
@@ -35,14 +35,17 @@ pub fn save_onnx(
     let mut graph = Graph::new(export(network));
     let features = graph.backbone(network);
     graph.node("Identity", &[&features], "features", &[]);
-    let embeddings = graph.head(network.config().hidden == 0);
+    let embeddings = graph.head(network.config());
     graph.node(
         "LpNormalization",
         &[&embeddings],
         "embeddings",
         &[("axis", Attribute::Int(1)), ("p", Attribute::Int(2))],
     );
-    let (dim, of_head) = (network.config().backbone.dim(), network.config().dim);
+    let (dim, of_head) = (
+        network.config().backbone.dim(),
+        network.config().embedding(),
+    );
     graph.value(INPUT, "image", &["N", "3", "H", "W"]);
     graph.value(OUTPUT, "features", &["N", &dim.to_string()]);
     graph.value(OUTPUT, "embeddings", &["N", &of_head.to_string()]);
@@ -147,8 +150,11 @@ impl Graph {
     }
 
     /// From the features to what is yet to be brought to unit length.
-    fn head(&mut self, single: bool) -> String {
-        if single {
+    fn head(&mut self, config: &NetworkConfig) -> String {
+        if config.dim == 0 {
+            return "features".to_owned();
+        }
+        if config.hidden == 0 {
             return self.linear("features", "projection_head");
         }
         let mut x = self.linear("features", "projection_head.0");

@@ -73,30 +73,37 @@ pub fn load_backbone_safetensors(network: Network, path: &Path) -> Result<Networ
 }
 
 fn tensors(path: &Path) -> Result<Tensors, WeightsError> {
+    let (tensors, others) = floats(path)?;
+    match others.into_iter().next() {
+        None => Ok(tensors),
+        Some((name, dtype)) => Err(WeightsError::NotFloat { name, dtype }),
+    }
+}
+
+/// The tensors of a file, and names and types of those that do not hold floating-point values.
+pub(super) fn floats(path: &Path) -> Result<(Tensors, Vec<(String, String)>), WeightsError> {
     let bytes = read(path)?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| malformed(path, error))?;
-    file.iter()
-        // An integer counter of PyTorch's, which nothing reads.
-        .filter(|(name, _)| !name.ends_with("num_batches_tracked"))
-        .map(|(name, view)| {
-            let dtype = match view.dtype() {
-                Dtype::F64 => DType::F64,
-                Dtype::F32 => DType::F32,
-                Dtype::F16 => DType::F16,
-                Dtype::BF16 => DType::BF16,
-                other => {
-                    return Err(WeightsError::NotFloat {
-                        name: name.to_owned(),
-                        dtype: other.to_string(),
-                    });
-                }
-            };
-            let shape = view.shape().to_vec();
-            let data = TensorData::try_from_bytes_vec(view.data().to_vec(), shape, dtype)
-                .map_err(|error| malformed(path, format!("tensor `{name}`: {error}")))?;
-            Ok((name.to_owned(), data))
-        })
-        .collect()
+    let (mut tensors, mut others) = (Tensors::new(), Vec::new());
+    for (name, view) in file.iter() {
+        let dtype = match view.dtype() {
+            // An integer counter of PyTorch's, which nothing reads.
+            _ if name.ends_with("num_batches_tracked") => continue,
+            Dtype::F64 => DType::F64,
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => {
+                others.push((name.to_owned(), other.to_string()));
+                continue;
+            }
+        };
+        let shape = view.shape().to_vec();
+        let data = TensorData::try_from_bytes_vec(view.data().to_vec(), shape, dtype)
+            .map_err(|error| malformed(path, format!("tensor `{name}`: {error}")))?;
+        tensors.insert(name.to_owned(), data);
+    }
+    Ok((tensors, others))
 }
 
 /// Puts a complete file in the place of whatever is at `path`.

@@ -17,6 +17,9 @@ pub(super) struct Parameter {
 /// By path in the module, `backbone.layer1.0.conv1.weight`.
 pub(super) type Parameters = BTreeMap<String, Parameter>;
 
+/// Shapes by name.
+pub(super) type Shapes = BTreeMap<String, Vec<usize>>;
+
 /// Reads every parameter and buffer.
 pub(super) fn collect<M: Module>(module: &M) -> Parameters {
     let mut collect = Collect::default();
@@ -25,8 +28,8 @@ pub(super) fn collect<M: Module>(module: &M) -> Parameters {
 }
 
 /// Path and shape of every parameter and buffer, without reading any.
-pub(super) fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
-    let mut shapes = Shapes::default();
+pub(super) fn shapes<M: Module>(module: &M) -> Shapes {
+    let mut shapes = Measure::default();
     module.visit(&mut shapes);
     shapes.found
 }
@@ -35,7 +38,9 @@ pub(super) fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
 ///
 /// Ids are taken over where given. Whether a gradient is wanted stays as it was in the module.
 pub(super) fn apply<M: Module>(module: M, parameters: Parameters) -> Result<M, WeightsError> {
-    let mismatch = compare(&shapes(&module), &parameters);
+    let found = parameters.iter();
+    let found = found.map(|(name, p)| (name.clone(), p.data.shape().as_slice().to_vec()));
+    let mismatch = compare(&shapes(&module), &found.collect());
     if !mismatch.is_empty() {
         return Err(WeightsError::Mismatch(Box::new(mismatch)));
     }
@@ -53,16 +58,17 @@ pub(super) fn apply<M: Module>(module: M, parameters: Parameters) -> Result<M, W
     Ok(module.map(&mut apply))
 }
 
-fn compare(network: &BTreeMap<String, Vec<usize>>, file: &Parameters) -> Mismatch {
+/// How the tensors of a file differ from those of a network.
+pub(super) fn compare(network: &Shapes, file: &Shapes) -> Mismatch {
     let mut mismatch = Mismatch::default();
     for (name, shape) in network {
         match file.get(name) {
             None => mismatch.missing.push(name.clone()),
-            Some(found) if found.data.shape().as_slice() != shape.as_slice() => {
+            Some(found) if found != shape => {
                 mismatch.shapes.push(ShapeMismatch {
                     name: name.clone(),
                     network: shape.clone(),
-                    file: found.data.shape().as_slice().to_vec(),
+                    file: found.clone(),
                 });
             }
             Some(_) => {}
@@ -134,12 +140,12 @@ impl ModuleVisitor for Collect {
 }
 
 #[derive(Default)]
-struct Shapes {
+struct Measure {
     path: Path,
-    found: BTreeMap<String, Vec<usize>>,
+    found: Shapes,
 }
 
-impl ModuleVisitor for Shapes {
+impl ModuleVisitor for Measure {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.enter(name);
     }

@@ -64,6 +64,8 @@ pub struct DataRecipe {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelRecipe {
+    /// Weights to begin with: a checkpoint of PyTorch, SafeTensors, or a run.
+    pub init: Option<PathBuf>,
     /// `resnet18` … `resnet152`, `resnet50w2`, `resnext101_32x8d`, …
     pub backbone: Option<String>,
     /// Multiplies every width of the backbone; a fraction makes it slim.

@@ -8,6 +8,7 @@
 mod check;
 mod derive;
 mod ledger;
+mod weights;
 
 use std::path::{Path, PathBuf};
 
@@ -84,6 +85,9 @@ impl Facts {
 pub struct Plan {
     /// Version of this file's layout.
     pub version: u32,
+    /// Weights that the run begins with, in place of drawn ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
     /// The images.
     pub data: DataPlan,
     /// The backbone, head and prototypes.
@@ -177,6 +181,15 @@ pub struct EvaluationPlan {
 }
 
 impl EvaluationPlan {
+    /// The whole of an image for small ones, an eighth less than its short side for others, as is usual on ImageNet.
+    fn of(size: usize, stem: Stem) -> Self {
+        let resize = match stem {
+            Stem::Cifar => size,
+            Stem::Imagenet => (size as f64 * 256.0 / 224.0).round() as usize,
+        };
+        Self { resize, size }
+    }
+
     /// As a view of the loader.
     pub fn view(&self) -> View {
         View::Centre {
@@ -215,15 +228,10 @@ impl Plan {
         let optimizer = derive::optimizer(recipe, name, facts, &train, &mut ledger);
 
         let largest = crops.iter().map(|crop| crop.size).max().unwrap_or(0);
-        let evaluation = EvaluationPlan {
-            resize: match model.backbone.stem {
-                Stem::Cifar => largest,
-                Stem::Imagenet => (largest as f64 * 256.0 / 224.0).round() as usize,
-            },
-            size: largest,
-        };
+        let evaluation = EvaluationPlan::of(largest, model.backbone.stem);
         let plan = Self {
             version: Self::VERSION,
+            init: recipe.model.init.clone(),
             data: DataPlan {
                 path,
                 test: recipe.data.test.clone(),
