@@ -4,7 +4,8 @@
 
 Images are decoded once, into memory. Prints a line of JSON per epoch with the seconds of training so far, and at the
 end kNN-200 and linear accuracy of the features (`probe.py`), which are measured untrained too. `--stop-after`
-trains the first epochs only, of a schedule of `--epochs`."""
+trains the first epochs only, of a schedule of `--epochs`; `--steps` times so many steps, the first ten not counted, and
+measures nothing else."""
 
 import argparse
 import io
@@ -26,6 +27,7 @@ from probe import judge
 from step_torch import slim
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+WARM_UP = 10
 BATCH, DIM, PROTOTYPES = 256, 128, 512
 
 
@@ -78,6 +80,7 @@ def main():
     arguments.add_argument("test")
     arguments.add_argument("--epochs", type=int, default=20)
     arguments.add_argument("--stop-after", type=int)
+    arguments.add_argument("--steps", type=int)
     arguments = arguments.parse_args()
     torch.set_num_threads(2)
     torch.manual_seed(0), random.seed(0), np.random.seed(0)
@@ -97,11 +100,17 @@ def main():
     def report(**entries):
         print(json.dumps(entries), flush=True)
 
-    report(epoch=0, **judge(features(network, images), labels, features(network, held_out), wanted))
+    if arguments.steps is None:
+        report(epoch=0, **judge(features(network, images), labels, features(network, held_out), wanted))
     seconds = 0.0
     for epoch in range(1, (arguments.stop_after or arguments.epochs) + 1):
         begun, total = time.monotonic(), 0.0
-        for views in loader:
+        for step, views in enumerate(loader):
+            if step == WARM_UP:
+                warm = time.monotonic()
+            if step == arguments.steps:
+                images_per_s = BATCH * (step - WARM_UP) / (time.monotonic() - warm)
+                return report(steps=step, images_per_s=images_per_s)
             with torch.no_grad():
                 prototypes.normalize()
             views = views[0] if isinstance(views[0], (list, tuple)) else views
