@@ -1140,6 +1140,9 @@ fn a_classifier_without_labels_or_with_settings_that_cannot_work_is_refused() {
         ("--test set --lr=NaN", &["--lr NaN"]),
         ("--test set --epochs 0", &["--epochs"]),
         ("--test set --batch-size 0", &["--batch-size"]),
+        ("--test set --augment maybe", &["--augment", "on"]),
+        ("--test set --resume", &["--out"]),
+        ("nowhere --test set", &["nowhere"]),
     ] {
         let call = format!("eval linear run {call}");
         space.swav(&call).run().failed(2, told);
@@ -1148,6 +1151,22 @@ fn a_classifier_without_labels_or_with_settings_that_cannot_work_is_refused() {
         .swav("eval linear run --test set --lr 1e30")
         .run()
         .failed(5, &["no finite number", "--lr"]);
+
+    let call = "eval linear run --test set --epochs 1 --out linear";
+    space.swav(call).run().succeeded();
+    space.swav(call).run().failed(2, &["linear", "--resume"]);
+    for change in ["--seed 1", "--augment on", "--untrained", "--labels 50%"] {
+        space
+            .swav(&format!("{call} --resume {change}"))
+            .run()
+            .failed(2, &["linear", "other settings"]);
+    }
+    let tensors = space.path("linear/state/epoch-0001/classifier.safetensors");
+    fs::write(&tensors, b"not tensors").unwrap();
+    space
+        .swav(&format!("{call} --resume"))
+        .run()
+        .failed(2, &["classifier.safetensors", "damaged"]);
 }
 
 #[test]

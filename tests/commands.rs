@@ -1338,8 +1338,8 @@ fn a_linear_classifier_is_trained_judged_and_kept() {
         .sets(TINY)
         .run()
         .succeeded();
-    let call = "eval linear run --epochs 12 --batch-size 8 --labels 50% --out linear --json";
-    let output = space.swav(call).run().succeeded();
+    let call = "eval linear run --epochs 12 --batch-size 8 --labels 50% --json --out";
+    let output = space.swav(&format!("{call} linear")).run().succeeded();
     let told = output.json();
     assert_eq!(told["images"], 18);
     assert_eq!(told["epochs"].as_array().map(Vec::len), Some(12));
@@ -1363,9 +1363,101 @@ fn a_linear_classifier_is_trained_judged_and_kept() {
     let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
     assert_eq!(kept, told);
 
-    // The same again, to the last digit.
-    let again = space.swav(call).run().succeeded().json();
-    assert_eq!(again, told);
+    // The same again, to the last digit, and what is kept is not trained anew.
+    let again = space.swav(&format!("{call} again")).run();
+    assert_eq!(again.succeeded().json(), told);
+    let resumed = space.swav(&format!("{call} linear --resume")).run();
+    assert_eq!(resumed.succeeded().json(), told);
+}
+
+#[test]
+fn a_linear_classifier_learns_from_other_crops_in_each_epoch_and_resumes() {
+    let space = trained();
+    let call = "eval linear run --test set --augment on --epochs 6 --batch-size 8 --json";
+    let told = space.swav(call).run().succeeded().json();
+    assert_eq!(told["config"]["augment"], true);
+    let still = space
+        .swav(&call.replace("--augment on", "--augment off"))
+        .run()
+        .succeeded()
+        .json();
+    assert_ne!(told["epochs"], still["epochs"]);
+
+    let mut child = space.swav(&format!("{call} --out parts")).spawn();
+    let begun = || {
+        fs::read_dir(space.path("parts/state")).is_ok_and(|state| {
+            state
+                .flatten()
+                .any(|entry| entry.file_name().to_string_lossy().starts_with("epoch-"))
+        })
+    };
+    while !begun() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let _ = child.kill();
+    child.wait().unwrap();
+    let parts = space
+        .swav(&format!("{call} --out parts --resume"))
+        .run()
+        .succeeded()
+        .json();
+    assert_eq!(parts, told);
+}
+
+#[test]
+fn several_checkpoints_are_judged_at_once() {
+    let space = space();
+    space
+        .swav("train --data set --test held --out run")
+        .sets(TINY)
+        .sets(&["train.checkpoint=1 epoch", "train.epochs=2", "train.keep=5"])
+        .run()
+        .succeeded();
+    let all = space.checkpoints("run");
+    assert!(all.len() >= 2, "{all:?}");
+    let paths: Vec<String> = all
+        .iter()
+        .map(|name| format!("run/checkpoints/{name}"))
+        .collect();
+    let paths = paths.join(" ");
+
+    let knn = format!("eval knn {paths} --k 3 --temperature 0.1");
+    let told = space
+        .swav(&format!("{knn} --json"))
+        .run()
+        .succeeded()
+        .json();
+    for (report, path) in told.as_array().unwrap().iter().zip(paths.split(' ')) {
+        let alone = space
+            .swav(&format!("eval knn {path} --k 3 --temperature 0.1 --json"))
+            .run()
+            .succeeded()
+            .json();
+        assert_eq!(*report, alone);
+    }
+    assert_eq!(told.as_array().unwrap().last().unwrap()["epoch"], 2.0);
+    let table = space.swav(&knn).run().succeeded().stdout;
+    assert_eq!(table.lines().count(), 1 + all.len(), "{table}");
+    for name in &all {
+        assert!(table.contains(&format!("run-{name}")), "{table}");
+    }
+
+    let linear = format!("eval linear {paths} --epochs 3 --batch-size 8 --out linear");
+    let table = space.swav(&linear).run().succeeded().stdout;
+    assert_eq!(table.lines().count(), 1 + all.len(), "{table}");
+    for name in &all {
+        assert!(
+            space
+                .path(&format!("linear/run-{name}/linear.json"))
+                .is_file()
+        );
+    }
+    let told = space
+        .swav(&format!("{linear} --resume --json"))
+        .run()
+        .succeeded()
+        .json();
+    assert_eq!(told.as_array().map(Vec::len), Some(all.len()));
 }
 
 /// A fine-tuning of four epochs with a momentum and a drop of the rates in them.

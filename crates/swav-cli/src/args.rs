@@ -111,6 +111,19 @@ pub struct RunArgs {
     pub size: Option<u32>,
 }
 
+/// What is judged, and how it looks at images.
+#[derive(Debug, Args)]
+pub struct RunsArgs {
+    /// Run directories, single checkpoints (runs/a/checkpoints/* are all that a run has kept), or weights: PyTorch's
+    /// .pth or .pth.tar, SafeTensors, burnpack.
+    #[arg(value_name = "RUN", required = true)]
+    pub runs: Vec<PathBuf>,
+    /// Side of the centre crop that is seen of each image; by default that of the largest training crop, and of
+    /// weights 224, or 32 with the stem for small images.
+    #[arg(long, value_name = "PIXELS")]
+    pub size: Option<u32>,
+}
+
 /// Where it runs.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct DeviceArgs {
@@ -178,6 +191,7 @@ pub struct Quickstart {
 #[derive(Debug, Subcommand)]
 pub enum Eval {
     /// Weighted k-nearest-neighbour accuracy of the frozen features.
+    #[command(after_help = KNN_EXAMPLES)]
     Knn(Knn),
     /// Accuracy of a linear classifier on the frozen features.
     #[command(after_help = LINEAR_HELP)]
@@ -187,11 +201,16 @@ pub enum Eval {
     Finetune(Finetune),
 }
 
+const KNN_EXAMPLES: &str = "Examples:\n  \
+    swav eval knn runs/a\n  \
+    swav eval knn runs/a/checkpoints/* --k 200 --temperature 0.1\n  \
+    swav eval knn resnet50.pth --train train/ --test test/";
+
 /// `swav eval knn`
 #[derive(Debug, Args)]
 pub struct Knn {
     #[command(flatten)]
-    pub run: RunArgs,
+    pub runs: RunsArgs,
     /// Labelled images that vote; by default the run's training images.
     #[arg(long, value_name = "PATH")]
     pub train: Option<PathBuf>,
@@ -215,17 +234,21 @@ pub struct Knn {
 }
 
 const LINEAR_HELP: &str = "The features are extracted once, from the whole image without augmentation, and the \
-    classifier is trained on them: about a minute for CIFAR-10 on a CPU. The papers augment the images anew in each of \
-    the 100 epochs, which costs a hundred passes of the network and gives a little more.\n\nExamples:\n  \
+    classifier is trained on them: about a minute for CIFAR-10 on a CPU. The papers take other crops of the images in \
+    each of the 100 epochs, as --augment on does, which costs a hundred passes of the network and gives a little more. With --out \
+    the state is kept after each epoch, and --resume goes on from it with the same numbers; where several runs are judged, each \
+    has a folder of its own in it.\n\nExamples:\n  \
     swav eval linear runs/a\n  \
     swav eval linear runs/a --labels 10% --out linear-10\n  \
+    swav eval linear runs/a/checkpoints/*\n  \
+    swav eval linear runs/a --augment on --out linear-a --resume\n  \
     swav eval linear runs/a --untrained";
 
 /// `swav eval linear`
 #[derive(Debug, Args)]
 pub struct Linear {
     #[command(flatten)]
-    pub run: RunArgs,
+    pub runs: RunsArgs,
     /// Labelled images that the classifier learns from; by default the run's training images.
     #[arg(long, value_name = "PATH")]
     pub train: Option<PathBuf>,
@@ -247,20 +270,35 @@ pub struct Linear {
     /// Features of a step.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: u32,
-    /// Seed of the classifier and of the share of the labels.
+    /// Whether the network sees other random crops and mirror images in each epoch, or the whole image once.
+    #[arg(long, value_enum, default_value_t = Switch::Off)]
+    pub augment: Switch,
+    /// Seed of the classifier, the order, the crops and the share of the labels.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Judge the network as it was before training, for comparison.
     #[arg(long)]
     pub untrained: bool,
-    /// Directory for linear.json, confusion.csv and images.txt, the images that were learned from.
+    /// Directory for linear.json, confusion.csv, images.txt, the images that were learned from, and the state.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Continue the training in --out; starts it if there is none yet.
+    #[arg(long, requires = "out")]
+    pub resume: bool,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `--augment`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It does.
+    On,
+    /// It does not.
+    Off,
 }
 
 const EXPORT_EXAMPLES: &str = "Examples:\n  \

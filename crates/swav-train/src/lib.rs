@@ -60,9 +60,9 @@ pub use checkpoint::RunDirectory;
 pub use config::Recipe;
 pub use error::TrainError;
 pub use eval::{
-    AssignmentWriter, Clusters, Extraction, Features, FinetuneConfig, Finetuning, KnnAccuracy,
-    KnnConfig, Layer, LinearConfig, LinearEpoch, LinearResult, Queries, RowFormat, RowWriter,
-    Scores, Share, Subset, TableFormat, knn, linear,
+    AssignmentWriter, Augmented, Batches, Cached, Classification, Clusters, Extraction, Features,
+    FinetuneConfig, Finetuning, KnnAccuracy, KnnConfig, Layer, LinearConfig, LinearEpoch,
+    LinearResult, Origin, Queries, RowFormat, RowWriter, Scores, Share, Subset, TableFormat, knn,
 };
 pub use method::Method;
 pub use plan::{DataPlan, EvaluationPlan, Facts, Note, Plan, TrainPlan};

@@ -13,6 +13,8 @@ use crate::output::{print, print_json};
 #[derive(Serialize)]
 pub struct Report<'a, C: Serialize> {
     pub checkpoint: Option<&'a Path>,
+    /// Epochs that the network was trained for.
+    pub epoch: Option<f64>,
     pub train: String,
     pub test: String,
     pub labels: String,
@@ -39,12 +41,30 @@ pub fn two_classes(train: &dyn Source) -> Result<usize, TrainError> {
     Ok(classes)
 }
 
+/// The folder of `out` where the state is kept, made if it is not there.
+pub fn state(out: Option<&Path>, resume: bool) -> Result<Option<PathBuf>, TrainError> {
+    let Some(out) = out else {
+        return Ok(None);
+    };
+    let state = out.join("state");
+    if state.exists() && !resume {
+        return Err(TrainError::Checkpoint {
+            path: out.to_path_buf(),
+            reason:
+                "already holds a classifier: continue it with --resume, or choose another --out"
+                    .to_string(),
+        });
+    }
+    std::fs::create_dir_all(&state).map_err(|source| TrainError::Io {
+        path: state.clone(),
+        source,
+    })?;
+    Ok(Some(state))
+}
+
 impl<C: Serialize> Report<'_, C> {
-    /// Writes it to `file`, beside which the `names` of the images and the confusion go, and prints it.
-    pub fn tell(&self, file: Option<PathBuf>, names: &[String], json: bool) -> anyhow::Result<()> {
-        if let Some(file) = file {
-            self.keep(&file, names)?;
-        }
+    /// Prints it.
+    pub fn tell(&self, json: bool) -> anyhow::Result<()> {
         if json {
             return print_json(self);
         }
@@ -88,8 +108,8 @@ impl<C: Serialize> Report<'_, C> {
         text
     }
 
-    /// Writes everything.
-    fn keep(&self, file: &Path, names: &[String]) -> anyhow::Result<()> {
+    /// Writes it to `file`, beside which the `names` of the images and the confusion go.
+    pub fn keep(&self, file: &Path, names: &[String]) -> anyhow::Result<()> {
         let out = file.parent().unwrap_or(Path::new(""));
         files::write_atomic(file, &serde_json::to_vec_pretty(self)?)?;
         files::write_atomic(

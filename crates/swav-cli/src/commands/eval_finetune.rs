@@ -1,13 +1,12 @@
 //! `swav eval finetune`
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use swav_data::Source;
 use swav_train::display::say;
-use swav_train::{FinetuneConfig, Finetuning, State, Stop, Subset, TrainError, checkpoint};
+use swav_train::{FinetuneConfig, Finetuning, Origin, State, Stop, Subset, TrainError, checkpoint};
 
-use super::classifier::{Report, two_classes};
+use super::classifier::{Report, state, two_classes};
 use super::{eval, setup};
 use crate::args::Finetune;
 
@@ -33,7 +32,7 @@ pub fn eval_finetune(args: &Finetune, stop: &Stop) -> anyhow::Result<()> {
     let (plan, checkpoint) = setup::trained(&args.run)?;
     let [train, test] = eval::sets(&plan, args.train.as_deref(), args.test.as_deref())?;
     two_classes(train.as_ref())?;
-    let state = state(args)?;
+    let state = state(args.out.as_deref(), args.resume)?;
     let chosen = args.labels.of(train.as_ref(), args.seed);
     let names: Vec<String> = chosen.iter().map(|&index| train.name(index)).collect();
     let learned: Arc<dyn Source> = Arc::new(Subset::of(train.clone(), chosen));
@@ -51,6 +50,10 @@ pub fn eval_finetune(args: &Finetune, stop: &Stop) -> anyhow::Result<()> {
         config,
         train: learned,
         test: test.clone(),
+        origin: Origin::new(
+            (!args.untrained).then_some(&checkpoint),
+            names.iter().map(String::as_str),
+        ),
         state: state.as_deref(),
     };
     let result = finetuning.run(network, stop, |epoch| {
@@ -64,6 +67,7 @@ pub fn eval_finetune(args: &Finetune, stop: &Stop) -> anyhow::Result<()> {
     })?;
     let report = Report {
         checkpoint: (!args.untrained).then_some(&checkpoint),
+        epoch: None,
         train: train.describe(),
         test: test.describe(),
         labels: args.labels.to_string(),
@@ -73,30 +77,8 @@ pub fn eval_finetune(args: &Finetune, stop: &Stop) -> anyhow::Result<()> {
         by_class: result.scores.by_class(),
         result,
     };
-    report.tell(
-        args.out.as_deref().map(|out| out.join("finetune.json")),
-        &names,
-        args.json,
-    )
-}
-
-/// The folder of `--out` where the state is kept, made if it is not there.
-fn state(args: &Finetune) -> Result<Option<PathBuf>, TrainError> {
-    let Some(out) = &args.out else {
-        return Ok(None);
-    };
-    let state = out.join("state");
-    if state.exists() && !args.resume {
-        return Err(TrainError::Checkpoint {
-            path: out.clone(),
-            reason:
-                "already holds a fine-tuning: continue it with --resume, or choose another --out"
-                    .to_string(),
-        });
+    if let Some(out) = &args.out {
+        report.keep(&out.join("finetune.json"), &names)?;
     }
-    std::fs::create_dir_all(&state).map_err(|source| TrainError::Io {
-        path: state.clone(),
-        source,
-    })?;
-    Ok(Some(state))
+    report.tell(args.json)
 }

@@ -1,18 +1,23 @@
 //! `swav eval linear`
 
+use std::path::Path;
 use std::sync::Arc;
 
 use swav_data::Source;
-use swav_train::display::{Progress, say};
+use swav_model::Network;
+use swav_train::display::say;
 use swav_train::{
-    Extraction, Layer, LinearConfig, State, Stop, Subset, TrainError, checkpoint, linear,
+    Augmented, Batches, Cached, Classification, Extraction, Layer, LinearConfig, LinearResult,
+    Origin, Stop, Subset, TrainError,
 };
 
-use super::classifier::{Report, two_classes};
-use super::{eval, setup};
-use crate::args::Linear;
+use super::classifier::{Report, state, two_classes};
+use super::eval::{Names, collect, sets_of_all};
+use super::setup::{self, Trained};
+use crate::args::{Linear, Switch};
+use crate::output::{print, print_json};
 
-/// Trains a linear classifier on the features of a run and says how good it is.
+/// Trains a linear classifier on the features of each network and says how good it is.
 pub fn eval_linear(args: &Linear, stop: &Stop) -> anyhow::Result<()> {
     for (flag, value) in [("--lr", args.lr), ("--weight-decay", args.weight_decay)] {
         if !(value >= 0.0 && value.is_finite()) {
@@ -26,78 +31,126 @@ pub fn eval_linear(args: &Linear, stop: &Stop) -> anyhow::Result<()> {
         weight_decay: args.weight_decay,
         batch_size: args.batch_size as usize,
         seed: args.seed,
+        augment: args.augment == Switch::On,
     };
-    let (plan, checkpoint) = setup::trained(&args.run)?;
-    let [train, test] = eval::sets(&plan, args.train.as_deref(), args.test.as_deref())?;
-    let classes = two_classes(train.as_ref())?;
-    if let Some(out) = &args.out {
-        std::fs::create_dir_all(out).map_err(|source| TrainError::Io {
-            path: out.clone(),
-            source,
-        })?;
+    let runs = setup::all_trained(&args.runs)?;
+    let sets = sets_of_all(&runs, args.train.as_deref(), args.test.as_deref())?;
+    let mut all = Vec::with_capacity(runs.len());
+    for (run, sets) in runs.iter().zip(&sets) {
+        let classes = two_classes(sets[0].as_ref())?;
+        let out = args.out.as_ref().map(|out| match runs.len() {
+            1 => out.clone(),
+            _ => out.join(&run.name),
+        });
+        let state = state(out.as_deref(), args.resume)?;
+        all.push((run, sets, classes, out, state));
     }
-    let chosen = args.labels.of(train.as_ref(), args.seed);
-    let names: Vec<String> = chosen.iter().map(|&index| train.name(index)).collect();
-    let learned: Arc<dyn Source> = Arc::new(Subset::of(train.clone(), chosen));
 
     let device = args.device.device.open()?.device;
-    let network = if args.untrained {
-        State::untrained(&plan, &device)
-    } else {
-        checkpoint::load_network(&checkpoint, &plan, &device)?
-    };
+    let mut reports = Vec::with_capacity(runs.len());
+    for (run, [train, test], classes, out, state) in &all {
+        if runs.len() > 1 {
+            say(format_args!("{}", run.name));
+        }
+        let chosen = args.labels.of(train.as_ref(), args.seed);
+        let names: Vec<String> = chosen.iter().map(|&index| train.name(index)).collect();
+        let learned: Arc<dyn Source> = Arc::new(Subset::of(train.clone(), chosen));
+        let checkpoint: Option<&Path> = (!args.untrained).then_some(&run.checkpoint);
+        let classification = Classification {
+            config,
+            classes: *classes,
+            device: &device,
+            origin: Origin::new(checkpoint, names.iter().map(String::as_str)),
+            state: state.as_deref(),
+        };
+        let network = run.network(args.untrained, &device)?;
+        let result = classify(&classification, run, &network, [&learned, test], stop)?;
+        let report = Report {
+            checkpoint,
+            epoch: run.epoch.filter(|_| !args.untrained),
+            train: train.describe(),
+            test: test.describe(),
+            labels: args.labels.to_string(),
+            images: names.len(),
+            config: &config,
+            classes: train.classes(),
+            by_class: result.scores.by_class(),
+            result,
+        };
+        if let Some(out) = out {
+            report.keep(&out.join("linear.json"), &names)?;
+        }
+        reports.push(report);
+    }
+    match reports.as_slice() {
+        [report] => report.tell(args.json),
+        reports if args.json => print_json(&reports),
+        reports => print(&table(&runs, reports)),
+    }
+}
+
+/// Trains the classifier on features that are extracted once, or anew in every epoch.
+fn classify(
+    classification: &Classification,
+    run: &Trained,
+    network: &Network,
+    [learned, test]: [&Arc<dyn Source>; 2],
+    stop: &Stop,
+) -> Result<LinearResult, TrainError> {
+    let Classification { config, device, .. } = *classification;
     let extraction = Extraction {
-        plan: &plan,
-        device: &device,
+        plan: &run.plan,
+        device,
         layer: Layer::Features,
     };
-    let collect = |source: &Arc<dyn Source>, what: &str| {
-        let mut progress = Progress::new(what);
-        let total = source.len();
-        extraction.collect(&network, source.clone(), stop, |done| {
-            progress.update(done, total);
-        })
+    let of_test = collect(&extraction, network, test, "test images", stop)?;
+    let mut rows: Box<dyn Batches> = if config.augment {
+        let images = learned.clone();
+        Box::new(Augmented::new(
+            &run.plan,
+            device,
+            network,
+            images,
+            config.seed,
+        ))
+    } else {
+        let of_train = collect(&extraction, network, learned, "training images", stop)?;
+        Box::new(Cached::new(&of_train, config.seed, device))
     };
-    let features = [
-        collect(&learned, "training images")?,
-        collect(&test, "test images")?,
-    ];
-    let every = (config.epochs / 10).max(1);
-    let [of_train, of_test] = &features;
-    let result = linear(
-        of_train,
-        of_test,
-        classes,
-        &config,
-        &device,
-        stop,
-        |epoch| {
-            if epoch.epoch.is_multiple_of(every) {
-                say(format_args!(
-                    "epoch {}/{}  loss {:.4}  top-1 {:.2} %",
-                    epoch.epoch,
-                    config.epochs,
-                    epoch.loss,
-                    100.0 * epoch.top1
-                ));
-            }
-        },
-    )?;
+    // Epochs on features that are there are too short to tell of each.
+    let every = match config.augment {
+        true => 1,
+        false => (config.epochs / 10).max(1),
+    };
+    classification.run(rows.as_mut(), &of_test, stop, |epoch| {
+        if epoch.epoch.is_multiple_of(every) {
+            say(format_args!(
+                "epoch {}/{}  loss {:.4}  top-1 {:.2} %",
+                epoch.epoch,
+                config.epochs,
+                epoch.loss,
+                100.0 * epoch.top1
+            ));
+        }
+    })
+}
 
-    let report = Report {
-        checkpoint: (!args.untrained).then_some(&checkpoint),
-        train: train.describe(),
-        test: test.describe(),
-        labels: args.labels.to_string(),
-        images: names.len(),
-        config: &config,
-        classes: train.classes(),
-        by_class: result.scores.by_class(),
-        result,
-    };
-    report.tell(
-        args.out.as_deref().map(|out| out.join("linear.json")),
-        &names,
-        args.json,
-    )
+/// A line for each network.
+fn table(runs: &[Trained], reports: &[Report<LinearConfig>]) -> String {
+    let names = Names::of(runs);
+    let mut lines = vec![format!(
+        "{} {:>9} {:>9} {:>9}",
+        names.head(),
+        "top-1",
+        "top-5",
+        "best"
+    )];
+    lines.extend(runs.iter().zip(reports).map(|(run, report)| {
+        let LinearResult { scores, best, .. } = &report.result;
+        let [first, among_five, best] =
+            [scores.top1, scores.top5, best.top1].map(|share| format!("{:.2} %", 100.0 * share));
+        let name = names.row(run, report.epoch);
+        format!("{name} {first:>9} {among_five:>9} {best:>9}")
+    }));
+    lines.join("\n")
 }

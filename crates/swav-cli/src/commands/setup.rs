@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use swav_data::{Format, Source};
-use swav_model::NetworkConfig;
-use swav_train::{Facts, Plan, Recipe, TrainError, checkpoint, data, pretrained};
+use swav_model::{Network, NetworkConfig};
+use swav_train::{Facts, Plan, Recipe, State, TrainError, checkpoint, data, pretrained};
 
-use crate::args::{RecipeArgs, RunArgs};
+use burn::tensor::Device;
+
+use crate::args::{RecipeArgs, RunArgs, RunsArgs};
 
 /// A plan and the images it was made for.
 pub struct Prepared {
@@ -152,4 +154,65 @@ pub fn trained(args: &RunArgs) -> Result<(Plan, PathBuf), TrainError> {
         plan.see_at(size as usize)?;
     }
     Ok((plan, checkpoint))
+}
+
+/// One of the networks that are judged.
+pub struct Trained {
+    /// Of its run, or of a file of weights.
+    pub plan: Plan,
+    /// Where its weights are.
+    pub checkpoint: PathBuf,
+    /// What it is called beside others: `RUN-step-00000195`, or the file's name.
+    pub name: String,
+    /// Epochs that it was trained for, if it is a run's.
+    pub epoch: Option<f64>,
+}
+
+impl Trained {
+    /// The network on `device`, or as it was before training.
+    pub fn network(&self, untrained: bool, device: &Device) -> Result<Network, TrainError> {
+        if untrained {
+            return Ok(State::untrained(&self.plan, device));
+        }
+        checkpoint::load_network(&self.checkpoint, &self.plan, device)
+    }
+}
+
+/// All networks that are meant, in the order given, each with a name of its own.
+pub fn all_trained(args: &RunsArgs) -> Result<Vec<Trained>, TrainError> {
+    let mut all: Vec<Trained> = Vec::with_capacity(args.runs.len());
+    for run in &args.runs {
+        let (plan, checkpoint) = trained(&RunArgs {
+            run: run.clone(),
+            size: args.size,
+        })?;
+        let called = |path: Option<&Path>| {
+            let name = path.and_then(Path::file_name);
+            name.map_or(String::new(), |name| name.to_string_lossy().into_owned())
+        };
+        let (name, epoch) = if checkpoint.is_dir() {
+            let step = checkpoint::standing(&checkpoint)?.step;
+            let run = called(checkpoint.parent().and_then(Path::parent));
+            let name = format!("{run}-{}", called(Some(&checkpoint)));
+            let epoch = step as f64 / plan.train.steps_per_epoch as f64;
+            (name, Some(epoch))
+        } else {
+            (called(Some(&checkpoint)), None)
+        };
+        let taken = |name: &String| all.iter().any(|other| other.name == *name);
+        let name = match taken(&name) {
+            false => name,
+            true => (2..)
+                .map(|i| format!("{name}-{i}"))
+                .find(|name| !taken(name))
+                .unwrap_or(name),
+        };
+        all.push(Trained {
+            plan,
+            checkpoint,
+            name,
+            epoch,
+        });
+    }
+    Ok(all)
 }

@@ -1,21 +1,21 @@
 //! Fine-tuning: the whole network is trained on labels, behind a new classifier.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use swav_data::{Augment, CropSpec, Cursor, Loader, LoaderConfig, Order, Source, View};
+use swav_data::{Cursor, Loader, Source};
 use swav_model::{Network, NetworkConfig, weights};
 
+use super::batches::random_crops;
 use super::features::{Extraction, Layer, read};
+use super::kept::{Kept, Origin};
 use super::linear::{LinearEpoch, LinearResult};
 use super::scores::Scores;
 use super::share::Share;
-use crate::files::{sync_directory, write_atomic};
 use crate::method::prediction_loss;
 use crate::optim::sgd;
 use crate::plan::Plan;
@@ -65,8 +65,6 @@ impl FinetuneConfig {
 
 const DROP: f64 = 0.2;
 const MOMENTUM: f64 = 0.9;
-/// The least share of an image that a crop shows, as in torchvision's random resized crop.
-const LEAST: f32 = 0.08;
 
 /// A network that is being fine-tuned.
 pub struct Finetuning<'a> {
@@ -80,16 +78,10 @@ pub struct Finetuning<'a> {
     pub train: Arc<dyn Source>,
     /// Images that it is judged by.
     pub test: Arc<dyn Source>,
+    /// What it begins with, for a state to be known by.
+    pub origin: Origin,
     /// Where the state is kept after each epoch, and gone on from if it is there.
     pub state: Option<&'a Path>,
-}
-
-/// What is kept beside weights and velocities.
-#[derive(Serialize, Deserialize)]
-struct Kept {
-    config: FinetuneConfig,
-    images: Vec<String>,
-    epochs: Vec<LinearEpoch>,
 }
 
 impl Finetuning<'_> {
@@ -128,13 +120,11 @@ impl Finetuning<'_> {
             backbone: ModuleOptimizer::from(sgd(MOMENTUM, 0.0)),
             classifier: ModuleOptimizer::from(sgd(MOMENTUM, 0.0)),
         };
-        let mut kept = Kept {
-            config: self.config,
-            images: (0..count).map(|index| self.train.name(index)).collect(),
-            epochs: Vec::new(),
-        };
-        if let Some(state) = self.state {
-            tuned = tuned.resume(state, &mut kept)?;
+        let mut kept = Kept::new(self.config, self.origin.clone());
+        if let Some(state) = self.state
+            && let Some(found) = kept.resume(state)?
+        {
+            tuned = tuned.load(&found)?;
         }
         let mut scores = None;
         if kept.epochs.len() < self.config.epochs {
@@ -142,7 +132,11 @@ impl Finetuning<'_> {
                 epoch: kept.epochs.len() as u64,
                 position: 0,
             };
-            let mut loader = Loader::new(self.train.clone(), self.loader(batch), cursor)?;
+            let mut loader = Loader::new(
+                self.train.clone(),
+                random_crops(self.plan, batch, self.config.seed),
+                cursor,
+            )?;
             for epoch in kept.epochs.len()..self.config.epochs {
                 let factor = self.config.factor(epoch);
                 let mut loss = Tensor::<1>::zeros([1], self.device);
@@ -176,7 +170,7 @@ impl Finetuning<'_> {
                 progress(&done);
                 kept.epochs.push(done);
                 if let Some(state) = self.state {
-                    tuned.save(state, &kept)?;
+                    kept.save(state, |folder| tuned.save(folder))?;
                 }
             }
         }
@@ -185,34 +179,6 @@ impl Finetuning<'_> {
             None => self.judge(&tuned.network, classes, stop)?,
         };
         LinearResult::new(scores, kept.epochs)
-    }
-
-    fn loader(&self, batch: usize) -> LoaderConfig {
-        let data = &self.plan.data;
-        LoaderConfig {
-            batch_size: batch,
-            view: View::MultiCrop {
-                crops: vec![CropSpec {
-                    count: 1,
-                    size: self.plan.evaluation.size,
-                    scale: [LEAST, 1.0],
-                }],
-                augment: Augment {
-                    flip: 0.5,
-                    ..Augment::none()
-                },
-            },
-            order: Order::Shuffled {
-                seed: self.config.seed,
-            },
-            workers: data.workers,
-            prefetch: data.prefetch,
-            drop_last: true,
-            corrupt_budget: data.corrupt_budget,
-            max_pixels: data.max_pixels,
-            seed: self.config.seed,
-            ..LoaderConfig::default()
-        }
     }
 
     fn diverged(&self, epoch: usize) -> TrainError {
@@ -253,9 +219,6 @@ struct Tuned {
 
 const MODEL: &str = "model.bpk";
 const VELOCITIES: [&str; 2] = ["backbone.bpk", "classifier.bpk"];
-const KEPT: &str = "finetune.json";
-/// What the names of states begin with while they are written.
-const PARTIAL: &str = ".partial-";
 
 impl Tuned {
     /// One step; returns the loss, `[1]`.
@@ -277,84 +240,31 @@ impl Tuned {
         loss.inner()
     }
 
-    /// Writes the state after an epoch into a folder of its own in `directory`, and removes all others.
-    fn save(&self, directory: &Path, kept: &Kept) -> Result<(), TrainError> {
-        let partial = tempfile::Builder::new()
-            .prefix(PARTIAL)
-            .tempdir_in(directory)
-            .map_err(TrainError::io(directory))?;
-        weights::save(&self.network, &partial.path().join(MODEL))?;
+    /// Writes weights and velocities into `folder`.
+    fn save(&self, folder: &Path) -> Result<(), TrainError> {
+        weights::save(&self.network, &folder.join(MODEL))?;
         for (optimizer, name) in [&self.backbone, &self.classifier].iter().zip(VELOCITIES) {
-            let path = partial.path().join(name);
+            let path = folder.join(name);
             optimizer
                 .save(&path)
                 .map_err(|error| TrainError::checkpoint(&path, error.to_string()))?;
         }
-        let path = partial.path().join(KEPT);
-        let text = serde_json::to_vec_pretty(kept)
-            .map_err(|error| TrainError::checkpoint(&path, error.to_string()))?;
-        write_atomic(&path, &text)?;
-        sync_directory(partial.path())?;
-        let target = directory.join(format!("epoch-{:04}", kept.epochs.len()));
-        fs::rename(partial.keep(), &target).map_err(TrainError::io(&target))?;
-        sync_directory(directory)?;
-        for path in states(directory)?
-            .into_iter()
-            .filter(|path| *path != target)
-        {
-            fs::remove_dir_all(&path).map_err(TrainError::io(&path))?;
-        }
         Ok(())
     }
 
-    /// The newest state in `directory`, if there is one; `kept` takes over its epochs.
-    fn resume(mut self, directory: &Path, kept: &mut Kept) -> Result<Self, TrainError> {
-        let finished = |state: &PathBuf| !is_partial(state);
-        let Some(state) = states(directory)?.pop().filter(finished) else {
-            return Ok(self);
-        };
-        let path = state.join(KEPT);
-        let text = fs::read(&path).map_err(TrainError::io(&path))?;
-        let found: Kept = serde_json::from_slice(&text)
-            .map_err(|error| TrainError::checkpoint(&path, format!("is damaged: {error}")))?;
-        if found.config != kept.config || found.images != kept.images {
-            return Err(TrainError::checkpoint(
-                directory,
-                "holds a fine-tuning with other settings or other images: give those it was started with, or choose \
-                 another --out",
-            ));
-        }
-        self.network = weights::load(self.network, &state.join(MODEL))?;
+    /// Reads what [`save`](Self::save) wrote.
+    fn load(mut self, folder: &Path) -> Result<Self, TrainError> {
+        self.network = weights::load(self.network, &folder.join(MODEL))?;
         let load = |optimizer: ModuleOptimizer, name: &str| {
-            let path = state.join(name);
+            let path = folder.join(name);
             optimizer
                 .load(&path)
                 .map_err(|error| TrainError::checkpoint(&path, format!("is damaged: {error}")))
         };
         self.backbone = load(self.backbone, VELOCITIES[0])?;
         self.classifier = load(self.classifier, VELOCITIES[1])?;
-        kept.epochs = found.epochs;
         Ok(self)
     }
-}
-
-/// The states in `directory` in the order of their epochs, after those that were never finished.
-fn states(directory: &Path) -> Result<Vec<PathBuf>, TrainError> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).map_err(TrainError::io(directory))? {
-        let path = entry.map_err(TrainError::io(directory))?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        let epoch = name.and_then(|name| name.strip_prefix("epoch-")?.parse::<u64>().ok());
-        let epoch = epoch.or(is_partial(&path).then_some(0));
-        found.extend(epoch.map(|epoch| (epoch, path)));
-    }
-    found.sort();
-    Ok(found.into_iter().map(|(_, path)| path).collect())
-}
-
-fn is_partial(state: &Path) -> bool {
-    let name = state.file_name().and_then(|name| name.to_str());
-    name.is_some_and(|name| name.starts_with(PARTIAL))
 }
 
 /// Rows with a one for each label, `[B, classes]`.

@@ -3,8 +3,10 @@
 
 mod array;
 mod assign;
+mod batches;
 mod features;
 mod finetune;
+mod kept;
 mod knn;
 mod linear;
 mod rows;
@@ -14,11 +16,13 @@ mod table;
 
 pub use array::ArrayFormat;
 pub use assign::{Assignment, AssignmentWriter, Clusters};
+pub use batches::{Augmented, Batches, Cached};
 pub(crate) use features::read;
 pub use features::{Extraction, Features, Layer, Subset};
 pub use finetune::{FinetuneConfig, Finetuning};
+pub use kept::Origin;
 pub use knn::{KnnAccuracy, KnnConfig, Queries, knn};
-pub use linear::{LinearConfig, LinearEpoch, LinearResult, linear};
+pub use linear::{Classification, LinearConfig, LinearEpoch, LinearResult};
 pub use rows::{RowFormat, RowWriter};
 pub use scores::Scores;
 pub use share::Share;
