@@ -211,6 +211,7 @@ impl Search<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::simd::forced;
     use super::*;
 
     /// Numbers without an order, the same every time.
@@ -287,7 +288,10 @@ mod tests {
         ] {
             let (x, c) = (numbers(samples * dim, 1), numbers(centroids * dim, 2));
             is_best(&nearest(&x, &c, dim), &x, &c, dim);
-            is_best(&nearest_by_floats(&x, &c, dim), &x, &c, dim);
+            for set in forced::present() {
+                let found = forced::on(set, || nearest_by_floats(&x, &c, dim));
+                is_best(&found, &x, &c, dim);
+            }
         }
     }
 

@@ -738,8 +738,7 @@ mod tests {
                 prototypes,
             };
             let epsilon = 0.05;
-            let run = |set| {
-                forced::set(Some(set));
+            let run = || {
                 let offsets = prototype_potentials(&scores, &[0.5], epsilon);
                 let potentials = Potentials {
                     centres: &[0.5],
@@ -750,16 +749,15 @@ mod tests {
                     sample_potentials(&scores, potentials, epsilon),
                     codes(&scores, potentials, epsilon),
                 ];
-                forced::set(None);
                 (offsets, found)
             };
             let mut sets = forced::present().into_iter();
-            let (offsets, expected) = run(sets.next().unwrap());
+            let (offsets, expected) = forced::on(sets.next().unwrap(), run);
             for code in expected[2].chunks(prototypes) {
                 assert!((code.iter().sum::<f32>() - 1.0).abs() < 1e-5);
             }
             for set in sets {
-                let (other, found) = run(set);
+                let (other, found) = forced::on(set, run);
                 let near = |a: &[f32], b: &[f32]| {
                     let mut pairs = a.iter().zip(b);
                     pairs.all(|(a, b)| (a - b).abs() <= 1e-6 + 4e-6 * a.abs())

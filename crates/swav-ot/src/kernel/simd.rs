@@ -427,7 +427,7 @@ mod x86 {
 /// Running on a set of one's choice: whatever this processor has, each must be tested.
 #[cfg(test)]
 pub(crate) mod forced {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::cell::Cell;
 
     use super::{Kernel, Portable};
 
@@ -440,8 +440,9 @@ pub(crate) mod forced {
         Avx512,
     }
 
-    /// One more than the index into [`present`], or 0.
-    static FORCED: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static FORCED: Cell<Option<Set>> = const { Cell::new(None) };
+    }
 
     /// The sets that this processor has.
     pub(crate) fn present() -> Vec<Set> {
@@ -459,14 +460,18 @@ pub(crate) mod forced {
     }
 
     pub(super) fn get() -> Option<Set> {
-        let index = FORCED.load(Relaxed).checked_sub(1)?;
-        present().get(index).copied()
+        FORCED.get()
     }
 
-    /// From now on, in every thread. All sets give valid results, so other tests need not mind.
-    pub(crate) fn set(set: Option<Set>) {
-        let index = set.and_then(|set| present().iter().position(|other| *other == set));
-        FORCED.store(index.map_or(0, |index| index + 1), Relaxed);
+    /// Does `work` on this set, in threads of its own: what one kernel packs another must read, so no other test may
+    /// come across a set that it has not chosen.
+    pub(crate) fn on<T: Send>(set: Set, work: impl FnOnce() -> T + Send) -> T {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(2)
+            .start_handler(move |_| FORCED.set(Some(set)))
+            .build()
+            .unwrap();
+        pool.install(work)
     }
 
     pub(super) fn run<K: Kernel>(set: Set, kernel: K) -> K::Output {
