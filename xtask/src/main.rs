@@ -3,6 +3,7 @@
 mod assets;
 mod bench_kmeans;
 mod bench_loader;
+mod bench_methods;
 mod bench_sinkhorn;
 mod bench_step;
 mod ci;
@@ -33,6 +34,8 @@ enum Task {
     BenchKmeans(bench_kmeans::Args),
     /// Time whole training steps, phase by phase, beside what others take.
     BenchStep(bench_step::Args),
+    /// Train every method for a few epochs, with two views and multi-crop, and judge the features.
+    BenchMethods(bench_methods::Args),
     /// Build assets/quickstart.tar from the emoji crates.
     Assets,
     /// Measure the loader, decoding alone, and the peers in bench/peers.
@@ -47,6 +50,7 @@ fn main() -> anyhow::Result<()> {
         Task::BenchKmeans(args) => bench_kmeans::run(&args),
         Task::BenchLoader(args) => bench_loader::run(&args),
         Task::BenchStep(args) => bench_step::run(&args),
+        Task::BenchMethods(args) => bench_methods::run(&args),
         Task::Assets => assets::quickstart(&root().join("assets/quickstart.tar")),
     }
 }

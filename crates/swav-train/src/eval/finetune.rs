@@ -17,7 +17,7 @@ use super::linear::{LinearEpoch, LinearResult};
 use super::scores::Scores;
 use super::share::Share;
 use crate::method::prediction_loss;
-use crate::optim::sgd;
+use crate::optim::Sgd;
 use crate::plan::Plan;
 use crate::upload::{Normalisation, upload};
 use crate::{Stop, TrainError};
@@ -64,7 +64,10 @@ impl FinetuneConfig {
 }
 
 const DROP: f64 = 0.2;
-const MOMENTUM: f64 = 0.9;
+const SGD: Sgd = Sgd {
+    momentum: 0.9,
+    weight_decay: 0.0,
+};
 
 /// A network that is being fine-tuned.
 pub struct Finetuning<'a> {
@@ -117,8 +120,8 @@ impl Finetuning<'_> {
         classifier.backbone = network.backbone;
         let mut tuned = Tuned {
             network: classifier,
-            backbone: ModuleOptimizer::from(sgd(MOMENTUM, 0.0)),
-            classifier: ModuleOptimizer::from(sgd(MOMENTUM, 0.0)),
+            backbone: ModuleOptimizer::from(SGD),
+            classifier: ModuleOptimizer::from(SGD),
         };
         let mut kept = Kept::new(self.config, self.origin.clone());
         if let Some(state) = self.state

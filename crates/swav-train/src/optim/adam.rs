@@ -81,22 +81,13 @@ impl Optimizer for Adam {
 
 #[cfg(feature = "flex")]
 mod flex {
-    use burn::backend::Flex;
     use burn::optim::{AdamState, AdaptiveMomentumState};
-    use burn::tensor::{DType, Device, Tensor};
-    use burn_flex::FlexTensor;
+    use burn::tensor::Tensor;
     use rayon::prelude::*;
 
     use super::Constants;
-
-    /// Values of a task; a task takes some microseconds.
-    const CHUNK: usize = 16 * 1024;
-
-    /// Whether these are tensors of f32 on the CPU.
-    pub(super) fn serves<const D: usize>(tensors: &[&Tensor<D>]) -> bool {
-        let at_hand = |t: &&Tensor<D>| t.dtype() == DType::F32 && t.device() == Device::flex();
-        tensors.iter().all(at_hand)
-    }
+    pub(super) use crate::optim::flex::serves;
+    use crate::optim::flex::{CHUNK, primitive, tensor};
 
     /// A step after the first.
     pub(super) fn step<const D: usize>(
@@ -141,26 +132,6 @@ mod flex {
         );
         let momentum = AdaptiveMomentumState::new(time, tensor(first), tensor(second));
         (tensor(grad), AdamState::new(momentum))
-    }
-
-    /// Contiguous and whole, without a second owner of the values.
-    fn primitive<const D: usize>(x: Tensor<D>) -> FlexTensor {
-        let len = x.shape().num_elements();
-        match x.try_into_primitive::<Flex>() {
-            Ok(x) => {
-                let contiguous = x.to_contiguous();
-                drop(x);
-                if contiguous.storage::<f32>().len() == len {
-                    return contiguous;
-                }
-                FlexTensor::from_data(contiguous.into_data())
-            }
-            Err(e) => panic!("a tensor that `serves` has let pass: {e:?}"),
-        }
-    }
-
-    fn tensor<const D: usize>(x: FlexTensor) -> Tensor<D> {
-        Tensor::from_primitive::<Flex>(x)
     }
 }
 

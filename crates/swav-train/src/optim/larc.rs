@@ -1,7 +1,9 @@
 //! Layer-wise adaptive rate control over SGD with momentum.
 
-use burn::optim::{LearningRate, Optimizer, Sgd, SgdState};
+use burn::optim::{LearningRate, Optimizer};
 use burn::tensor::{Device, Tensor};
+
+use super::sgd::{Sgd, SgdState};
 
 /// LARC without clipping, as the paper trains with (You et al., "Large Batch Training of
 /// Convolutional Networks", 2017; Caron et al., NeurIPS 2020, section 4 and appendix A.1).
@@ -13,8 +15,9 @@ use burn::tensor::{Device, Tensor};
 /// ```
 ///
 /// and otherwise g stays as it is, without decay: a bias that starts at zero takes its first step
-/// unscaled. Then a step of SGD. The ratio never leaves the device.
-#[derive(Clone)]
+/// unscaled. Then a step of SGD. The ratio never leaves the device; on the CPU (crate feature `flex`) all of it is two
+/// passes, one for the norms and one for the step.
+#[derive(Clone, Copy, Debug)]
 pub struct Larc {
     /// η, how far a step may go relative to the length of the parameter.
     pub trust: f64,
@@ -57,6 +60,10 @@ impl Optimizer for Larc {
         grad: Tensor<D>,
         state: Option<SgdState<D>>,
     ) -> (Tensor<D>, Option<SgdState<D>>) {
+        #[cfg(feature = "flex")]
+        if super::sgd::flex::serves(&param, &grad, state.as_ref()) {
+            return flex::step(self, lr, param, grad, state);
+        }
         let grad = self.adapt(&param, grad);
         self.sgd.step(lr, param, grad, state)
     }
@@ -69,4 +76,128 @@ impl Optimizer for Larc {
 /// Euclidean norm over all elements, `[1]`.
 fn norm<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
     tensor.square().sum().sqrt()
+}
+
+#[cfg(feature = "flex")]
+mod flex {
+    use burn::tensor::Tensor;
+    use rayon::prelude::*;
+
+    use super::Larc;
+    use crate::optim::flex::{CHUNK, primitive, tensor};
+    use crate::optim::sgd::SgdState;
+    use crate::optim::sgd::flex::{Scaling, step as scaled_step};
+
+    pub(super) fn step<const D: usize>(
+        larc: &Larc,
+        lr: f64,
+        param: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<SgdState<D>>,
+    ) -> (Tensor<D>, Option<SgdState<D>>) {
+        let (param, grad) = (primitive(param), primitive(grad));
+        let scaling = scaling(larc, norm(param.storage()), norm(grad.storage()));
+        let (param, grad) = (tensor(param), tensor(grad));
+        scaled_step(larc.sgd.momentum, scaling, lr, param, grad, state)
+    }
+
+    fn scaling(larc: &Larc, param: f64, grad: f64) -> Scaling {
+        if param == 0.0 || grad == 0.0 {
+            return Scaling {
+                ratio: 1.0,
+                decay: 0.0,
+            };
+        }
+        let limit = grad + larc.weight_decay * param + Larc::FLOOR;
+        Scaling {
+            ratio: (larc.trust * param / limit) as f32,
+            decay: larc.weight_decay as f32,
+        }
+    }
+
+    /// The Euclidean norm; sums are cut by the length alone, so the number of threads changes nothing.
+    fn norm(values: &[f32]) -> f64 {
+        let chunks = values.par_chunks(CHUNK).map(sum_of_squares);
+        let sums: Vec<f64> = chunks.collect();
+        sums.iter().sum::<f64>().sqrt()
+    }
+
+    fn sum_of_squares(values: &[f32]) -> f64 {
+        const LANES: usize = 16;
+        let mut sums = [0.0_f32; LANES];
+        let (vectors, rest) = values.as_chunks::<LANES>();
+        for vector in vectors {
+            for (sum, value) in sums.iter_mut().zip(vector) {
+                *sum += value * value;
+            }
+        }
+        for (sum, value) in sums.iter_mut().zip(rest) {
+            *sum += value * value;
+        }
+        sums.iter().map(|&sum| f64::from(sum)).sum()
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use burn::tensor::{Distribution, Tolerance};
+
+    const LARC: Larc = Larc {
+        trust: Larc::TRUST,
+        weight_decay: 0.01,
+        sgd: Sgd {
+            momentum: 0.9,
+            weight_decay: 0.0,
+        },
+    };
+
+    /// Some steps by passes over the values, and by operations on tensors.
+    fn both_ways(start: Tensor<2>, gradients: Vec<Tensor<2>>) -> [Tensor<2>; 2] {
+        let (mut fused, mut plain) = ((start.clone(), None), (start, None::<SgdState<2>>));
+        for grad in gradients {
+            fused = LARC.step(4.8, fused.0, grad.clone(), fused.1);
+            let adapted = LARC.adapt(&plain.0, grad);
+            let velocity = match plain.1 {
+                Some(state) => state.velocity * LARC.sgd.momentum + adapted,
+                None => adapted,
+            };
+            plain.0 = plain.0 - velocity.clone() * 4.8;
+            plain.1 = Some(SgdState { velocity });
+        }
+        [fused.0, plain.0]
+    }
+
+    #[test]
+    fn two_passes_are_the_operations_on_tensors() {
+        let device = Device::flex();
+        let random = |scale: f64| {
+            Tensor::<2>::random([300, 70], Distribution::Uniform(-scale, scale), &device)
+        };
+        let zeros = random(1.0).zeros_like();
+        let gradients = || vec![random(1.0), random(1e-3), zeros.clone(), random(30.0)];
+        for start in [random(1.0), zeros.clone()] {
+            let [fused, plain] = both_ways(start, gradients());
+            let tolerance = Tolerance::<f32>::rel_abs(1e-5, 1e-6);
+            fused
+                .into_data()
+                .assert_approx_eq(&plain.into_data(), tolerance);
+        }
+    }
+
+    #[test]
+    fn a_transposed_gradient_and_a_shared_parameter_are_no_trouble() {
+        let device = Device::flex();
+        let start = Tensor::<2>::from_floats([[1.0, -2.0, 3.0], [0.5, 4.0, 6.0]], &device);
+        let grad = Tensor::<2>::from_floats([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], &device);
+        let held = start.clone();
+        let gradients = vec![grad.clone().transpose(), grad.transpose()];
+        let [fused, plain] = both_ways(start, gradients);
+        let tolerance = Tolerance::<f32>::rel_abs(1e-5, 1e-6);
+        fused
+            .into_data()
+            .assert_approx_eq(&plain.into_data(), tolerance);
+        let kept = held.into_data().try_to_vec::<f32>().unwrap();
+        assert_eq!(kept, [1.0, -2.0, 3.0, 0.5, 4.0, 6.0]);
+    }
 }

@@ -1,20 +1,22 @@
-//! From gradients to updates: [`Larc`] and Burn's optimizers behind one description, and the
+//! From gradients to updates: [`Larc`], [`Sgd`], [`Adam`] and Burn's AdamW behind one description, and the
 //! [`Schedule`] of the learning rate.
 
 mod adam;
+#[cfg(feature = "flex")]
+mod flex;
 mod larc;
 mod schedule;
+mod sgd;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
-use burn::optim::decay::WeightDecayConfig;
-use burn::optim::momentum::MomentumConfig;
-use burn::optim::{AdamW, AdamWConfig, ModuleOptimizer, Optimizer, Sgd, SgdConfig};
+use burn::optim::{AdamW, AdamWConfig, ModuleOptimizer, Optimizer};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 pub use adam::Adam;
 pub use larc::Larc;
 pub use schedule::Schedule;
+pub use sgd::{Sgd, SgdState};
 
 use crate::config::OptimizerName;
 
@@ -71,7 +73,10 @@ impl OptimizerPlan {
     }
 
     fn sgd(&self, decay: f64) -> Sgd {
-        sgd(self.momentum, decay)
+        Sgd {
+            momentum: self.momentum,
+            weight_decay: decay,
+        }
     }
 
     fn adam(&self, decay: f64) -> Adam {
@@ -85,18 +90,6 @@ impl OptimizerPlan {
             .with_weight_decay(decay as f32)
             .build()
     }
-}
-
-/// SGD as PyTorch has it.
-pub(crate) fn sgd(momentum: f64, decay: f64) -> Sgd {
-    // Burn's own dampening of 0.1 would shrink every gradient; the recipes have none.
-    let momentum = MomentumConfig::new()
-        .with_momentum(momentum)
-        .with_dampening(0.0);
-    SgdConfig::new()
-        .with_momentum(Some(momentum))
-        .with_weight_decay(Some(WeightDecayConfig::new(decay as f32)))
-        .build()
 }
 
 /// Collects the parameters of rank one: biases, and the scale and shift of batch norms.
