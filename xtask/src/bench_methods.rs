@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,9 @@ pub struct Args {
     /// Directory for the runs. A run that is there already, with its figures, is not made again.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Runs at a time; the processor's threads are shared out among them.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    jobs: u32,
     /// Only these methods.
     #[arg(long, value_name = "METHOD", value_delimiter = ',', default_values = METHODS)]
     methods: Vec<String>,
@@ -42,13 +47,13 @@ const METHODS: [&str; 6] = [
     "swav",
 ];
 
-/// What the recipes train on, and multi-crop of about the same cost: 2.1 instead of 2 images' worth of pixels.
+/// What the recipes train on, and multi-crop of somewhat less: 1.6 instead of 2 images' worth of pixels.
 const CROPS: [(&str, Option<&str>); 2] = [
     ("2x32", None),
     (
-        "2x24+4x16",
+        "2x24+2x16",
         Some(
-            "crops=[{count=2, size=24, scale=[0.14, 1.0]}, {count=4, size=16, scale=[0.05, 0.14]}]",
+            "crops=[{count=2, size=24, scale=[0.14, 1.0]}, {count=2, size=16, scale=[0.05, 0.14]}]",
         ),
     ),
 ];
@@ -59,148 +64,191 @@ struct Figures {
     method: String,
     crops: String,
     epochs: u32,
-    /// Wall time of the whole `swav train`, without kNN on the way, by the number of epochs.
+    threads: usize,
+    /// Time of the whole `swav train`, without kNN on the way, by the number of epochs.
     epoch_s: f64,
+    /// The same, of all its threads on the processor: what runs beside it counts for less.
+    epoch_cpu_s: Option<f64>,
     peak_rss_mib: Option<f64>,
     knn_20: f64,
     knn_200: f64,
     linear: f64,
 }
 
+/// What is the same for all runs.
+struct Comparison<'a> {
+    args: &'a Args,
+    swav: PathBuf,
+    /// Of a run.
+    threads: usize,
+}
+
 /// Trains and judges every method that has not been, and prints the table.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let swav = build()?;
-    let mut rows = Vec::new();
-    for method in &args.methods {
-        for (crops, setting) in CROPS {
-            rows.push(one(args, &swav, method, crops, setting)?);
+    fs::create_dir_all(&args.out)?;
+    let cores = thread::available_parallelism()?.get();
+    let comparison = Comparison {
+        args,
+        swav: program(&args.out)?,
+        threads: (cores / args.jobs as usize).max(1),
+    };
+    let cases = args
+        .methods
+        .iter()
+        .flat_map(|method| CROPS.iter().map(move |crops| (method.as_str(), crops)));
+    let cases: Vec<_> = cases.collect();
+    let rows: Vec<OnceLock<Figures>> = cases.iter().map(|_| OnceLock::new()).collect();
+    let next = AtomicUsize::new(0);
+    let work = || -> anyhow::Result<()> {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(&(method, &(crops, setting))) = cases.get(at) else {
+                return Ok(());
+            };
+            let figures = comparison.one(method, crops, setting)?;
+            println!("{}", figures.line());
+            let _first = rows[at].set(figures);
         }
-    }
-    if let Some(trained) = rows.first() {
-        let run = run_of(args, &trained.method, &trained.crops);
-        let untrained = judge(args, &swav, &run, true)?;
-        println!("{:<40} {:>8} {:>8} {:>8}", "", "kNN-20", "kNN-200", "linear");
-        let [a, b, c] = untrained.map(|share| 100.0 * share);
-        println!("{:<40} {a:>7.1} {b:>8.1} {c:>8.1}", "random");
-    }
-    for row in &rows {
-        println!(
-            "{:<16} {:<12} {:>6.1} s {:>5.0} MiB {:>5.1} {:>8.1} {:>8.1}",
-            row.method,
-            row.crops,
-            row.epoch_s,
-            row.peak_rss_mib.unwrap_or(f64::NAN),
-            100.0 * row.knn_20,
-            100.0 * row.knn_200,
-            100.0 * row.linear,
-        );
+    };
+    thread::scope(|scope| {
+        let jobs: Vec<_> = (0..args.jobs).map(|_| scope.spawn(work)).collect();
+        jobs.into_iter().try_for_each(|job| match job.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })?;
+
+    let Some(&(method, (crops, _))) = cases.first() else {
+        return Ok(());
+    };
+    let untrained = comparison.judge(&comparison.directory(method, crops), true)?;
+    println!("\n{HEAD}\n{}", columns("random", "", "", untrained));
+    for row in rows.iter().filter_map(OnceLock::get) {
+        println!("{}", row.line());
     }
     Ok(())
 }
 
-fn build() -> anyhow::Result<PathBuf> {
-    let status = Command::new(example::cargo())
-        .args(["build", "--release"])
-        .current_dir(root())
-        .status()
-        .context("cannot start cargo")?;
-    ensure!(status.success(), "the program does not build");
-    Ok(root().join("target/release/swav"))
+const HEAD: &str = "method           crops        an epoch    memory   kNN-20  kNN-200   linear";
+
+fn columns(method: &str, crops: &str, costs: &str, accuracies: [f64; 3]) -> String {
+    let [knn_20, knn_200, linear] = accuracies.map(|share| 100.0 * share);
+    format!("{method:<16} {crops:<10} {costs:>20} {knn_20:>8.1} {knn_200:>8.1} {linear:>8.1}")
 }
 
-fn run_of(args: &Args, method: &str, crops: &str) -> PathBuf {
-    args.out.join(format!("{method}-{crops}"))
-}
-
-fn one(
-    args: &Args,
-    swav: &Path,
-    method: &str,
-    crops: &str,
-    setting: Option<&str>,
-) -> anyhow::Result<Figures> {
-    let run = run_of(args, method, crops);
-    let file = run.join("figures.json");
-    if let Ok(text) = fs::read_to_string(&file) {
-        let known: Figures = serde_json::from_str(&text)
-            .with_context(|| format!("{} holds no figures", file.display()))?;
-        if known.epochs == args.epochs {
-            return Ok(known);
-        }
+impl Figures {
+    fn line(&self) -> String {
+        let memory = match self.peak_rss_mib {
+            Some(mib) => format!("{mib:.0} MiB"),
+            None => String::new(),
+        };
+        let seconds = self.epoch_cpu_s.unwrap_or(self.epoch_s);
+        let costs = format!("{seconds:.0} s {memory:>9}");
+        columns(
+            &self.method,
+            &self.crops,
+            &costs,
+            [self.knn_20, self.knn_200, self.linear],
+        )
     }
-    let recipe = match method {
-        "swav" => "cifar10-slim.toml".to_string(),
-        method => format!("cifar10-slim-{method}.toml"),
-    };
-    let mut train = Command::new(swav);
-    train
-        .args(["train", "--plain", "--config"])
-        .arg(root().join("configs").join(recipe))
-        .arg("--data")
-        .arg(&args.data)
-        .arg("--test")
-        .arg(&args.test)
-        .arg("--out")
-        .arg(&run)
-        .args(["--set", "train.knn=never"])
-        .args(["--set", &format!("train.epochs={}", args.epochs)]);
-    if let Some(setting) = setting {
-        train.args(["--set", setting]);
-    }
-    let began = Instant::now();
-    let mut child = train.spawn().context("cannot start swav")?;
-    let peak_rss_mib = watch(&mut child)?;
-    let seconds = began.elapsed().as_secs_f64();
-    ensure!(child.wait()?.success(), "{method} with {crops} has failed");
-    let [knn_20, knn_200, linear] = judge(args, swav, &run, false)?;
-    let figures = Figures {
-        method: method.to_string(),
-        crops: crops.to_string(),
-        epochs: args.epochs,
-        epoch_s: seconds / f64::from(args.epochs),
-        peak_rss_mib,
-        knn_20,
-        knn_200,
-        linear,
-    };
-    fs::write(&file, serde_json::to_string_pretty(&figures)?)?;
-    Ok(figures)
 }
 
-/// Waits for the end of a process, and returns the most memory it has held, where the system says so.
-fn watch(child: &mut Child) -> anyhow::Result<Option<f64>> {
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak = None;
-    while child.try_wait()?.is_none() {
-        if let Ok(status) = fs::read_to_string(&status) {
-            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            let kib = line.and_then(|line| line.split_whitespace().next());
-            peak = kib.and_then(|kib| kib.parse::<f64>().ok()).or(peak);
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    Ok(peak.map(|kib| kib / 1024.0))
+/// The program as it is now, beside the runs: what is built meanwhile is not what is compared.
+fn program(out: &Path) -> anyhow::Result<PathBuf> {
+    let kept = fs::canonicalize(out)?.join("swav");
+    fs::copy(example::swav()?, &kept)?;
+    Ok(kept)
 }
 
-/// kNN with 20 and 200 neighbours, and linear accuracy, on whole images.
-fn judge(args: &Args, swav: &Path, run: &Path, untrained: bool) -> anyhow::Result<[f64; 3]> {
-    let evaluate = |what: &[&str]| -> anyhow::Result<Value> {
-        let mut command = Command::new(swav);
-        command.arg("eval").args(what).arg(run);
-        command.args(["--size", "32", "--json"]);
-        command.arg("--train").arg(&args.data);
-        command.arg("--test").arg(&args.test);
-        if untrained {
-            command.arg("--untrained");
+impl Comparison<'_> {
+    fn directory(&self, method: &str, crops: &str) -> PathBuf {
+        self.args.out.join(format!("{method}-{crops}"))
+    }
+
+    fn swav(&self) -> Command {
+        let mut swav = Command::new(&self.swav);
+        swav.env("RAYON_NUM_THREADS", self.threads.to_string());
+        swav
+    }
+
+    /// The figures of a method with some crops.
+    fn one(&self, method: &str, crops: &str, setting: Option<&str>) -> anyhow::Result<Figures> {
+        let args = self.args;
+        let run = self.directory(method, crops);
+        let file = run.join("figures.json");
+        if let Ok(text) = fs::read_to_string(&file) {
+            let known: Figures = serde_json::from_str(&text)
+                .with_context(|| format!("{} holds no figures", file.display()))?;
+            if known.epochs == args.epochs && known.threads == self.threads {
+                return Ok(known);
+            }
         }
-        Ok(serde_json::from_str(&example::printed(&mut command, "swav eval")?)?)
-    };
-    let knn = evaluate(&["knn", "--k", "20,200", "--temperature", "0.1"])?;
-    let linear = evaluate(&["linear"])?;
-    let share = |value: &Value| value.as_f64().context("swav eval tells no accuracy");
-    Ok([
-        share(&knn["knn"][0]["accuracy"])?,
-        share(&knn["knn"][1]["accuracy"])?,
-        share(&linear["top1"])?,
-    ])
+        let recipe = match method {
+            "swav" => "cifar10-slim.toml".to_string(),
+            method => format!("cifar10-slim-{method}.toml"),
+        };
+        let mut train = self.swav();
+        train
+            .args(["train", "--plain", "--config"])
+            .arg(root().join("configs").join(recipe))
+            .arg("--data")
+            .arg(&args.data)
+            .arg("--test")
+            .arg(&args.test)
+            .arg("--out")
+            .arg(&run)
+            .args(["--set", "train.knn=never"])
+            .args(["--set", &format!("data.workers={}", self.threads)])
+            .args(["--set", &format!("train.epochs={}", args.epochs)]);
+        if let Some(setting) = setting {
+            train.args(["--set", setting]);
+        }
+        let began = Instant::now();
+        let mut child = train.spawn().context("cannot start swav")?;
+        let spent = example::watch(&mut child)?;
+        let seconds = began.elapsed().as_secs_f64();
+        ensure!(child.wait()?.success(), "{method} with {crops} has failed");
+        let [knn_20, knn_200, linear] = self.judge(&run, false)?;
+        let epochs = f64::from(args.epochs);
+        let figures = Figures {
+            method: method.to_string(),
+            crops: crops.to_string(),
+            epochs: args.epochs,
+            threads: self.threads,
+            epoch_s: seconds / epochs,
+            epoch_cpu_s: spent.cpu_s.map(|seconds| seconds / epochs),
+            peak_rss_mib: spent.peak_rss_mib,
+            knn_20,
+            knn_200,
+            linear,
+        };
+        fs::write(&file, serde_json::to_string_pretty(&figures)?)?;
+        Ok(figures)
+    }
+
+    /// kNN with 20 and 200 neighbours, and linear accuracy, on whole images.
+    fn judge(&self, run: &Path, untrained: bool) -> anyhow::Result<[f64; 3]> {
+        let evaluate = |what: &[&str]| -> anyhow::Result<Value> {
+            let mut command = self.swav();
+            command.arg("eval").args(what).arg(run);
+            command.args(["--size", "32", "--json"]);
+            command.arg("--train").arg(&self.args.data);
+            command.arg("--test").arg(&self.args.test);
+            if untrained {
+                command.arg("--untrained");
+            }
+            Ok(serde_json::from_str(&example::printed(
+                &mut command,
+                "swav eval",
+            )?)?)
+        };
+        let knn = evaluate(&["knn", "--k", "20,200", "--temperature", "0.1"])?;
+        let linear = evaluate(&["linear"])?;
+        let share = |value: &Value| value.as_f64().context("swav eval tells no accuracy");
+        Ok([
+            share(&knn["knn"][0]["accuracy"])?,
+            share(&knn["knn"][1]["accuracy"])?,
+            share(&linear["top1"])?,
+        ])
+    }
 }

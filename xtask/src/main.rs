@@ -1,6 +1,7 @@
 //! Tasks of the workspace: checks, benchmarks, golden numbers, assets.
 
 mod assets;
+mod bench_embed;
 mod bench_kmeans;
 mod bench_loader;
 mod bench_methods;
@@ -34,6 +35,8 @@ enum Task {
     BenchKmeans(bench_kmeans::Args),
     /// Time whole training steps, phase by phase, beside what others take.
     BenchStep(bench_step::Args),
+    /// Time images to features, beside what others take.
+    BenchEmbed(bench_embed::Args),
     /// Train every method for a few epochs, with two views and multi-crop, and judge the features.
     BenchMethods(bench_methods::Args),
     /// Build assets/quickstart.tar from the emoji crates.
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         Task::BenchKmeans(args) => bench_kmeans::run(&args),
         Task::BenchLoader(args) => bench_loader::run(&args),
         Task::BenchStep(args) => bench_step::run(&args),
+        Task::BenchEmbed(args) => bench_embed::run(&args),
         Task::BenchMethods(args) => bench_methods::run(&args),
         Task::Assets => assets::quickstart(&root().join("assets/quickstart.tar")),
     }
