@@ -22,10 +22,25 @@ pub(crate) trait Simd {
     unsafe fn load(from: *const f32) -> Self::Vector;
     unsafe fn splat(from: *const f32) -> Self::Vector;
     unsafe fn store(to: *mut f32, v: Self::Vector);
+    unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    unsafe fn sub(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    unsafe fn mul(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a · b + c`
     unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// The sum of the lanes.
     unsafe fn sum(v: Self::Vector) -> f32;
+
+    /// As many rows as a vector has lanes to as many columns: float j of row i, which is `from_row` after the row before,
+    /// goes to float i of row j, which is `to_row` after the one before. The two must not overlap.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        for i in 0..Self::LANES {
+            for j in 0..Self::LANES {
+                // SAFETY: the caller's.
+                unsafe { *to.add(j * to_row + i) = *from.add(i * from_row + j) };
+            }
+        }
+    }
 
     /// The sums of the lanes of four vectors, added to the four floats at `to`.
     #[inline(always)]
@@ -46,6 +61,10 @@ pub(crate) trait Kernel {
 
 /// Runs `kernel` on the widest vectors this processor has.
 pub(crate) fn dispatch(kernel: impl Kernel) {
+    #[cfg(test)]
+    if let Some(set) = forced::get() {
+        return forced::run(set, kernel);
+    }
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
@@ -87,6 +106,18 @@ impl<const N: usize> Simd for Portable<N> {
     unsafe fn store(to: *mut f32, v: [f32; N]) {
         // SAFETY: the caller's.
         unsafe { to.cast::<[f32; N]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: [f32; N], b: [f32; N]) -> [f32; N] {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(a: [f32; N], b: [f32; N]) -> [f32; N] {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul(a: [f32; N], b: [f32; N]) -> [f32; N] {
+        std::array::from_fn(|i| a[i] * b[i])
     }
     #[inline(always)]
     unsafe fn mul_add(a: [f32; N], b: [f32; N], c: [f32; N]) -> [f32; N] {
@@ -143,8 +174,45 @@ mod x86 {
             unsafe { _mm256_storeu_ps(to, v) }
         }
         #[inline(always)]
+        unsafe fn add(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_mul_ps(a, b) }
+        }
+        #[inline(always)]
         unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
             unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+            unsafe {
+                // As below, with halves.
+                let mut halves = [[_mm256_setzero_ps(); 4]; 2];
+                for (half, columns) in halves.iter_mut().enumerate() {
+                    let row = |i: usize| _mm256_loadu_ps(from.add((4 * half + i) * from_row));
+                    let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                    let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+                    columns[0] = _mm256_shuffle_ps::<0x44>(ab, cd);
+                    columns[1] = _mm256_shuffle_ps::<0xee>(ab, cd);
+                    let (ab, cd) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+                    columns[2] = _mm256_shuffle_ps::<0x44>(ab, cd);
+                    columns[3] = _mm256_shuffle_ps::<0xee>(ab, cd);
+                }
+                for i in 0..4 {
+                    let (a, b) = (halves[0][i], halves[1][i]);
+                    _mm256_storeu_ps(to.add(i * to_row), _mm256_permute2f128_ps::<0x20>(a, b));
+                    _mm256_storeu_ps(
+                        to.add((4 + i) * to_row),
+                        _mm256_permute2f128_ps::<0x31>(a, b),
+                    );
+                }
+            }
         }
         #[inline(always)]
         unsafe fn sum(v: __m256) -> f32 {
@@ -191,12 +259,70 @@ mod x86 {
             unsafe { _mm512_storeu_ps(to, v) }
         }
         #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
         unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
             unsafe { _mm512_fmadd_ps(a, b, c) }
         }
         #[inline(always)]
         unsafe fn sum(v: __m512) -> f32 {
             unsafe { _mm512_reduce_add_ps(v) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+            unsafe {
+                // Four rows at a time become the columns 0–3, 4–7, … of a quarter each; then quarters change places.
+                let mut quarters = [[_mm512_setzero_ps(); 4]; 4];
+                for (quarter, columns) in quarters.iter_mut().enumerate() {
+                    let row = |i: usize| _mm512_loadu_ps(from.add((4 * quarter + i) * from_row));
+                    let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                    let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
+                    columns[0] = _mm512_shuffle_ps::<0x44>(ab, cd);
+                    columns[1] = _mm512_shuffle_ps::<0xee>(ab, cd);
+                    let (ab, cd) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
+                    columns[2] = _mm512_shuffle_ps::<0x44>(ab, cd);
+                    columns[3] = _mm512_shuffle_ps::<0xee>(ab, cd);
+                }
+                for i in 0..4 {
+                    let [a, b, c, d] = [
+                        quarters[0][i],
+                        quarters[1][i],
+                        quarters[2][i],
+                        quarters[3][i],
+                    ];
+                    let (ab, cd) = (
+                        _mm512_shuffle_f32x4::<0x44>(a, b),
+                        _mm512_shuffle_f32x4::<0x44>(c, d),
+                    );
+                    _mm512_storeu_ps(to.add(i * to_row), _mm512_shuffle_f32x4::<0x88>(ab, cd));
+                    _mm512_storeu_ps(
+                        to.add((4 + i) * to_row),
+                        _mm512_shuffle_f32x4::<0xdd>(ab, cd),
+                    );
+                    let (ab, cd) = (
+                        _mm512_shuffle_f32x4::<0xee>(a, b),
+                        _mm512_shuffle_f32x4::<0xee>(c, d),
+                    );
+                    _mm512_storeu_ps(
+                        to.add((8 + i) * to_row),
+                        _mm512_shuffle_f32x4::<0x88>(ab, cd),
+                    );
+                    _mm512_storeu_ps(
+                        to.add((12 + i) * to_row),
+                        _mm512_shuffle_f32x4::<0xdd>(ab, cd),
+                    );
+                }
+            }
         }
         #[inline(always)]
         unsafe fn add_sums(to: *mut f32, vectors: [__m512; 4]) {
@@ -207,6 +333,69 @@ mod x86 {
                 let high = _mm256_extractf128_ps::<1>(pairs);
                 let sums = _mm_add_ps(_mm256_castps256_ps128(pairs), high);
                 _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), sums));
+            }
+        }
+    }
+}
+
+/// Running on a set of one's choice: whatever this processor has, each must be tested.
+#[cfg(test)]
+pub(crate) mod forced {
+    use std::cell::Cell;
+
+    use super::{Kernel, Portable};
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Set {
+        Portable,
+        #[cfg(target_arch = "x86_64")]
+        Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Avx512,
+    }
+
+    thread_local! {
+        static FORCED: Cell<Option<Set>> = const { Cell::new(None) };
+    }
+
+    /// The sets that this processor has.
+    pub(crate) fn present() -> Vec<Set> {
+        let mut sets = vec![Set::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                sets.push(Set::Avx2);
+            }
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
+                sets.push(Set::Avx512);
+            }
+        }
+        sets
+    }
+
+    pub(super) fn get() -> Option<Set> {
+        FORCED.get()
+    }
+
+    /// Does `work` on this set, in threads of its own.
+    pub(crate) fn on<T: Send>(set: Set, work: impl FnOnce() -> T + Send) -> T {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(2)
+            .start_handler(move |_| FORCED.set(Some(set)))
+            .build()
+            .unwrap();
+        pool.install(work)
+    }
+
+    pub(super) fn run(set: Set, kernel: impl Kernel) {
+        // SAFETY: only sets that are present are handed out.
+        unsafe {
+            match set {
+                Set::Portable => kernel.run::<Portable<8>>(),
+                #[cfg(target_arch = "x86_64")]
+                Set::Avx2 => super::x86::avx2(kernel),
+                #[cfg(target_arch = "x86_64")]
+                Set::Avx512 => super::x86::avx512(kernel),
             }
         }
     }

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::kernel::{MapProduct, ROWS, WeightProduct};
 use super::panel::{Chunk, Maps, Tap, copy};
 use super::plan::{Panels, Plan, ranges};
+use super::winograd::Winograd;
 
 /// Rows of the matrix of patches that are multiplied at a time: their part under a tile stays in the
 /// first-level cache. Overlapping rows take less of it than separate ones.
@@ -19,7 +20,7 @@ const OUTPUTS: usize = 256;
 const TASKS: usize = 16;
 /// Tasks a thread of a convolution, about: by its columns first, because each part of the outputs copies the
 /// inputs anew; it is not cut into fewer than so many blocks of outputs.
-const SHARE: usize = 4;
+pub(super) const SHARE: usize = 4;
 const LEAST_BLOCKS: usize = 16;
 /// Pixels that a map has at least to be multiplied where it lies: smaller ones fill too few vectors.
 const POINTWISE: usize = 64;
@@ -53,7 +54,7 @@ pub(super) struct Correlation {
 pub(super) struct Taps {
     pub(super) deltas: Vec<Tap>,
     /// Place of each in the kernel.
-    places: Vec<usize>,
+    pub(super) places: Vec<usize>,
     /// Number of places.
     pub(super) area: usize,
 }
@@ -86,6 +87,18 @@ pub(super) struct Target {
     pub(super) step: usize,
     pub(super) row: usize,
     pub(super) column: usize,
+}
+
+impl Target {
+    /// The first pixel of row `y` of a map.
+    ///
+    /// # Safety
+    /// The map and the row must be there; no other task may use what the caller does.
+    pub(super) unsafe fn row_of(&self, image: usize, channel: usize, y: usize) -> *mut f32 {
+        let map = image * self.channels + channel;
+        // SAFETY: the caller's.
+        unsafe { self.values.at((map * self.height + y) * self.width) }
+    }
 }
 
 /// A pointer that the tasks of one call share; each writes where no other does.
@@ -135,6 +148,11 @@ impl Correlation {
 
     /// Computes all outputs.
     pub(super) fn run(&self, maps: &Maps, weights: &Weights, target: &Target) {
+        if target.step == 1
+            && let Some(winograd) = Winograd::of(self)
+        {
+            return winograd.run(maps, weights, target);
+        }
         let packed = self.pack(weights);
         let tasks = SHARE * rayon::current_num_threads();
         let depth = if self.taps() > 1 { SHARED_DEPTH } else { DEPTH };
@@ -299,6 +317,9 @@ impl Correlation {
 
     /// The gradient of the weights, from the input and the gradient of the output.
     pub(super) fn weight_gradient(&self, maps: &Maps, gradient: &Maps, dw: &mut [f32]) {
+        if let Some(winograd) = Winograd::of(self) {
+            return winograd.weight_gradient(maps, gradient, dw);
+        }
         // The longer the columns, the fewer vectors are summed up: chunks as large as may be.
         let plan = if self.is_pointwise(POINTWISE_SUMS) {
             self.direct_plan(SHARED_DEPTH)

@@ -24,6 +24,8 @@ mod dense;
 mod kernel;
 mod panel;
 mod plan;
+mod tiles;
+mod winograd;
 
 use correlation::{Correlation, Shared, Taps, Target, Weights};
 use dense::Dense;
