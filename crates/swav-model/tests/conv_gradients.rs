@@ -147,6 +147,11 @@ fn output_and_gradients_are_burns_in_the_layers_of_resnets() {
         (16, 32, 32, 3, 2, 1),
         (16, 32, 32, 1, 2, 1),
         (128, 128, 4, 3, 1, 1),
+        (64, 64, 24, 3, 1, 1),
+        (256, 256, 6, 3, 1, 1),
+        // With too many channels or too few for Winograd's windows.
+        (24, 40, 12, 3, 1, 1),
+        (130, 70, 4, 3, 1, 1),
         (3, 64, 96, 7, 2, 1),
         // Where they lie, and where that cannot be.
         (64, 256, 24, 1, 1, 1),
@@ -274,6 +279,10 @@ fn the_number_of_threads_changes_no_bit() {
     };
     for case in [
         base,
+        Case {
+            outputs: 48,
+            ..base
+        },
         Case { stride: 2, ..base },
         Case { groups: 4, ..base },
         Case {

@@ -12,7 +12,8 @@
 //!
 //! X is nine times the input for a 3×3 kernel, and on the small maps and few channels of a slim
 //! network writing it costs as much as multiplying. Here it is never written: see [`panel`]. Maps of a few
-//! pixels need no patches at all: see [`dense`].
+//! pixels need no patches at all: see [`dense`]. And 3×3 kernels of stride 1, most of a ResNet's work, need fewer
+//! products than that: see [`winograd`].
 //!
 //! # Determinism
 //! Work is cut into chunks by the shapes alone, each output is computed by one task in a fixed order,

@@ -40,7 +40,7 @@ const LEAST: usize = 4;
 const WORKING_SET: usize = 192 * 1024;
 /// Tiles of a chunk.
 const TILES: Range<usize> = 24..384;
-/// The most partial gradients of the kernels, and the most numbers in all of one.
+/// The most partial gradients of the kernels, and the most kernels in all of them.
 const SLICES: usize = 16;
 const PARTIAL: usize = 1 << 20;
 /// Tiles that a partial gradient sums at least: fewer would not pay for adding it.
