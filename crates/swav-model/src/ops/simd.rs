@@ -193,19 +193,19 @@ mod x86 {
         unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
             unsafe {
                 // As below, with halves.
-                let mut halves = [[_mm256_setzero_ps(); 4]; 2];
-                for (half, columns) in halves.iter_mut().enumerate() {
+                let mut columns = [[_mm256_setzero_ps(); 2]; 4];
+                #[expect(clippy::needless_range_loop, reason = "it indexes the inner arrays")]
+                for half in 0..2 {
                     let row = |i: usize| _mm256_loadu_ps(from.add((4 * half + i) * from_row));
                     let (a, b, c, d) = (row(0), row(1), row(2), row(3));
                     let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
-                    columns[0] = _mm256_shuffle_ps::<0x44>(ab, cd);
-                    columns[1] = _mm256_shuffle_ps::<0xee>(ab, cd);
+                    columns[0][half] = _mm256_shuffle_ps::<0x44>(ab, cd);
+                    columns[1][half] = _mm256_shuffle_ps::<0xee>(ab, cd);
                     let (ab, cd) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
-                    columns[2] = _mm256_shuffle_ps::<0x44>(ab, cd);
-                    columns[3] = _mm256_shuffle_ps::<0xee>(ab, cd);
+                    columns[2][half] = _mm256_shuffle_ps::<0x44>(ab, cd);
+                    columns[3][half] = _mm256_shuffle_ps::<0xee>(ab, cd);
                 }
-                for i in 0..4 {
-                    let (a, b) = (halves[0][i], halves[1][i]);
+                for (i, [a, b]) in columns.into_iter().enumerate() {
                     _mm256_storeu_ps(to.add(i * to_row), _mm256_permute2f128_ps::<0x20>(a, b));
                     _mm256_storeu_ps(
                         to.add((4 + i) * to_row),
@@ -282,24 +282,19 @@ mod x86 {
         unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
             unsafe {
                 // Four rows at a time become the columns 0–3, 4–7, … of a quarter each; then quarters change places.
-                let mut quarters = [[_mm512_setzero_ps(); 4]; 4];
-                for (quarter, columns) in quarters.iter_mut().enumerate() {
+                let mut columns = [[_mm512_setzero_ps(); 4]; 4];
+                #[expect(clippy::needless_range_loop, reason = "it indexes the inner arrays")]
+                for quarter in 0..4 {
                     let row = |i: usize| _mm512_loadu_ps(from.add((4 * quarter + i) * from_row));
                     let (a, b, c, d) = (row(0), row(1), row(2), row(3));
                     let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
-                    columns[0] = _mm512_shuffle_ps::<0x44>(ab, cd);
-                    columns[1] = _mm512_shuffle_ps::<0xee>(ab, cd);
+                    columns[0][quarter] = _mm512_shuffle_ps::<0x44>(ab, cd);
+                    columns[1][quarter] = _mm512_shuffle_ps::<0xee>(ab, cd);
                     let (ab, cd) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
-                    columns[2] = _mm512_shuffle_ps::<0x44>(ab, cd);
-                    columns[3] = _mm512_shuffle_ps::<0xee>(ab, cd);
+                    columns[2][quarter] = _mm512_shuffle_ps::<0x44>(ab, cd);
+                    columns[3][quarter] = _mm512_shuffle_ps::<0xee>(ab, cd);
                 }
-                for i in 0..4 {
-                    let [a, b, c, d] = [
-                        quarters[0][i],
-                        quarters[1][i],
-                        quarters[2][i],
-                        quarters[3][i],
-                    ];
+                for (i, [a, b, c, d]) in columns.into_iter().enumerate() {
                     let (ab, cd) = (
                         _mm512_shuffle_f32x4::<0x44>(a, b),
                         _mm512_shuffle_f32x4::<0x44>(c, d),
