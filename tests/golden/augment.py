@@ -14,9 +14,8 @@ Every step starts from the exact pixels that it is given in the file, so an erro
     N.large, .small u8 [s, s, 3]       that crop, resized by Pillow (bilinear, antialiased)
     N.centre       u8  [c, c, 3]       torchvision's Resize and CenterCrop; N.sizes i64 [2]: short side, c
     N.amounts      f64 [5]             brightness, contrast, saturation, hue, sigma
-    N.flip, .brightness, .contrast, .saturation, .grey
+    N.flip, .brightness, .contrast, .saturation, .hue, .grey
                    u8  [s, s, 3]       torchvision on the Pillow image N.small
-    N.hue          f32 [s, s, 3]       torchvision's floating-point form on N.small, times 255, not rounded
     N.blur         f32 [s, s, 3]       exact Gaussian of N.small (8 sigma, borders repeated), not rounded
 """
 
@@ -82,8 +81,6 @@ def expectations(number, image, large, small):
         image, top, left, h, w, [size, size], functional.InterpolationMode.BILINEAR, antialias=True)
     base = crop(small)
     pixels = numpy.asarray(base)
-    unit = torch.from_numpy(pixels.copy()).permute(2, 0, 1).double() / 255
-    turned = functional.adjust_hue(unit, hue).permute(1, 2, 0).numpy() * 255
     resize, centre = (RESIZE, CENTRE) if min(image.size) > 200 else (53, 40)
     resized = functional.resize(image, resize, functional.InterpolationMode.BILINEAR, antialias=True)
     values = {
@@ -98,7 +95,7 @@ def expectations(number, image, large, small):
         "contrast": numpy.asarray(functional.adjust_contrast(base, contrast)),
         "saturation": numpy.asarray(functional.adjust_saturation(base, saturation)),
         "grey": numpy.asarray(functional.rgb_to_grayscale(base, 3)),
-        "hue": turned.astype(numpy.float32),
+        "hue": numpy.asarray(functional.adjust_hue(base, hue)),
         "blur": gaussian(pixels.astype(float), sigma).astype(numpy.float32),
     }
     if large:

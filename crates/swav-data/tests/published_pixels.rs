@@ -170,7 +170,9 @@ fn compare(file: &Path) -> usize {
         // level is the best that can be.
         let (worst, mean) = match *name {
             "flip" | "brightness" | "contrast" | "saturation" | "grey" => (0.0, 0.0),
-            "hue" | "blur" => (1.0, 0.3),
+            // One of 255 steps of the hue is six levels of a saturated channel; it is off in a few colours.
+            "hue" => (6.0, 0.01),
+            "blur" => (1.0, 0.3),
             _ => (2.0, 0.5),
         };
         assert!(

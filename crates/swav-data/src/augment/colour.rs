@@ -30,8 +30,8 @@ enum Operation {
     Blend { grey: f32, factor: f32 },
     /// Blend with the pixel's own grey, by a factor.
     Saturation { factor: f32 },
-    /// Turn the hue, by sixths of a turn between 0 and 6.
-    Hue { sectors: f32 },
+    /// Turn the hue, by steps of a byte.
+    Hue { steps: f32 },
     /// Every channel becomes the luma.
     Grey,
 }
@@ -129,8 +129,8 @@ fn plan(
                 (Operation::Saturation { factor }, factor == 1.0)
             }
             Step::Hue => {
-                let sectors = jitter::sectors(shift.hue);
-                (Operation::Hue { sectors }, sectors == 0.0)
+                let steps = jitter::steps(shift.hue);
+                (Operation::Hue { steps }, shift.hue == 0.0)
             }
         };
         if nothing {
@@ -302,8 +302,8 @@ fn operate(operations: &[Operation], reds: &mut [f32], greens: &mut [f32], blues
                 let grey = luma(r, g, b);
                 [r, g, b].map(|value| blend(grey, value, factor))
             }),
-            Operation::Hue { sectors } => each(reds, greens, blues, |r, g, b| {
-                jitter::turn([r, g, b], sectors).map(f32::floor)
+            Operation::Hue { steps } => each(reds, greens, blues, |r, g, b| {
+                jitter::turn([r, g, b], steps).map(f32::floor)
             }),
             Operation::Grey => each(reds, greens, blues, |r, g, b| [luma(r, g, b); 3]),
         }
