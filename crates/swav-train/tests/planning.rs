@@ -83,13 +83,20 @@ fn a_folder_of_1300_pictures_gets_settings_of_its_own_size() {
     assert_eq!(plan.train.batch_size, 64);
     assert_eq!(plan.model.prototypes, [96]);
     assert_eq!(swav(&plan).freeze_steps, plan.train.steps_per_epoch);
-    let queue = swav(&plan).queue.unwrap();
-    assert!(queue.length + 64 >= 96 && queue.length.is_multiple_of(64) && queue.length <= 650);
+    assert_eq!(swav(&plan).queue, None);
+}
+
+#[test]
+fn a_queue_is_derived_where_prototypes_are_many_times_the_batch() {
+    let queue = |prototypes: &str| swav(&plan(&[prototypes], &FOLDER).unwrap()).queue;
+    assert_eq!(queue("model.prototypes=[256]"), None);
+    let queue = queue("model.prototypes=[300]").unwrap();
+    assert!(queue.length + 64 >= 300 && queue.length.is_multiple_of(64) && queue.length <= 650);
 }
 
 #[test]
 fn a_run_too_short_for_a_queue_goes_without_one() {
-    let plan = plan(&["train.epochs=1"], &FOLDER).unwrap();
+    let plan = plan(&["train.epochs=1", "model.prototypes=[300]"], &FOLDER).unwrap();
     assert_eq!(swav(&plan).queue, None);
     let note = |note: &&swav_train::Note| note.field == "method.queue.length";
     assert!(plan.notes.iter().find(note).unwrap().why.contains("over"));

@@ -13,9 +13,9 @@
 //! to the last bit, the hue but for 0.3 % of all colours, whose hue is a whole number of bytes and is
 //! one less in Pillow, whose quotients fall short of it.
 //!
-//! That a hue of 8 bits is coarse (255 steps of a turn, a saturated channel moves by up to 6 levels)
-//! is not to be mended. It is noise that no two crops share, and features of networks trained with
-//! it are better than with the exact turn: see `docs/results.md`.
+//! A hue of 8 bits is coarse: 255 steps to a turn, and a saturated channel moves by up to 6 levels on
+//! the way there and back. That is kept, since published networks were trained with it, and since it
+//! is noise that no two crops share: the few runs that compared the two favour it (`docs/results.md`).
 //!
 //! The functions here are the plain form, a step after the other; crops are made by
 //! [`colour`](super::colour), which gives the same bytes in fewer passes.

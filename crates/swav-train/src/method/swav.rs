@@ -171,7 +171,11 @@ fn check_share(prototypes: usize, queued: usize, plan: &Plan, ledger: &mut Ledge
     });
 }
 
-/// A queue only where the batch alone has fewer samples than there are prototypes.
+/// Prototypes for each sample of a batch up to which codes need no queue beside it.
+const WITHOUT_QUEUE: usize = 4;
+
+/// A queue only where a batch is small beside the prototypes. Features of earlier steps cost more
+/// than they give as long as features move fast (`docs/results.md`), so it is none to have in doubt.
 fn derive_queue(draft: &mut Draft<'_>) -> Option<QueuePlan> {
     let (train, model, facts) = (draft.train, draft.model, draft.facts);
     let ledger = &mut *draft.ledger;
@@ -183,7 +187,7 @@ fn derive_queue(draft: &mut Draft<'_>) -> Option<QueuePlan> {
     let derived = (missing.div_ceil(batch) * batch).min(fits);
     let length = match wanted.length {
         Some(length) => length / batch * batch,
-        None if prototypes <= batch => 0,
+        None if prototypes <= WITHOUT_QUEUE * batch => 0,
         None => derived,
     };
     if wanted.length.is_some_and(|wanted| wanted > 0) && length == 0 {

@@ -101,13 +101,17 @@ impl Pixels {
     }
 }
 
-/// Room for pixels, for vectors of any length.
-fn room(buffer: &mut Vec<f32>, pixels: usize) -> *mut f32 {
-    let len = pixels * LANES;
+/// At least `len` of a buffer; what is in it is anybody's.
+pub(super) fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }
-    buffer.as_mut_ptr()
+    &mut buffer[..len]
+}
+
+/// Room for pixels, for vectors of any length.
+fn pixels_of(buffer: &mut Vec<f32>, pixels: usize) -> *mut f32 {
+    room(buffer, pixels * LANES).as_mut_ptr()
 }
 
 /// Maps to windows: `V = Bᵀ d B` of each tile, `[place][tile][channel]`.
@@ -122,18 +126,16 @@ pub(super) struct Inputs<'a> {
     pub(super) pixels: &'a mut Vec<f32>,
 }
 
-/// Tiles of all parts.
-fn tiles(parts: &[Part], width: usize) -> usize {
-    parts
-        .last()
-        .map_or(0, |part| part.tile + part.rows.len() * width)
+/// Checks that all tiles of the parts, of `width` a row, have their channels in each place of a buffer.
+fn check(buffer: &[f32], parts: &[Part], width: usize, channels: usize) {
+    let tiles = |part: &Part| part.tile + part.rows.len() * width;
+    assert!(parts.last().map_or(0, tiles) * channels <= buffer.len() / PLACES);
+    assert!(channels.is_multiple_of(LANES));
 }
 
 impl Inputs<'_> {
     pub(super) fn run(self) {
-        let apart = self.windows.len() / PLACES;
-        assert!(tiles(self.parts, self.width) * self.maps.channels <= apart);
-        assert!(self.maps.channels.is_multiple_of(LANES));
+        check(self.windows, self.parts, self.width, self.maps.channels);
         dispatch(self);
     }
 
@@ -156,7 +158,7 @@ impl Kernel for Inputs<'_> {
         let apart = self.windows.len() / PLACES;
         for part in self.parts {
             let pixels = Pixels::new(part, self.width, self.shift, 2);
-            let at = room(self.pixels, pixels.height * pixels.width);
+            let at = pixels_of(self.pixels, pixels.height * pixels.width);
             let row = pixels.width * S::LANES;
             for channel in (0..channels).step_by(S::LANES) {
                 // SAFETY: `run` has checked that windows have room for all tiles; `at` has it for the pixels.
@@ -205,9 +207,7 @@ pub(super) struct Gradients<'a> {
 
 impl Gradients<'_> {
     pub(super) fn run(self) {
-        let apart = self.slopes.len() / PLACES;
-        assert!(tiles(self.parts, self.width) * self.maps.channels <= apart);
-        assert!(self.maps.channels.is_multiple_of(LANES));
+        check(self.slopes, self.parts, self.width, self.maps.channels);
         dispatch(self);
     }
 }
@@ -219,7 +219,7 @@ impl Kernel for Gradients<'_> {
         let apart = self.slopes.len() / PLACES;
         for part in self.parts {
             let pixels = Pixels::new(part, self.width, [0, 0], 0);
-            let at = room(self.pixels, pixels.height * pixels.width);
+            let at = pixels_of(self.pixels, pixels.height * pixels.width);
             let row = pixels.width * S::LANES;
             for channel in (0..channels).step_by(S::LANES) {
                 // SAFETY: `run` has checked that slopes have room for all tiles; `at` has it for the pixels.
@@ -266,15 +266,14 @@ pub(super) struct Outputs<'a> {
 
 impl Outputs<'_> {
     pub(super) fn run(self) {
-        let apart = self.sums.len() / PLACES;
         let Target {
             channels,
             height,
             width,
             ..
         } = *self.target;
-        assert!(tiles(self.parts, self.width) * channels <= apart);
-        assert!(channels.is_multiple_of(LANES) && width.div_ceil(2) == self.width);
+        check(self.sums, self.parts, self.width, channels);
+        assert!(width.div_ceil(2) == self.width);
         let within = |part: &Part| part.rows.end <= height.div_ceil(2);
         assert!(self.parts.iter().all(within));
         dispatch(self);
@@ -306,7 +305,7 @@ impl Kernel for Outputs<'_> {
         for part in self.parts {
             let lines = (2 * part.rows.end).min(height) - 2 * part.rows.start;
             let count = lines * width;
-            let at = room(self.pixels, count);
+            let at = pixels_of(self.pixels, count);
             for channel in (0..channels).step_by(S::LANES) {
                 // SAFETY: `run` has checked that sums hold all tiles; only pixels of the map are written, whose part no
                 // other task has.

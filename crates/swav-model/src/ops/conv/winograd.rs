@@ -28,7 +28,7 @@ use rayon::prelude::*;
 use super::correlation::{Correlation, SHARE, Target, Weights};
 use super::panel::{Maps, Tap};
 use super::plan::ranges;
-use super::tiles::{Finish, Gradients, Inputs, KernelTransform, Outputs, Part, Product, STRIP};
+use super::tiles::{Finish, Gradients, Inputs, KernelTransform, Outputs, Part, Product, STRIP, room};
 
 /// Places of a transformed window.
 pub(super) const PLACES: usize = 16;
@@ -69,14 +69,6 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-/// At least `len` of a buffer; what is in it is anybody's.
-fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    &mut buffer[..len]
 }
 
 impl<'a> Winograd<'a> {
