@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -58,11 +59,9 @@ const CROPS: [(&str, Option<&str>); 2] = [
     ),
 ];
 
-/// The figures of one run.
-#[derive(Debug, Serialize, Deserialize)]
-struct Figures {
-    method: String,
-    crops: String,
+/// What it took to train a run.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Costs {
     epochs: u32,
     threads: usize,
     /// Time of the whole `swav train`, without kNN on the way, by the number of epochs.
@@ -70,6 +69,15 @@ struct Figures {
     /// The same, of all its threads on the processor: what runs beside it counts for less.
     epoch_cpu_s: Option<f64>,
     peak_rss_mib: Option<f64>,
+}
+
+/// The figures of one run.
+#[derive(Debug, Serialize, Deserialize)]
+struct Figures {
+    method: String,
+    crops: String,
+    #[serde(flatten)]
+    costs: Costs,
     knn_20: f64,
     knn_200: f64,
     linear: f64,
@@ -140,11 +148,11 @@ fn columns(method: &str, crops: &str, costs: &str, accuracies: [f64; 3]) -> Stri
 
 impl Figures {
     fn line(&self) -> String {
-        let memory = match self.peak_rss_mib {
+        let memory = match self.costs.peak_rss_mib {
             Some(mib) => format!("{mib:.0} MiB"),
             None => String::new(),
         };
-        let seconds = self.epoch_cpu_s.unwrap_or(self.epoch_s);
+        let seconds = self.costs.epoch_cpu_s.unwrap_or(self.costs.epoch_s);
         let costs = format!("{seconds:.0} s {memory:>9}");
         columns(
             &self.method,
@@ -162,6 +170,22 @@ fn program(out: &Path) -> anyhow::Result<PathBuf> {
     Ok(kept)
 }
 
+/// What an earlier call left in `file`, if anything.
+fn kept<T: DeserializeOwned>(file: &Path) -> anyhow::Result<Option<T>> {
+    let Ok(text) = fs::read_to_string(file) else {
+        return Ok(None);
+    };
+    let value = serde_json::from_str(&text);
+    Ok(Some(value.with_context(|| {
+        format!("{} holds no figures", file.display())
+    })?))
+}
+
+fn keep(file: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+    fs::write(file, serde_json::to_string_pretty(value)?)?;
+    Ok(())
+}
+
 impl Comparison<'_> {
     fn directory(&self, method: &str, crops: &str) -> PathBuf {
         self.args.out.join(format!("{method}-{crops}"))
@@ -175,15 +199,44 @@ impl Comparison<'_> {
 
     /// The figures of a method with some crops.
     fn one(&self, method: &str, crops: &str, setting: Option<&str>) -> anyhow::Result<Figures> {
-        let args = self.args;
         let run = self.directory(method, crops);
         let file = run.join("figures.json");
-        if let Ok(text) = fs::read_to_string(&file) {
-            let known: Figures = serde_json::from_str(&text)
-                .with_context(|| format!("{} holds no figures", file.display()))?;
-            if known.epochs == args.epochs && known.threads == self.threads {
-                return Ok(known);
-            }
+        if let Some(known) = kept::<Figures>(&file)?
+            && self.wants(&known.costs)
+        {
+            return Ok(known);
+        }
+        let costs = self.train(method, crops, setting)?;
+        let [knn_20, knn_200, linear] = self.judge(&run, false)?;
+        let figures = Figures {
+            method: method.to_string(),
+            crops: crops.to_string(),
+            costs,
+            knn_20,
+            knn_200,
+            linear,
+        };
+        keep(&file, &figures)?;
+        Ok(figures)
+    }
+
+    fn wants(&self, costs: &Costs) -> bool {
+        costs.epochs == self.args.epochs && costs.threads == self.threads
+    }
+
+    /// Trains a method, if that has not been done.
+    fn train(&self, method: &str, crops: &str, setting: Option<&str>) -> anyhow::Result<Costs> {
+        let args = self.args;
+        let run = self.directory(method, crops);
+        let file = run.join("costs.json");
+        if let Some(known) = kept::<Costs>(&file)?
+            && self.wants(&known)
+        {
+            return Ok(known);
+        }
+        if run.exists() {
+            // Cut off, or of another length.
+            fs::remove_dir_all(&run)?;
         }
         let recipe = match method {
             "swav" => "cifar10-slim.toml".to_string(),
@@ -210,22 +263,16 @@ impl Comparison<'_> {
         let spent = example::watch(&mut child)?;
         let seconds = began.elapsed().as_secs_f64();
         ensure!(child.wait()?.success(), "{method} with {crops} has failed");
-        let [knn_20, knn_200, linear] = self.judge(&run, false)?;
         let epochs = f64::from(args.epochs);
-        let figures = Figures {
-            method: method.to_string(),
-            crops: crops.to_string(),
+        let costs = Costs {
             epochs: args.epochs,
             threads: self.threads,
             epoch_s: seconds / epochs,
             epoch_cpu_s: spent.cpu_s.map(|seconds| seconds / epochs),
             peak_rss_mib: spent.peak_rss_mib,
-            knn_20,
-            knn_200,
-            linear,
         };
-        fs::write(&file, serde_json::to_string_pretty(&figures)?)?;
-        Ok(figures)
+        keep(&file, &costs)?;
+        Ok(costs)
     }
 
     /// kNN with 20 and 200 neighbours, and linear accuracy, on whole images.
@@ -250,7 +297,7 @@ impl Comparison<'_> {
         Ok([
             share(&knn["knn"][0]["accuracy"])?,
             share(&knn["knn"][1]["accuracy"])?,
-            share(&linear["top1"])?,
+            share(&linear["scores"]["top1"])?,
         ])
     }
 }

@@ -96,3 +96,13 @@ pub(crate) fn linear(input: usize, output: usize, bias: bool, device: &Device) -
     layer.bias = layer.bias.map(materialise);
     layer
 }
+
+/// Shortest length that is told apart from zero, as in PyTorch's `normalize`.
+const SHORTEST: f64 = 1e-12;
+
+/// `x` over its length along one axis. Where x is zero so are the result and its gradient.
+pub(crate) fn unit(x: Tensor<2>, axis: usize) -> Tensor<2> {
+    // The clamp comes before the root: the root's gradient at zero is infinite.
+    let squares = x.clone().powi_scalar(2).sum_dim(axis);
+    x / squares.clamp_min(SHORTEST * SHORTEST).sqrt()
+}

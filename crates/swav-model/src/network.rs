@@ -5,11 +5,8 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{Backbone, BackboneConfig};
-use crate::head::{HeadConfig, ProjectionHead};
+use crate::head::{HeadConfig, ProjectionHead, unit};
 use crate::prototypes::{Prototypes, PrototypesConfig};
-
-/// Shortest length that is told apart from zero, as in PyTorch's `normalize`.
-const SHORTEST: f64 = 1e-12;
 
 /// Everything that defines a [`Network`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,11 +124,4 @@ impl Network {
     pub fn config(&self) -> &NetworkConfig {
         &self.config
     }
-}
-
-/// `x` over its length along one axis. Where x is zero so are the result and its gradient.
-pub(crate) fn unit(x: Tensor<2>, axis: usize) -> Tensor<2> {
-    // The clamp comes before the root: the root's gradient at zero is infinite.
-    let squares = x.clone().powi_scalar(2).sum_dim(axis);
-    x / squares.clamp_min(SHORTEST * SHORTEST).sqrt()
 }

@@ -4,8 +4,7 @@ use burn::module::{Module, ParamId};
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 
-use crate::head::linear;
-use crate::network::unit;
+use crate::head::{linear, unit};
 
 /// Sizes of [`Prototypes`].
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -211,7 +211,11 @@ pub(super) fn turn([r, g, b]: [f32; 3], steps: f32) -> [f32; 3] {
         4.0 * chroma + (r - g)
     };
     let angle = if value == r { g - b } else { from_others };
-    let angle = if angle < 0.0 { angle + 6.0 * chroma } else { angle };
+    let angle = if angle < 0.0 {
+        angle + 6.0 * chroma
+    } else {
+        angle
+    };
     let hue = (angle * SECTOR / divisor).floor() + steps;
     let hue = if hue > 255.0 { hue - 256.0 } else { hue };
     let saturation = (chroma * 255.0 / max(value, 1.0)).floor();

@@ -4,15 +4,16 @@ use std::ops::Range;
 
 use super::correlation::{Target, Weights};
 use super::panel::Maps;
-use super::winograd::PLACES;
 use crate::ops::simd::{Kernel, Simd, dispatch};
 
 /// Columns of a strip of a right matrix: two of the longest vectors.
 pub(super) const STRIP: usize = 32;
-/// The longest vector there is, in floats.
-const LANES: usize = 16;
+/// The longest vector there is, in floats: channels come in multiples of it.
+pub(super) const LANES: usize = 16;
 /// Rows of the right matrix that are multiplied at a time: a strip of them stays in the first-level cache.
 const DEPTH: usize = 192;
+/// Places of a transformed window.
+pub(super) const PLACES: usize = 16;
 /// Places of a kernel.
 const AREA: usize = 9;
 

@@ -28,12 +28,10 @@ use rayon::prelude::*;
 use super::correlation::{Correlation, SHARE, Target, Weights};
 use super::panel::{Maps, Tap};
 use super::plan::ranges;
-use super::tiles::{Finish, Gradients, Inputs, KernelTransform, Outputs, Part, Product, STRIP, room};
+use super::tiles::{
+    Finish, Gradients, Inputs, KernelTransform, LANES, Outputs, PLACES, Part, Product, STRIP, room,
+};
 
-/// Places of a transformed window.
-pub(super) const PLACES: usize = 16;
-/// Channels come in multiples of so many: the longest vector there is.
-const CHANNELS: usize = 16;
 /// The side of a map, at least: smaller ones are one tile and a half.
 const LEAST: usize = 4;
 /// Floats that a chunk's windows and sums take: they stay in a second-level cache.
@@ -85,8 +83,8 @@ impl<'a> Winograd<'a> {
         } = *correlation;
         let served = groups == 1
             && step == 1
-            && inputs.is_multiple_of(CHANNELS)
-            && outputs.is_multiple_of(CHANNELS)
+            && inputs.is_multiple_of(LANES)
+            && outputs.is_multiple_of(LANES)
             && height.min(width) >= LEAST
             && correlation.taps() == 9;
         if !served {
