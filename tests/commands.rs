@@ -563,11 +563,9 @@ fn the_recipe_for_cifar_takes_the_settings_that_comparisons_are_made_with() {
     assert_eq!(plan.model.prototypes, [512]);
     assert_eq!(plan.optimizer.name, OptimizerName::Adam);
     assert_eq!(plan.optimizer.schedule.at(0), 0.002);
-    assert_eq!(
-        plan.method.swav().unwrap().queue.map(|queue| queue.length),
-        Some(512)
-    );
-    assert_eq!(plan.method.swav().unwrap().freeze_steps, 0);
+    let swav = plan.method.swav().unwrap();
+    assert_eq!((swav.temperature, swav.epsilon), (0.1, 0.03));
+    assert_eq!((swav.queue, swav.freeze_steps), (None, 0));
     assert_eq!((plan.evaluation.resize, plan.evaluation.size), (32, 32));
 }
 
