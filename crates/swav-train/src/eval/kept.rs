@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::linear::LinearEpoch;
+use super::scores::LinearEpoch;
 use crate::TrainError;
 use crate::files::{sync_directory, write_atomic};
 

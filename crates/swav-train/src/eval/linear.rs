@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::batches::Batches;
 use super::features::{Features, read};
 use super::kept::{Kept, Origin};
-use super::scores::Scores;
+use super::scores::{LinearEpoch, LinearResult, Scores};
 use crate::files::write_atomic;
 use crate::{Stop, TrainError};
 
@@ -52,45 +52,6 @@ impl LinearConfig {
     fn rate(&self, epoch: usize) -> f64 {
         let turn = std::f64::consts::PI * epoch as f64 / self.epochs as f64;
         0.5 * self.lr * (1.0 + turn.cos())
-    }
-}
-
-/// One epoch of the classifier.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LinearEpoch {
-    /// Epochs done, this one included.
-    pub epoch: usize,
-    /// Mean loss of its steps.
-    pub loss: f64,
-    /// Share of the test images whose label scored highest after it, 0–1.
-    pub top1: f64,
-    /// Share of the test images whose label was among the five highest.
-    pub top5: f64,
-}
-
-/// What came of a classifier.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct LinearResult {
-    /// After the last epoch.
-    pub scores: Scores,
-    /// The epoch after which most test images were right. It is chosen by the test images: not what one may expect of
-    /// others.
-    pub best: LinearEpoch,
-    /// All epochs.
-    pub epochs: Vec<LinearEpoch>,
-}
-
-impl LinearResult {
-    pub(super) fn new(scores: Scores, epochs: Vec<LinearEpoch>) -> Result<Self, TrainError> {
-        let best = epochs
-            .iter()
-            .copied()
-            .reduce(|best, next| if next.top1 > best.top1 { next } else { best });
-        Ok(Self {
-            scores,
-            best: best.ok_or_else(|| TrainError::Recipe("--epochs 0: nothing to train".into()))?,
-            epochs,
-        })
     }
 }
 

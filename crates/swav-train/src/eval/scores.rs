@@ -1,6 +1,8 @@
 //! How well a classifier does: by rank, by class, and what it takes for what.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
 
 /// What a classifier made of labelled images.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -58,6 +60,45 @@ impl Scores {
             (all > 0).then(|| f64::from(row[class]) / f64::from(all))
         };
         self.confusion.iter().enumerate().map(of_class).collect()
+    }
+}
+
+/// One epoch of a classifier.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinearEpoch {
+    /// Epochs done, this one included.
+    pub epoch: usize,
+    /// Mean loss of its steps.
+    pub loss: f64,
+    /// Share of the test images whose label scored highest after it, 0–1.
+    pub top1: f64,
+    /// Share of the test images whose label was among the five highest.
+    pub top5: f64,
+}
+
+/// What came of a classifier.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LinearResult {
+    /// After the last epoch.
+    pub scores: Scores,
+    /// The epoch after which most test images were right. It is chosen by the test images: not what one may expect of
+    /// others.
+    pub best: LinearEpoch,
+    /// All epochs.
+    pub epochs: Vec<LinearEpoch>,
+}
+
+impl LinearResult {
+    pub(super) fn new(scores: Scores, epochs: Vec<LinearEpoch>) -> Result<Self, TrainError> {
+        let best = epochs
+            .iter()
+            .copied()
+            .reduce(|best, next| if next.top1 > best.top1 { next } else { best });
+        Ok(Self {
+            scores,
+            best: best.ok_or_else(|| TrainError::Recipe("--epochs 0: nothing to train".into()))?,
+            epochs,
+        })
     }
 }
 

@@ -11,9 +11,9 @@
 //! ```
 //!
 //! X is nine times the input for a 3×3 kernel, and on the small maps and few channels of a slim
-//! network writing it costs as much as multiplying. Here it is never written: see [`panel`]. Maps of a few
-//! pixels need no patches at all: see [`dense`]. And 3×3 kernels of stride 1, most of a ResNet's work, need fewer
-//! products than that: see [`winograd`].
+//! network writing it costs as much as multiplying. Here it is never written: see [`patches`] and
+//! [`panel`]. Maps of a few pixels need no patches at all: see [`dense`]. And 3×3 kernels of stride 1,
+//! most of a ResNet's work, need fewer products than that: see [`winograd`].
 //!
 //! # Determinism
 //! Work is cut into chunks by the shapes alone, each output is computed by one task in a fixed order,
@@ -24,6 +24,7 @@ mod correlation;
 mod dense;
 mod kernel;
 mod panel;
+mod patches;
 mod plan;
 mod tiles;
 mod winograd;
@@ -31,6 +32,7 @@ mod winograd;
 use correlation::{Correlation, Shared, Taps, Target, Weights};
 use dense::Dense;
 use panel::Maps;
+use winograd::Winograd;
 
 /// The numbers that define a convolution of `[images, inputs, height, width]` with weights
 /// `[outputs, inputs / groups, kernel, kernel]`.
@@ -138,6 +140,14 @@ impl ConvShape {
     }
 }
 
+/// Computes all outputs of a correlation.
+fn correlate(correlation: &Correlation, maps: &Maps, weights: &Weights, target: &Target) {
+    match Winograd::of(correlation) {
+        Some(winograd) if target.step == 1 => winograd.run(maps, weights, target),
+        _ => correlation.run(maps, weights, target),
+    }
+}
+
 /// The convolution of `x` with `weight`.
 ///
 /// # Panics
@@ -170,7 +180,7 @@ pub(crate) fn forward(shape: &ConvShape, x: &[f32], weight: &[f32]) -> Vec<f32> 
         row: 0,
         column: 0,
     };
-    correlation.run(&shape.input(x), &weights, &target);
+    correlate(&correlation, &shape.input(x), &weights, &target);
     // SAFETY: every pixel of every output of every image has been written.
     unsafe { y.set_len(shape.output_len()) };
     y
@@ -230,7 +240,7 @@ pub(crate) fn input_gradient(shape: &ConvShape, dy: &[f32], weight: &[f32]) -> V
             row,
             column,
         };
-        correlation.run(&maps, &weights, &target);
+        correlate(&correlation, &maps, &weights, &target);
     }
     // SAFETY: the phases together are every pixel; each has been written, or all were set to zero.
     unsafe { dx.set_len(len) };
@@ -249,8 +259,13 @@ pub(crate) fn weight_gradient(shape: &ConvShape, x: &[f32], dy: &[f32]) -> Vec<f
     }
     let correlation = shape.correlation();
     let mut dw = vec![0.0; shape.weight_len()];
-    if !shape.is_empty() && correlation.taps() > 0 {
-        correlation.weight_gradient(&shape.input(x), &shape.output(dy), &mut dw);
+    if shape.is_empty() || correlation.taps() == 0 {
+        return dw;
+    }
+    let (maps, gradient) = (shape.input(x), shape.output(dy));
+    match Winograd::of(&correlation) {
+        Some(winograd) => winograd.weight_gradient(&maps, &gradient, &mut dw),
+        None => correlation.weight_gradient(&maps, &gradient, &mut dw),
     }
     dw
 }

@@ -14,6 +14,9 @@ const COLUMNS: Range<usize> = 192..1536;
 /// every `LANES · 2` outputs, and copying costs somewhat more than one.
 const GAPS: f64 = 24.0;
 
+/// Tasks a thread of a convolution, about.
+pub(super) const SHARE: usize = 4;
+
 /// A chunking of the images: the layout of a chunk, and the chunks.
 pub(super) struct Plan {
     layout: Layout,

@@ -25,9 +25,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::correlation::{Correlation, SHARE, Target, Weights};
+use super::correlation::{Correlation, Target, Weights};
 use super::panel::{Maps, Tap};
-use super::plan::ranges;
+use super::plan::{SHARE, ranges};
 use super::tiles::{
     Finish, Gradients, Inputs, KernelTransform, LANES, Outputs, PLACES, Part, Product, STRIP, room,
 };
