@@ -562,7 +562,8 @@ fn the_recipe_for_cifar_takes_the_settings_that_comparisons_are_made_with() {
     assert_eq!(plan.train.steps_per_epoch, 195);
     assert_eq!(plan.model.prototypes, [512]);
     assert_eq!(plan.optimizer.name, OptimizerName::Adam);
-    assert_eq!(plan.optimizer.schedule.at(0), 0.002);
+    let schedule = &plan.optimizer.schedule;
+    assert_eq!((schedule.warmup, schedule.at(195)), (195, 0.002));
     let swav = plan.method.swav().unwrap();
     assert_eq!((swav.temperature, swav.epsilon), (0.1, 0.03));
     assert_eq!((swav.queue, swav.freeze_steps), (None, 0));

@@ -1,15 +1,18 @@
 """What single choices in the recipe `cifar10-slim` are worth: SwAV in PyTorch, learners side by side on the same crops.
 
-    cifar_choices.py TRAIN.tar TEST.tar --epochs 5 --of 20 --hue bytes exact --seeds 1 2
+    cifar_choices.py TRAIN.tar TEST.tar --epochs 5 --of 20 --hue bytes exact --seed 1 2
     cifar_choices.py TRAIN.tar TEST.tar --epochs 13 --of 20 --prototypes 512 3000 --queue 0@0 512@2 512@10
+    cifar_choices.py TRAIN.tar TEST.tar --epochs 20 --of 20 --epsilon 0.03 --rate 0.002 0.003 --warmup 0 1
 
-One learner for every combination. `--hue bytes` is torchvision's jitter of Pillow images, which goes through HSV of 8 bits;
-`exact` turns the hue in floating point. `--queue N@E`: N embeddings of each crop, from epoch E on. Prints a line of JSON
-for each learner and epoch: the mean loss, and kNN-200 on the test images. Meant for a GPU and a dozen cores."""
+One learner for every combination. `--hue bytes` is torchvision's jitter of Pillow images, which goes through HSV of 8
+bits; `exact` turns the hue in floating point. `--queue N@E`: N embeddings of each crop, from epoch E on. `--warmup`:
+epochs in which the rate rises. Prints a line of JSON for each learner and epoch: the mean loss, and kNN-200 on the test
+images; after the last epoch linear accuracy as well. Meant for a GPU and a dozen cores."""
 
 import argparse
 import itertools
 import json
+import math
 
 import numpy as np
 import torch
@@ -19,10 +22,11 @@ from torchvision import transforms
 from torchvision.transforms import functional
 
 from cifar_lightly import BATCH, DIM, MEAN, STD, read
-from probe import knn
+from probe import knn, linear
 from step_torch import assign, slim
 
-SIZE, JITTER, RATE, DECAY, TEMPERATURE = 32, (0.4, 0.4, 0.4, 0.1), 2e-3, 1e-6, 0.1
+SIZE, JITTER, DECAY, TEMPERATURE = 32, (0.4, 0.4, 0.4, 0.1), 1e-6, 0.1
+CHOICES = "hue", "prototypes", "queue", "epsilon", "rate", "warmup", "seed"
 
 
 class ExactHue(transforms.ColorJitter):
@@ -59,7 +63,7 @@ class Views(torch.utils.data.Dataset):
 
 
 class Learner(nn.Module):
-    def __init__(self, seed, prototypes, queue, steps_per_epoch, epochs, device):
+    def __init__(self, steps_per_epoch, epochs, device, *, prototypes, queue, epsilon, rate, warmup, seed, **_):
         super().__init__()
         torch.manual_seed(seed)
         self.backbone, width = slim()
@@ -69,10 +73,16 @@ class Learner(nn.Module):
         self.prototypes = nn.Linear(DIM, prototypes, bias=False)
         self.to(device)
         length, start = map(int, queue.split("@"))
-        self.start, self.step, self.losses = start * steps_per_epoch, 0, 0.0
+        self.start, self.step, self.losses, self.epsilon = start * steps_per_epoch, 0, 0.0, epsilon
         self.queue = torch.zeros(2, length, DIM, device=device)
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=RATE, weight_decay=DECAY)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps_per_epoch * epochs)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=rate, weight_decay=DECAY)
+        rising, steps = warmup * steps_per_epoch, steps_per_epoch * epochs
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda step: (step + 1) / rising
+            if step < rising
+            else (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2,
+        )
 
     @torch.no_grad()
     def codes(self, embeddings):
@@ -81,7 +91,7 @@ class Learner(nn.Module):
         for queue, own in zip(self.queue, embeddings.chunk(2)):
             full = length and self.step - self.start >= length // BATCH
             rows = torch.cat([queue, own]) if full else own
-            codes.append(assign(self.prototypes(rows))[-BATCH:])
+            codes.append(assign(self.prototypes(rows), self.epsilon)[-BATCH:])
             if length and self.step >= self.start:
                 queue.copy_(torch.cat([own, queue[:-BATCH]]))
         return codes
@@ -117,7 +127,10 @@ def main():
     arguments.add_argument("--hue", nargs="+", default=["bytes"], choices=["bytes", "exact"])
     arguments.add_argument("--prototypes", nargs="+", type=int, default=[512])
     arguments.add_argument("--queue", nargs="+", default=["0@0"])
-    arguments.add_argument("--seeds", nargs="+", type=int, default=[1])
+    arguments.add_argument("--epsilon", nargs="+", type=float, default=[0.05])
+    arguments.add_argument("--rate", nargs="+", type=float, default=[2e-3])
+    arguments.add_argument("--warmup", nargs="+", type=int, default=[0])
+    arguments.add_argument("--seed", nargs="+", type=int, default=[1])
     arguments.add_argument("--workers", type=int, default=6, help="for each kind of hue")
     arguments.add_argument("--device", default="cuda")
     arguments = arguments.parse_args()
@@ -133,10 +146,9 @@ def main():
     (images, labels), (held_out, wanted) = read(arguments.train), read(arguments.test)
     bank, queries = whole(images), whole(held_out)
     steps = len(images) // BATCH
-    kinds = itertools.product(arguments.hue, arguments.prototypes, arguments.queue, arguments.seeds)
-    learners = {
-        kind: Learner(kind[3], kind[1], kind[2], steps, arguments.of, arguments.device) for kind in kinds
-    }
+    kinds = itertools.product(*(getattr(arguments, choice) for choice in CHOICES))
+    kinds = [dict(zip(CHOICES, kind)) for kind in kinds]
+    learners = [(kind, Learner(steps, arguments.of, arguments.device, **kind)) for kind in kinds]
     loaders = [
         torch.utils.data.DataLoader(
             Views(images, hue),
@@ -152,12 +164,15 @@ def main():
     for epoch in range(1, arguments.epochs + 1):
         for batches in zip(*loaders):
             crops = {hue: normalised(torch.cat(views)) for hue, views in zip(arguments.hue, batches)}
-            for kind, learner in learners.items():
-                learner.learn(crops[kind[0]])
-        for kind, learner in learners.items():
-            entry = dict(zip(("hue", "prototypes", "queue", "seed"), kind), epoch=epoch)
-            entry["loss"], learner.losses = learner.losses.item() / steps, 0.0
-            entry["knn_200"] = knn(learner.features(bank), labels, learner.features(queries), wanted)
+            for kind, learner in learners:
+                learner.learn(crops[kind["hue"]])
+        for kind, learner in learners:
+            known, asked = learner.features(bank), learner.features(queries)
+            entry = dict(kind, epoch=epoch, loss=learner.losses.item() / steps)
+            entry["knn_200"] = knn(known, labels, asked, wanted)
+            if epoch == arguments.epochs:
+                entry["linear"] = linear(known, labels, asked, wanted)
+            learner.losses = 0.0
             print(json.dumps(entry), flush=True)
 
 

@@ -63,8 +63,8 @@ class Larc(torch.optim.SGD):
 
 
 @torch.no_grad()
-def assign(scores):
-    codes = (scores / EPSILON).exp_().t()
+def assign(scores, epsilon=EPSILON):
+    codes = (scores / epsilon).exp_().t()
     prototypes, samples = codes.shape
     codes /= codes.sum()
     for _ in range(ROUNDS):

@@ -28,7 +28,8 @@ pub struct Args {
     /// How long each method trains.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     epochs: u32,
-    /// Directory for the runs. A run that is there already, with its figures, is not made again.
+    /// Directory for the runs. A run that is there already is not made again; one that was cut off, or made for other
+    /// epochs, threads or with another recipe, is removed and made again.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Runs at a time; the processor's threads are shared out among them.
@@ -60,8 +61,10 @@ const CROPS: [(&str, Option<&str>); 2] = [
 ];
 
 /// What it took to train a run.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Costs {
+    /// The text of the recipe.
+    recipe: String,
     epochs: u32,
     threads: usize,
     /// Time of the whole `swav train`, without kNN on the way, by the number of epochs.
@@ -163,6 +166,14 @@ impl Figures {
     }
 }
 
+fn recipe(method: &str) -> PathBuf {
+    let name = match method {
+        "swav" => "cifar10-slim.toml".to_string(),
+        method => format!("cifar10-slim-{method}.toml"),
+    };
+    root().join("configs").join(name)
+}
+
 /// The program as it is now, beside the runs: what is built meanwhile is not what is compared.
 fn program(out: &Path) -> anyhow::Result<PathBuf> {
     let kept = fs::canonicalize(out)?.join("swav");
@@ -200,13 +211,14 @@ impl Comparison<'_> {
     /// The figures of a method with some crops.
     fn one(&self, method: &str, crops: &str, setting: Option<&str>) -> anyhow::Result<Figures> {
         let run = self.directory(method, crops);
+        let recipe = fs::read_to_string(recipe(method))?;
         let file = run.join("figures.json");
         if let Some(known) = kept::<Figures>(&file)?
-            && self.wants(&known.costs)
+            && self.wants(&known.costs, &recipe)
         {
             return Ok(known);
         }
-        let costs = self.train(method, crops, setting)?;
+        let costs = self.train(method, crops, setting, recipe)?;
         let [knn_20, knn_200, linear] = self.judge(&run, false)?;
         let figures = Figures {
             method: method.to_string(),
@@ -220,32 +232,34 @@ impl Comparison<'_> {
         Ok(figures)
     }
 
-    fn wants(&self, costs: &Costs) -> bool {
-        costs.epochs == self.args.epochs && costs.threads == self.threads
+    fn wants(&self, costs: &Costs, recipe: &str) -> bool {
+        costs.epochs == self.args.epochs && costs.threads == self.threads && costs.recipe == recipe
     }
 
     /// Trains a method, if that has not been done.
-    fn train(&self, method: &str, crops: &str, setting: Option<&str>) -> anyhow::Result<Costs> {
+    fn train(
+        &self,
+        method: &str,
+        crops: &str,
+        setting: Option<&str>,
+        text: String,
+    ) -> anyhow::Result<Costs> {
         let args = self.args;
         let run = self.directory(method, crops);
         let file = run.join("costs.json");
         if let Some(known) = kept::<Costs>(&file)?
-            && self.wants(&known)
+            && self.wants(&known, &text)
         {
             return Ok(known);
         }
         if run.exists() {
-            // Cut off, or of another length.
+            // Cut off, or not what is wanted now.
             fs::remove_dir_all(&run)?;
         }
-        let recipe = match method {
-            "swav" => "cifar10-slim.toml".to_string(),
-            method => format!("cifar10-slim-{method}.toml"),
-        };
         let mut train = self.swav();
         train
             .args(["train", "--plain", "--config"])
-            .arg(root().join("configs").join(recipe))
+            .arg(recipe(method))
             .arg("--data")
             .arg(&args.data)
             .arg("--test")
@@ -254,7 +268,9 @@ impl Comparison<'_> {
             .arg(&run)
             .args(["--set", "train.knn=never"])
             .args(["--set", &format!("data.workers={}", self.threads)])
-            .args(["--set", &format!("train.epochs={}", args.epochs)]);
+            .args(["--set", &format!("train.epochs={}", args.epochs)])
+            // An epoch of so few is much to rise in.
+            .args(["--set", "optimizer.warmup=never"]);
         if let Some(setting) = setting {
             train.args(["--set", setting]);
         }
@@ -265,6 +281,7 @@ impl Comparison<'_> {
         ensure!(child.wait()?.success(), "{method} with {crops} has failed");
         let epochs = f64::from(args.epochs);
         let costs = Costs {
+            recipe: text,
             epochs: args.epochs,
             threads: self.threads,
             epoch_s: seconds / epochs,
