@@ -1,7 +1,7 @@
-//! Convolution on maps of a few pixels, as the linear layer that it then is.
+//! Convolution on maps of a pixel or little more, as the linear layer that it then is.
 //!
-//! A 3×3 kernel over 2×2 pixels lets every output see every input. With the maps of an image as one row, where they
-//! lie, the convolution is a product with a matrix that has the kernel's weights in the right places:
+//! A 3×3 kernel over a single pixel is a matrix, and so is one that makes a pixel of 2×2. With the maps of an image as
+//! one row, where they lie, the convolution is a product with a matrix that has the kernel's weights in the right places:
 //!
 //! ```text
 //! Y  = X Wᵀ            X is [images, inputs·pixels], Y is [images, outputs·pixels]
@@ -9,8 +9,8 @@
 //! dW = dYᵀ X           from which each weight's gradient is gathered
 //! ```
 //!
-//! Nothing is padded and no map is copied; and where a map has no more pixels than the kernel has taps, nothing is
-//! multiplied in vain that [`Correlation`](super::correlation::Correlation) would not multiply too.
+//! Nothing is padded and no map is copied. On larger maps weights would stand in W several times: a 3×3 kernel over 3×3
+//! pixels has 81 places for its 9 weights, and with some hundred channels writing them takes longer than all the rest.
 
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -27,12 +27,12 @@ pub(super) struct Dense<'a> {
 }
 
 impl<'a> Dense<'a> {
-    /// If the maps are small enough.
+    /// If W is no larger than the kernel.
     pub(super) fn of(shape: &'a ConvShape) -> Option<Self> {
         let taps = shape.taps(shape.height).len() * shape.taps(shape.width).len();
         let [height, width] = shape.output_map();
         let pixels = [shape.height * shape.width, height * width];
-        if shape.groups > 1 || pixels[0] > taps {
+        if shape.groups > 1 || pixels[0] * pixels[1] > taps {
             return None;
         }
         let between = |output: usize, input: usize| {

@@ -32,8 +32,8 @@ use super::tiles::{
     Finish, Gradients, Inputs, KernelTransform, LANES, Outputs, PLACES, Part, Product, STRIP, room,
 };
 
-/// The side of a map, at least: smaller ones are one tile and a half.
-const LEAST: usize = 4;
+/// The side of a map, at least: a tile.
+const LEAST: usize = 2;
 /// Floats that a chunk's windows and sums take: they stay in a second-level cache.
 const WORKING_SET: usize = 192 * 1024;
 /// Tiles of a chunk.
@@ -360,6 +360,10 @@ mod tests {
         for (images, inputs, outputs, height, width, padding) in [
             (1, 16, 16, 4, 4, 1),
             (3, 32, 16, 4, 4, 1),
+            (5, 32, 48, 3, 3, 1),
+            (3, 16, 32, 2, 2, 1),
+            (2, 16, 16, 2, 9, 1),
+            (2, 32, 16, 4, 5, 0),
             (2, 16, 48, 5, 7, 1),
             (2, 48, 32, 9, 6, 0),
             (1, 16, 16, 7, 8, 2),
