@@ -12,7 +12,7 @@
 //!
 //! X is nine times the input for a 3×3 kernel, and on the small maps and few channels of a slim
 //! network writing it costs as much as multiplying. Here it is never written: see [`patches`] and
-//! [`panel`]. Maps of a few pixels need no patches at all: see [`dense`]. And 3×3 kernels of stride 1,
+//! [`panel`]. Maps of a single pixel need no patches at all: see [`dense`]. And 3×3 kernels of stride 1,
 //! most of a ResNet's work, need fewer products than that: see [`winograd`].
 //!
 //! # Determinism
