@@ -1489,7 +1489,7 @@ fn a_network_is_fine_tuned_judged_and_kept() {
 fn fine_tuning_teaches_the_whole_network() {
     let space = trained();
     let told = space
-        .swav("eval finetune run --epochs 30 --batch-size 8 --lr 0.05 --test set --json")
+        .swav("eval finetune run --epochs 30 --batch-size 8 --lr 0.01 --classifier-lr 0.02 --test set --json")
         .run()
         .succeeded()
         .json();

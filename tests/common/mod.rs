@@ -134,6 +134,12 @@ impl Call {
         self
     }
 
+    /// Sets a variable of its environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// Adds `--set assignment`.
     pub fn set(self, assignment: &str) -> Self {
         self.arg("--set").arg(assignment)

@@ -551,9 +551,21 @@ pub struct Pack {
 /// `swav devices`
 #[derive(Debug, Args)]
 pub struct Devices {
+    /// Check that a device computes right, and measure how fast: exit code 4 if it does not.
+    #[arg(long)]
+    pub check: bool,
+    /// The device to check: auto, cpu, wgpu[:i] or cuda[:i].
+    #[arg(long, value_name = "DEVICE", default_value_t = Choice::Auto, requires = "check")]
+    pub device: Choice,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Be the process that computes.
+    #[arg(long, hide = true, requires = "check")]
+    pub worker: bool,
+    /// Put the results of this case 1 % off, to see that the check finds it.
+    #[arg(long, value_name = "CASE", hide = true, requires = "check")]
+    pub planted: Option<String>,
 }
 
 #[cfg(test)]

@@ -73,15 +73,15 @@ impl Choice {
     /// # Errors
     /// If it is not there, or this binary was built without its backend.
     pub fn open(self) -> Result<Found, TrainError> {
-        let found = all();
         if self == Self::Auto {
-            return best(found);
+            return best(all());
         }
-        let names: Vec<_> = found.iter().map(|d| d.choice.to_string()).collect();
-        found
+        // Only its own backend is asked: starting another takes a moment, and what its driver has to say is of no interest.
+        self.neighbours()
             .into_iter()
             .find(|device| device.choice == self)
             .ok_or_else(|| {
+                let names: Vec<_> = all().iter().map(|d| d.choice.to_string()).collect();
                 let missing = match self {
                     Self::Wgpu(_) if !cfg!(feature = "wgpu") => Some("wgpu"),
                     Self::Cuda(_) if !cfg!(feature = "cuda") => Some("cuda"),
@@ -102,6 +102,23 @@ impl Choice {
     }
 }
 
+impl Choice {
+    /// The devices of its backend.
+    fn neighbours(self) -> Vec<Found> {
+        match self {
+            Self::Auto => all(),
+            #[cfg(feature = "flex")]
+            Self::Cpu => listed(DeviceType::Flex, |_| Self::Cpu),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu(_) => listed(DeviceType::Wgpu, Self::Wgpu),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => listed(DeviceType::Cuda, Self::Cuda),
+            #[allow(unreachable_patterns)] // in a binary with every backend
+            _ => Vec::new(),
+        }
+    }
+}
+
 fn best(found: Vec<Found>) -> Result<Found, TrainError> {
     let rank = |device: &Found| match device.choice {
         Choice::Cuda(_) => 0,
@@ -114,16 +131,18 @@ fn best(found: Vec<Found>) -> Result<Found, TrainError> {
     })
 }
 
+/// What another device is compared with: the CPU, or in a binary without it the device itself.
+pub fn reference(found: &Found) -> Device {
+    let cpu = Choice::Cpu.neighbours().into_iter().next();
+    cpu.map_or_else(|| found.device.clone(), |cpu| cpu.device)
+}
+
 /// Every device of every backend in this binary.
 pub fn all() -> Vec<Found> {
-    let mut found = Vec::new();
-    #[cfg(feature = "cuda")]
-    found.extend(listed(DeviceType::Cuda, Choice::Cuda));
-    #[cfg(feature = "wgpu")]
-    found.extend(listed(DeviceType::Wgpu, Choice::Wgpu));
-    #[cfg(feature = "flex")]
-    found.extend(listed(DeviceType::Flex, |_| Choice::Cpu));
-    found
+    [Choice::Cuda(0), Choice::Wgpu(0), Choice::Cpu]
+        .into_iter()
+        .flat_map(Choice::neighbours)
+        .collect()
 }
 
 /// The devices of one backend. A driver that is not installed makes Burn panic; then there is none.

@@ -19,6 +19,7 @@ use args::{Cli, Command, Data, Eval};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     keep_memory();
+    quieten_drivers();
     let stop = stop_on_signals();
     match catch_unwind(AssertUnwindSafe(|| run(cli, &stop))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -81,6 +82,16 @@ fn keep_memory() {
     unsafe {
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+    }
+}
+
+/// Keeps drivers for desktops from complaining that there is none: Mesa's prints a dozen lines each time it is asked for
+/// devices while this variable is not set.
+fn quieten_drivers() {
+    #[cfg(all(target_os = "linux", feature = "wgpu"))]
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: there is no other thread yet.
+        unsafe { std::env::set_var("XDG_RUNTIME_DIR", std::env::temp_dir()) };
     }
 }
 

@@ -416,6 +416,11 @@ impl Loader {
         }
     }
 
+    /// Returns how many corrupt files were met in the batches delivered so far.
+    pub fn bad_files(&self) -> usize {
+        self.bad.len()
+    }
+
     /// The corrupt files met in the batches delivered so far.
     pub fn health(&self) -> HealthReport {
         HealthReport {

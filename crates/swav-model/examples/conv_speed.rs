@@ -31,7 +31,7 @@ fn main() -> Result<(), swav_model::UnknownArchitecture> {
             width,
             stem,
         };
-        let backbone = config.init(&device);
+        let backbone = config.init(&mut swav_model::Draw::new(0, &device));
         let x = Tensor::<4>::random([images, 3, size, size], Distribution::Default, &device);
         let step = || {
             let start = Instant::now();

@@ -3,12 +3,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::module::{
-    Content, Devices, Flag, Initializer, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper,
+    Content, Devices, Flag, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper,
     ModuleVisitor, Param, ParamId,
 };
 use burn::tensor::{Device, Tensor};
 
-use crate::conv::materialise;
 use crate::ops::{self, Then};
 
 /// Share of the newest batch in the running statistics.
@@ -43,8 +42,8 @@ impl BatchNorm {
     /// A layer for `channels` channels: weight 1, bias 0, running mean 0 and variance 1.
     pub fn new(channels: usize, device: &Device) -> Self {
         Self {
-            weight: materialise(Initializer::Ones.init([channels], device)),
-            bias: materialise(Initializer::Zeros.init([channels], device)),
+            weight: Param::from_tensor(Tensor::ones([channels], device)),
+            bias: Param::from_tensor(Tensor::zeros([channels], device)),
             training: Param::from_bool(true),
             running_mean: RunningStatistic::new(Tensor::zeros([channels], device)),
             running_var: RunningStatistic::new(Tensor::ones([channels], device)),

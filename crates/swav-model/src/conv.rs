@@ -1,8 +1,9 @@
 //! The one place where a convolution is called.
 
-use burn::module::{Initializer, Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
 
+use crate::draw::Draw;
 use crate::ops::conv2d;
 
 /// The numbers that define a square convolution without bias.
@@ -30,14 +31,11 @@ impl ConvSpec {
         (self.output * self.input / self.groups * self.kernel * self.kernel) as u64
     }
 
-    pub(crate) fn init(&self, device: &Device) -> Conv {
+    pub(crate) fn init(&self, draw: &mut Draw) -> Conv {
         // PyTorch's fan-out counts every output channel, also of a grouped convolution. Burn's own
         // layer divides it by the groups, so the standard deviation is computed here.
         let fan_out = (self.output * self.kernel * self.kernel) as f64;
-        let initializer = Initializer::Normal {
-            mean: 0.0,
-            std: (2.0 / fan_out).sqrt(),
-        };
+        let deviation = (2.0 / fan_out).sqrt();
         let shape = [
             self.output,
             self.input / self.groups,
@@ -45,7 +43,7 @@ impl ConvSpec {
             self.kernel,
         ];
         Conv {
-            weight: materialise(initializer.init(shape, device)),
+            weight: Param::from_tensor(draw.normal(deviation, shape)),
             stride: self.stride,
             padding: self.padding(),
             groups: self.groups,
@@ -72,11 +70,4 @@ impl Conv {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         conv2d(x, self.weight.val(), self.stride, self.padding, self.groups)
     }
-}
-
-/// Draws a lazily initialised parameter now: the order of the draws is what makes a seed mean the
-/// same weights every time.
-pub(crate) fn materialise<const D: usize>(parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
-    let _drawn = parameter.base();
-    parameter
 }

@@ -1,11 +1,11 @@
 //! The projection head.
 
-use burn::module::Module;
-use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Tensor};
+use burn::module::{Module, Param};
+use burn::nn::Linear;
+use burn::tensor::Tensor;
 
 use crate::batch_norm::BatchNorm;
-use crate::conv::materialise;
+use crate::draw::Draw;
 use crate::ops::Then;
 
 /// Sizes of a [`ProjectionHead`].
@@ -21,7 +21,7 @@ pub struct HeadConfig {
 
 impl HeadConfig {
     /// Builds the head, its weights drawn from U(±1/√fan-in) as PyTorch draws a linear layer's.
-    pub fn init(&self, device: &Device) -> ProjectionHead {
+    pub fn init(&self, draw: &mut Draw) -> ProjectionHead {
         if self.output == 0 {
             return ProjectionHead {
                 first: None,
@@ -31,15 +31,15 @@ impl HeadConfig {
         }
         if self.hidden == 0 {
             return ProjectionHead {
-                first: Some(linear(self.input, self.output, true, device)),
+                first: Some(linear(self.input, self.output, true, draw)),
                 norm: None,
                 second: None,
             };
         }
         ProjectionHead {
-            first: Some(linear(self.input, self.hidden, true, device)),
-            norm: Some(BatchNorm::new(self.hidden, device)),
-            second: Some(linear(self.hidden, self.output, true, device)),
+            first: Some(linear(self.input, self.hidden, true, draw)),
+            norm: Some(BatchNorm::new(self.hidden, draw.device())),
+            second: Some(linear(self.hidden, self.output, true, draw)),
         }
     }
 
@@ -86,15 +86,13 @@ impl ProjectionHead {
     }
 }
 
-/// A linear layer whose weights are drawn at once. Burn's default draw is PyTorch's: Kaiming-uniform
-/// with a = √5, which is U(±1/√fan-in) for weight and bias alike.
-pub(crate) fn linear(input: usize, output: usize, bias: bool, device: &Device) -> Linear {
-    let mut layer = LinearConfig::new(input, output)
-        .with_bias(bias)
-        .init(device);
-    layer.weight = materialise(layer.weight);
-    layer.bias = layer.bias.map(materialise);
-    layer
+/// A linear layer as PyTorch draws one: Kaiming-uniform with a = √5, which is U(±1/√fan-in) for weight and bias alike.
+pub(crate) fn linear(input: usize, output: usize, bias: bool, draw: &mut Draw) -> Linear {
+    let limit = 1.0 / (input as f64).sqrt();
+    Linear {
+        weight: Param::from_tensor(draw.uniform(limit, [input, output])),
+        bias: bias.then(|| Param::from_tensor(draw.uniform(limit, [output]))),
+    }
 }
 
 /// Shortest length that is told apart from zero, as in PyTorch's `normalize`.

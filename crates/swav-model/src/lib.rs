@@ -39,14 +39,13 @@
 //! use swav_model::{BackboneConfig, NetworkConfig, Stem};
 //!
 //! let device = Device::flex();
-//! device.seed(7);
 //! let network = NetworkConfig {
 //!     backbone: BackboneConfig { name: "resnet18".parse()?, width: 0.25, stem: Stem::Cifar },
 //!     hidden: 64,
 //!     dim: 16,
 //!     prototypes: vec![10],
 //! }
-//! .init(&device);
+//! .init(7, &device);
 //!
 //! // Two crops of 32 pixels and one of 16, for a batch of two images.
 //! let large = Tensor::random([4, 3, 32, 32], Distribution::Default, &device);
@@ -62,8 +61,7 @@
 //! But for its kernels ([`ops`]) the crate names no backend: everything takes a
 //! [`Device`](burn::tensor::Device) and runs wherever that is. A network built on `device.autodiff()` trains; [`Module::valid`] of it, or a
 //! network built on the bare device, evaluates, and batch norm then uses its running statistics.
-//! Initialisation draws from the device's random stream in a fixed order, so `device.seed(n)`
-//! before [`NetworkConfig::init`] gives the same weights each time.
+//! [`NetworkConfig::init`] draws weights on the host, so that a seed means the same weights on every device.
 //!
 //! # Features
 //!
@@ -71,6 +69,9 @@
 //! |---|---|
 //! | none | the backends are chosen by the features of `burn` in the final binary |
 //! | `flex` | kernels for the CPU behind [`ops`], on Burn's Flex backend |
+//! | `cube` | kernels for GPUs behind [`ops`], on whatever CubeCL runs on |
+//! | `fusion` | the GPUs' kernels wait in the queue in which Burn fuses operations |
+//! | `wgpu`, `cuda` | `cube` and a backend of Burn's, for the tests of this crate alone |
 //!
 //! [Burn]: https://burn.dev
 //! [`Module::valid`]: burn::module::Module::valid
@@ -80,6 +81,7 @@
 mod backbone;
 mod batch_norm;
 mod conv;
+mod draw;
 mod head;
 mod network;
 pub mod ops;
@@ -89,6 +91,7 @@ pub mod weights;
 pub use backbone::{Architecture, Backbone, BackboneConfig, Block, Stem, UnknownArchitecture};
 pub use batch_norm::{BatchNorm, RunningStatistic};
 pub use conv::Conv;
+pub use draw::Draw;
 pub use head::{HeadConfig, ProjectionHead};
 pub use network::{Network, NetworkConfig, Outputs};
 pub use prototypes::{Prototypes, PrototypesConfig};

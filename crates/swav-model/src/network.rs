@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{Backbone, BackboneConfig};
+use crate::draw::Draw;
 use crate::head::{HeadConfig, ProjectionHead, unit};
 use crate::prototypes::{Prototypes, PrototypesConfig};
 
@@ -23,12 +24,13 @@ pub struct NetworkConfig {
 }
 
 impl NetworkConfig {
-    /// Builds the network, drawing its weights from the device's random stream in a fixed order.
-    pub fn init(&self, device: &Device) -> Network {
+    /// Builds the network on `device` with the weights that `seed` draws: the same on every device.
+    pub fn init(&self, seed: u64, device: &Device) -> Network {
+        let draw = &mut Draw::new(seed, device);
         Network {
-            backbone: self.backbone.init(device),
-            head: self.head().init(device),
-            prototypes: self.heads().init(device),
+            backbone: self.backbone.init(draw),
+            head: self.head().init(draw),
+            prototypes: self.heads().init(draw),
             config: self.clone(),
         }
     }

@@ -2,8 +2,9 @@
 
 use burn::module::{Module, ParamId};
 use burn::nn::Linear;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 
+use crate::draw::Draw;
 use crate::head::{linear, unit};
 
 /// Sizes of [`Prototypes`].
@@ -19,8 +20,8 @@ pub struct PrototypesConfig {
 impl PrototypesConfig {
     /// Builds the heads, their weights drawn as PyTorch draws a linear layer's. They are not of unit
     /// length yet: see [`Prototypes::normalise`].
-    pub fn init(&self, device: &Device) -> Prototypes {
-        let head = |&count: &usize| linear(self.dim, count, false, device);
+    pub fn init(&self, draw: &mut Draw) -> Prototypes {
+        let head = |&count: &usize| linear(self.dim, count, false, draw);
         Prototypes {
             heads: self.counts.iter().map(head).collect(),
         }

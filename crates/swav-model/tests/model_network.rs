@@ -6,9 +6,9 @@ mod common;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use common::{backbone, host, image, init, relative, small, stream};
+use common::{backbone, host, image, init, relative, small};
 use swav_model::{
-    Architecture, BatchNorm, HeadConfig, Network, NetworkConfig, PrototypesConfig, Stem,
+    Architecture, BatchNorm, Draw, HeadConfig, Network, NetworkConfig, PrototypesConfig, Stem,
 };
 
 /// The larger of two numbers is this share above the other at most.
@@ -43,7 +43,6 @@ fn parameters_and_multiply_adds_are_those_that_torchvision_states() {
 #[test]
 fn the_estimate_of_parameters_is_the_number_built() {
     let device = Device::flex();
-    let _turn = stream(&device, 0);
     for name in ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"] {
         for stem in [Stem::Imagenet, Stem::Cifar] {
             let config = backbone(name, 0.25, stem);
@@ -53,7 +52,7 @@ fn the_estimate_of_parameters_is_the_number_built() {
                     hidden,
                     ..small()
                 };
-                let tensors = swav_model::weights::export(&network.init(&device));
+                let tensors = swav_model::weights::export(&network.init(0, &device));
                 let trained = tensors
                     .iter()
                     .filter(|(name, _)| !name.contains("running_"));
@@ -233,9 +232,8 @@ fn embeddings_are_of_unit_length_and_zero_has_no_gradient() {
 #[test]
 fn prototypes_are_normalised_in_place() {
     let device = Device::flex().autodiff();
-    let _turn = stream(&device, 2);
     let counts = vec![5, 9];
-    let prototypes = PrototypesConfig { dim: 4, counts }.init(&device);
+    let prototypes = PrototypesConfig { dim: 4, counts }.init(&mut Draw::new(2, &device));
     let ids = prototypes.param_ids();
     let before = prototypes.weights();
     let prototypes = prototypes.normalise();
@@ -274,9 +272,8 @@ fn gradients<M: Module>(module: &M, loss: Tensor<1>) -> usize {
 #[test]
 fn prototypes_can_be_replaced_by_centroids() {
     let device = Device::flex().autodiff();
-    let _turn = stream(&device, 2);
     let counts = vec![5, 9];
-    let prototypes = PrototypesConfig { dim: 4, counts }.init(&device);
+    let prototypes = PrototypesConfig { dim: 4, counts }.init(&mut Draw::new(2, &device));
     let ids = prototypes.param_ids();
     let centroids = image::<2>("centroids", [4, 9], &device);
     let prototypes = prototypes.replace(1, centroids.clone());
@@ -299,13 +296,12 @@ fn every_parameter_of_a_network_learns() {
 #[test]
 fn a_single_layer_head_is_a_linear_map() {
     let device = Device::flex();
-    let _turn = stream(&device, 2);
     let config = HeadConfig {
         input: 6,
         hidden: 0,
         output: 3,
     };
-    let head = config.init(&device);
+    let head = config.init(&mut Draw::new(2, &device));
     assert_eq!(head.num_params(), 6 * 3 + 3);
     let (x, y) = (
         image::<2>("x", [2, 6], &device),
@@ -369,11 +365,10 @@ fn a_grey_image_is_refused() {
 #[test]
 fn images_down_to_the_smallest_size_pass() {
     let device = Device::flex().autodiff();
-    let _turn = stream(&device, 1);
     for (stem, smallest) in [(Stem::Imagenet, 32), (Stem::Cifar, 8)] {
         let config = backbone("resnet18", 0.125, stem);
         assert_eq!(config.min_size(), smallest);
-        let network = config.init(&device);
+        let network = config.init(&mut Draw::new(1, &device));
         for size in [smallest, smallest + 1, 2 * smallest - 1] {
             let x = image("x", [2, 3, size, size], &device);
             assert_eq!(network.forward(x).dims(), [2, config.dim()]);

@@ -1,4 +1,5 @@
-//! The fused batch normalisation against Burn's own operations one after the other.
+//! The fused batch normalisation, on the CPU and (built with `wgpu`) on a GPU, against Burn's own operations one after the other
+//! on the CPU.
 
 #![allow(clippy::unwrap_used)] // `allow-unwrap-in-tests` does not reach helpers outside of tests
 
@@ -76,11 +77,24 @@ fn burns(
     }
 }
 
+/// Where there are kernels.
+fn devices() -> Vec<Device> {
+    let mut devices = vec![Device::flex()];
+    #[cfg(feature = "wgpu")]
+    devices.push(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice));
+    devices
+}
+
 type Norm = fn(Follow, Tensor<3>, Tensor<3>, Tensor<1>, Tensor<1>) -> Normalised<3>;
 
 /// Output, mean, variance, and the gradients of input, weight, bias and (where it counts) shortcut.
-fn results(norm: Norm, follow: Follow, shape: [usize; 3]) -> Vec<(&'static str, Vec<f32>)> {
-    let device = Device::flex().autodiff();
+fn results(
+    norm: Norm,
+    follow: Follow,
+    shape: [usize; 3],
+    device: &Device,
+) -> Vec<(&'static str, Vec<f32>)> {
+    let device = device.clone().autodiff();
     let (x, shortcut, weight, bias) = inputs(shape, &device);
     let (x, shortcut) = (x.require_grad(), shortcut.require_grad());
     let (weight, bias) = (weight.require_grad(), bias.require_grad());
@@ -109,20 +123,23 @@ fn results(norm: Norm, follow: Follow, shape: [usize; 3]) -> Vec<(&'static str, 
 
 #[test]
 fn outputs_statistics_and_gradients_are_burns() {
-    for images in [4, 5, 70] {
-        for channels in [1, 3, 16, 33] {
-            for pixels in [1, 4, 15, 16, 17, 49, 1000] {
-                for follow in FOLLOWS {
-                    check([images, channels, pixels], follow);
+    for device in devices() {
+        for images in [4, 5, 70] {
+            for channels in [1, 3, 16, 33] {
+                for pixels in [1, 4, 15, 16, 17, 49, 1000] {
+                    for follow in FOLLOWS {
+                        check([images, channels, pixels], follow, &device);
+                    }
                 }
             }
         }
     }
 }
 
-fn check(shape: [usize; 3], follow: Follow) {
-    let expected = results(burns, follow, shape);
-    for ((name, ours), (_, burns)) in results(ours, follow, shape).iter().zip(&expected) {
+fn check(shape: [usize; 3], follow: Follow, device: &Device) {
+    let expected = results(burns, follow, shape, &Device::flex());
+    let found = results(ours, follow, shape, device);
+    for ((name, ours), (_, burns)) in found.iter().zip(&expected) {
         // A gradient of a weight or a bias is a sum of this many values about 1, and may be near 0.
         let terms = shape.iter().product::<usize>() / ours.len();
         let size = burns.iter().map(|b| b * b).sum::<f32>().sqrt();
@@ -134,32 +151,67 @@ fn check(shape: [usize; 3], follow: Follow) {
         let error = differences.sum::<f64>().sqrt() / size;
         assert!(
             error <= TOLERANCE,
-            "{shape:?} {follow:?}: {name} is off by {error:.1e}"
+            "{shape:?} {follow:?} on {device:?}: {name} is off by {error:.1e}"
         );
+    }
+}
+
+/// More rows than one chunk of a GPU holds, and columns on the edge of its tiles.
+#[test]
+fn maps_of_many_chunks_are_burns() {
+    for device in devices() {
+        for shape in [[9, 31, 4001], [3, 65, 2500]] {
+            check(shape, Follow::AddRelu, &device);
+        }
+    }
+}
+
+/// As a convolution leaves them on a GPU: channels last in memory.
+#[test]
+fn a_map_with_its_channels_last_in_memory_is_the_same_map() {
+    for device in devices() {
+        let shape = [5, 33, 49];
+        let (x, _, weight, bias) = inputs(shape, &device);
+        let turned = x
+            .clone()
+            .permute([0, 2, 1])
+            .mul_scalar(1.0)
+            .permute([0, 2, 1]);
+        let [plain, turned] = [x, turned].map(|x| {
+            let batch = batch_norm_train(x, weight.clone(), bias.clone(), EPSILON, Then::Relu);
+            host(batch.output)
+        });
+        assert!(relative(&turned, &plain) <= 1e-6, "{device:?}");
     }
 }
 
 #[test]
 fn with_given_statistics_outputs_and_gradients_are_burns() {
+    let statistics = |channels, device: &Device| {
+        let mean: Tensor<1> = image("norm.mean", [channels], device);
+        let variance: Tensor<1> = image("norm.variance", [channels], device).abs() + 0.1;
+        (mean, variance)
+    };
     for shape in [[3, 5, 1], [3, 5, 7], [3, 5, 64]] {
         for follow in FOLLOWS {
-            for device in [Device::flex(), Device::flex().autodiff()] {
+            let device = Device::flex();
+            let (x, shortcut, weight, bias) = inputs(shape, &device);
+            let (mean, variance) = statistics(shape[1], &device);
+            let y = module::batch_norm(x, weight, bias, mean, variance, EPSILON);
+            let expected = host(follow.apply(y, shortcut));
+            for device in devices()
+                .into_iter()
+                .flat_map(|d| [d.clone(), d.autodiff()])
+            {
                 let (x, shortcut, weight, bias) = inputs(shape, &device);
-                let mean: Tensor<1> = image("norm.mean", [shape[1]], &device);
-                let variance = image("norm.variance", [shape[1]], &device).abs() + 0.1;
-                let y = module::batch_norm(
-                    x.clone(),
-                    weight.clone(),
-                    bias.clone(),
-                    mean.clone(),
-                    variance.clone(),
-                    EPSILON,
-                );
-                let expected = follow.apply(y, shortcut.clone());
+                let (mean, variance) = statistics(shape[1], &device);
                 let then = follow.then(shortcut);
                 let y = batch_norm(x, weight, bias, mean, variance, EPSILON, then);
-                let error = relative(&host(y), &host(expected));
-                assert!(error <= TOLERANCE, "{shape:?} {follow:?}: {error:.1e}");
+                let error = relative(&host(y), &expected);
+                assert!(
+                    error <= TOLERANCE,
+                    "{shape:?} {follow:?} on {device:?}: {error:.1e}"
+                );
             }
         }
     }
@@ -168,25 +220,26 @@ fn with_given_statistics_outputs_and_gradients_are_burns() {
 /// Sums of squares in single precision would leave nothing of this variance.
 #[test]
 fn a_small_variance_about_a_large_mean_is_found() {
-    let device = Device::flex().autodiff();
     let shape = [40, 2, 300];
-    let (x, shortcut, weight, bias) = inputs(shape, &device);
-    let x = x * 0.01 + 1000.0;
-    let values = host(x.clone());
-    let variance = host(ours(Follow::Nothing, x, shortcut, weight, bias).variance);
-    for (channel, variance) in variance.into_iter().enumerate() {
-        let of_channel = |image: usize| &values[(image * 2 + channel) * 300..][..300];
-        let all: Vec<f64> = (0..40)
-            .flat_map(of_channel)
-            .map(|&v| f64::from(v))
-            .collect();
-        let mean = all.iter().sum::<f64>() / all.len() as f64;
-        let expected = all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / all.len() as f64;
-        let error = (f64::from(variance) / expected - 1.0).abs();
-        assert!(
-            error < 1e-3,
-            "channel {channel}: {variance} instead of {expected}"
-        );
+    for device in devices() {
+        let (x, shortcut, weight, bias) = inputs(shape, &device.autodiff());
+        let x = x * 0.01 + 1000.0;
+        let values = host(x.clone());
+        let variance = host(ours(Follow::Nothing, x, shortcut, weight, bias).variance);
+        for (channel, variance) in variance.into_iter().enumerate() {
+            let of_channel = |image: usize| &values[(image * 2 + channel) * 300..][..300];
+            let all: Vec<f64> = (0..40)
+                .flat_map(of_channel)
+                .map(|&v| f64::from(v))
+                .collect();
+            let mean = all.iter().sum::<f64>() / all.len() as f64;
+            let expected = all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / all.len() as f64;
+            let error = (f64::from(variance) / expected - 1.0).abs();
+            assert!(
+                error < 1e-3,
+                "channel {channel}: {variance} instead of {expected}"
+            );
+        }
     }
 }
 
@@ -197,7 +250,8 @@ fn the_number_of_threads_changes_no_bit() {
             .num_threads(threads)
             .build()
             .unwrap();
-        let results = pool.install(|| results(ours, Follow::AddRelu, shape));
+        let device = Device::flex();
+        let results = pool.install(|| results(ours, Follow::AddRelu, shape, &device));
         let values = results.into_iter().flat_map(|(_, values)| values);
         values.map(f32::to_bits).collect::<Vec<_>>()
     };
@@ -217,8 +271,8 @@ fn the_number_of_threads_changes_no_bit() {
 #[test]
 fn a_gradient_that_two_share_is_not_overwritten() {
     let shape = [6, 4, 50];
-    let gradients = |norm: Norm| {
-        let device = Device::flex().autodiff();
+    let gradients = |norm: Norm, device: Device| {
+        let device = device.autodiff();
         let (x, other, weight, bias) = inputs(shape, &device);
         let (x, other) = (x.require_grad(), other.require_grad());
         let one = norm(
@@ -234,26 +288,30 @@ fn a_gradient_that_two_share_is_not_overwritten() {
         let gradients = (sum * probe).sum().backward();
         [&x, &other].map(|t| host(t.grad(&gradients).unwrap()))
     };
-    for (ours, burns) in gradients(ours).iter().zip(&gradients(burns)) {
-        assert!(relative(ours, burns) <= TOLERANCE);
+    let expected = gradients(burns, Device::flex());
+    for device in devices() {
+        for (ours, burns) in gradients(ours, device).iter().zip(&expected) {
+            assert!(relative(ours, burns) <= TOLERANCE);
+        }
     }
 }
 
 #[test]
 fn not_a_number_passes_the_relu() {
-    let device = Device::flex();
-    let x = Tensor::<2>::from_floats([[f32::NAN, 1.0], [2.0, 3.0]], &device);
-    let (ones, zeros) = (Tensor::ones([2], &device), Tensor::zeros([2], &device));
-    let y = batch_norm(
-        x,
-        ones.clone(),
-        zeros.clone(),
-        zeros,
-        ones,
-        EPSILON,
-        Then::Relu,
-    );
-    assert!(host(y)[0].is_nan());
+    for device in devices() {
+        let x = Tensor::<2>::from_floats([[f32::NAN, 1.0], [2.0, 3.0]], &device);
+        let (ones, zeros) = (Tensor::ones([2], &device), Tensor::zeros([2], &device));
+        let y = batch_norm(
+            x,
+            ones.clone(),
+            zeros.clone(),
+            zeros,
+            ones,
+            EPSILON,
+            Then::Relu,
+        );
+        assert!(host(y)[0].is_nan(), "{device:?}");
+    }
 }
 
 #[test]

@@ -28,8 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     keep_freed_memory();
     let case = Case::from_arguments()?;
     let device = open(&case.device)?.autodiff();
-    device.seed(0);
-    let mut network = case.network()?.init(&device);
+    let mut network = case.network()?.init(0, &device);
     let mut optimizer = case.optimizer().init(&network);
     let mut method = case.method(&device);
     let crops: Vec<Tensor<4>> = case
@@ -55,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let targets = method.targets(&Seen {
             step: 0,
             network: &current,
-            crops: &crops,
+            crop: &|crop| panic!("SwAV does not look at crop {crop}"),
             embeddings: &embeddings.split(case.batch, 0),
             indices: &[],
             labels: &[],

@@ -386,7 +386,7 @@ pub fn load_network(path: &Path, plan: &Plan, device: &Device) -> Result<Network
         return Ok(Pretrained::open(path)?.into_network(device)?);
     }
     verify(path)?;
-    let network = plan.model.init(device);
+    let network = plan.model.init(plan.train.seed, device);
     Ok(weights::load(network, &path.join(MODEL))?)
 }
 

@@ -34,12 +34,14 @@
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod check;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
 pub mod display;
 mod error;
 pub mod eval;
+mod feed;
 pub mod files;
 mod forward;
 pub mod method;
@@ -69,4 +71,4 @@ pub use plan::{DataPlan, EvaluationPlan, Facts, Note, Plan, TrainPlan};
 pub use state::State;
 pub use stop::Stop;
 pub use trainer::{Outcome, Parts, Trainer};
-pub use upload::{Normalisation, upload};
+pub use upload::{Normalisation, Uploader};

@@ -7,9 +7,9 @@ use swav_data::{CropSpec, Cursor, Loader, LoaderConfig, Order, Source, View};
 use swav_model::Network;
 
 use crate::display::Display;
-use crate::forward::{by_crop, of_rows, untracked};
+use crate::forward::{by_crop, untracked};
 use crate::plan::Plan;
-use crate::upload::{Normalisation, upload};
+use crate::upload::{Normalisation, Uploader};
 use crate::{Stop, TrainError};
 
 /// One look at all images of an epoch, as the training will see them but without learning from them.
@@ -37,6 +37,7 @@ impl Pass<'_> {
         };
         let config = loader_config(self.plan, first(&self.plan.crops, crops));
         let mut loader = Loader::new(self.source.clone(), config, start)?;
+        let uploader = Uploader::new(&Normalisation::TRAINING, self.device);
         let total = self.plan.data.images;
         for done in 1..=loader.batches_per_epoch() {
             if self.stop.requested() || self.display.stop_requested() {
@@ -46,14 +47,14 @@ impl Pass<'_> {
                 break;
             };
             let samples = batch.indices.len();
-            let groups = batch.groups.iter();
-            let groups: Vec<Tensor<4>> = groups
-                .map(|group| upload(group, &Normalisation::TRAINING, self.device))
-                .collect();
             let rows = samples / self.plan.train.accumulate;
             let outputs: Vec<_> = (0..self.plan.train.accumulate)
                 .map(|part| {
-                    network.forward(of_rows(&groups, samples, part * rows..(part + 1) * rows))
+                    let rows = part * rows..(part + 1) * rows;
+                    let packer = uploader.packer();
+                    let crops = packer.rows(&batch.groups, samples, rows, |_| true);
+                    let crops = crops.into_iter().map(|packed| uploader.images(packed));
+                    network.forward(crops.collect())
                 })
                 .collect();
             sink(&batch.indices, &by_crop(&outputs, rows)[..crops]);

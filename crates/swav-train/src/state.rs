@@ -64,7 +64,6 @@ impl State {
 
     /// The network with the weights that the plan's seed draws.
     pub fn untrained(plan: &Plan, device: &Device) -> Network {
-        device.seed(plan.train.seed);
-        plan.model.init(device)
+        plan.model.init(plan.train.seed, device)
     }
 }

@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
-use swav_data::{Batch, Loader, Source};
+use swav_data::{Loader, Source};
 use swav_model::Network;
 
 use crate::checkpoint::{self, RunDirectory};
 use crate::config::{OnCollapse, Span};
 use crate::display::Display;
 use crate::eval::read;
-use crate::forward::{by_crop, of_rows, untracked};
+use crate::feed::{Fed, Feed, Portions};
+use crate::forward::{by_crop, untracked};
 use crate::method::{Epoch, Seen, Targets};
 use crate::metrics::{KnnRecord, MetricsFile, StepRecord};
 use crate::monitor::{OnlineKnn, Verdict, spread};
@@ -27,7 +28,7 @@ use crate::plan::Plan;
 use crate::report::{self, Report, Subject};
 use crate::state::State;
 use crate::tensorboard::Events;
-use crate::upload::{Normalisation, upload};
+use crate::upload::{Normalisation, Uploader};
 use crate::{Stop, TrainError};
 
 /// Trains by a plan, from a state, into a run directory.
@@ -36,9 +37,11 @@ pub struct Trainer {
     run: RunDirectory,
     state: State,
     source: Arc<dyn Source>,
-    loader: Loader,
+    feed: Feed,
+    portions: Portions,
     knn: Option<OnlineKnn>,
     device: Device,
+    uploader: Uploader,
     metrics: MetricsFile,
     events: Option<Events>,
     report_steps: u64,
@@ -183,8 +186,18 @@ impl Trainer {
         let metrics = MetricsFile::open(&run.metrics(), state.step)?;
         let events = plan.train.tensorboard;
         let events = events.then(|| Events::create(&run.tensorboard(), state.step));
+        let device = device.autodiff();
+        let uploader = Uploader::new(&Normalisation::TRAINING, &device);
+        let crops = 0..plan.crops_per_image();
+        let portions = Portions {
+            parts: plan.train.accumulate,
+            shown: crops.map(|crop| state.method.shows(crop)).collect(),
+        };
         Ok(Self {
-            device: device.autodiff(),
+            feed: Feed::start(loader, portions.clone(), uploader.packer().clone()),
+            portions,
+            uploader,
+            device,
             window: Window::open(Duration::ZERO),
             loss_sum: None,
             noted: HashSet::new(),
@@ -193,7 +206,6 @@ impl Trainer {
             run,
             state,
             source,
-            loader,
             knn,
             metrics,
             events: events.transpose()?,
@@ -240,8 +252,7 @@ impl Trainer {
                 return Ok(Outcome::Interrupted);
             }
             let batch = self.next_batch()?;
-            let step = self.step(&batch);
-            self.loader.recycle(batch);
+            let step = self.step(batch);
 
             let last = self.state.step == self.plan.train.steps;
             if last || self.due(self.plan.train.log_steps) {
@@ -300,7 +311,7 @@ impl Trainer {
     }
 
     /// One optimizer step over `batch`.
-    fn step(&mut self, batch: &Batch) -> Step {
+    fn step(&mut self, mut batch: Fed) -> Step {
         let State {
             network,
             optimizer,
@@ -311,32 +322,24 @@ impl Trainer {
         let lr = self.plan.optimizer.schedule.at(*step);
         let current = method.before_step(network.clone());
 
-        let crops: Vec<Tensor<4>> = batch
-            .groups
-            .iter()
-            .map(|group| upload(group, &Normalisation::TRAINING, &self.device))
-            .collect();
         let samples = batch.indices.len();
-        let parts = self.plan.train.accumulate;
-        let rows = |part: usize| part * samples / parts..(part + 1) * samples / parts;
-        let shown = method.shown(&crops, samples);
-        let forward =
-            |network: &Network, part| network.forward(of_rows(&shown, samples, rows(part)));
-
-        let mut whole = (parts == 1).then(|| current.forward(shown.clone()));
+        let (parts, uploader) = (self.portions.parts, &self.uploader);
+        let mut whole = (parts == 1).then(|| current.forward(batch.take_part(0, uploader)));
         let embeddings = match &whole {
             Some(outputs) => by_crop(std::slice::from_ref(outputs), samples),
             None => {
                 // The targets are taken over the whole batch before any part of it is learned from.
                 let silent = untracked(&current);
-                let outputs: Vec<_> = (0..parts).map(|part| forward(&silent, part)).collect();
+                let outputs: Vec<_> = (0..parts)
+                    .map(|part| silent.forward(batch.part(part, uploader)))
+                    .collect();
                 by_crop(&outputs, samples / parts)
             }
         };
         let targets = method.targets(&Seen {
             step: *step,
             network: &current,
-            crops: &crops,
+            crop: &|crop| batch.crop(crop, uploader),
             embeddings: &embeddings,
             indices: &batch.indices,
             labels: &batch.labels,
@@ -345,8 +348,12 @@ impl Trainer {
         let mut gradients = GradientsAccumulator::new();
         let mut loss = Tensor::<1>::zeros([1], &self.device.clone().inner());
         for part in 0..parts {
-            let outputs = whole.take().unwrap_or_else(|| forward(&current, part));
-            let partial = method.loss(&outputs, &targets, rows(part)) / parts as f64;
+            // Only the part of a batch that is being learned from is on the device.
+            let outputs = whole
+                .take()
+                .unwrap_or_else(|| current.forward(batch.take_part(part, uploader)));
+            let rows = self.portions.rows(part, samples);
+            let partial = method.loss(&outputs, &targets, rows) / parts as f64;
             loss = loss + partial.clone().inner();
             let partial = GradientsParams::from_grads(partial.backward(), &current);
             gradients.accumulate(&current, partial);
@@ -373,10 +380,16 @@ impl Trainer {
         }
     }
 
-    fn next_batch(&mut self) -> Result<Batch, TrainError> {
-        self.loader.next_batch()?.ok_or_else(|| {
+    fn next_batch(&mut self) -> Result<Fed, TrainError> {
+        let batch = self.feed.next()?.ok_or_else(|| {
             TrainError::Recipe("the loader ended although training never does".to_string())
-        })
+        })?;
+        for bad in batch.bad.iter().flatten() {
+            if self.noted.insert(bad.index) {
+                self.display.note(&format!("skipped {bad}"));
+            }
+        }
+        Ok(batch)
     }
 
     /// Whether the step just done is a multiple of `every`.
@@ -398,9 +411,8 @@ impl Trainer {
         let loss = f64::from(read(step.loss)?[0]);
         let metrics = self.state.method.metrics(&step.targets).into_iter();
         let metrics = metrics.map(|metric| (metric.name.to_string(), metric.value));
-        let waited = self.loader.waited();
+        let waited = self.feed.waited();
         let seconds = self.window.began.elapsed().as_secs_f64().max(1e-9);
-        let health = self.loader.health();
         let record = StepRecord {
             step: self.state.step,
             epoch: self.epoch(),
@@ -409,7 +421,7 @@ impl Trainer {
             images_per_s: self.window.images as f64 / seconds,
             wait_share: ((waited - self.window.waited).as_secs_f64() / seconds).min(1.0),
             spread: spread(&step.embeddings),
-            bad_files: health.bad.len(),
+            bad_files: self.noted.len(),
             method: metrics.collect(),
         };
         self.metrics.write(&record)?;
@@ -417,11 +429,6 @@ impl Trainer {
             events.step(&record)?;
         }
         self.display.step(&record);
-        for bad in &health.bad {
-            if self.noted.insert(bad.index) {
-                self.display.note(&format!("skipped {bad}"));
-            }
-        }
         self.window = Window::open(waited);
 
         let remedies = self.state.method.chance().remedies;
@@ -484,7 +491,7 @@ impl Trainer {
             events.knn(&record)?;
         }
         self.display.knn(&record);
-        self.window = Window::open(self.loader.waited());
+        self.window = Window::open(self.feed.waited());
         Ok(Measured::Accuracy(accuracy))
     }
 
@@ -492,7 +499,7 @@ impl Trainer {
         self.guard()?;
         self.metrics.sync()?;
         self.run.save(&self.state, self.plan.train.keep)?;
-        self.window = Window::open(self.loader.waited());
+        self.window = Window::open(self.feed.waited());
         Ok(())
     }
 
@@ -522,7 +529,7 @@ impl Trainer {
             Ok(_) | Err(TrainError::Interrupted) => {}
             Err(error) => self.display.note(&format!("no report: {error}")),
         }
-        self.window = Window::open(self.loader.waited());
+        self.window = Window::open(self.feed.waited());
     }
 
     /// Never goes on, and never saves over a good state, once a number is none any more.
@@ -588,8 +595,7 @@ mod tests {
             dim: 8,
             prototypes: vec![4],
         };
-        device.seed(1);
-        config.init(device)
+        config.init(1, device)
     }
 
     #[test]

@@ -63,7 +63,7 @@ fn network(prototypes: usize, dim: usize, device: &Device) -> Network {
         dim,
         prototypes: vec![prototypes],
     };
-    config.init(device)
+    config.init(0, device)
 }
 
 /// Puts given values in the place of the one matrix of a module.
@@ -122,7 +122,7 @@ fn targets(method: &mut Swav, network: &Network, embeddings: &[Tensor<2>]) -> Ta
     method.targets(&Seen {
         step: 0,
         network,
-        crops: &[],
+        crop: &common::no_crop,
         embeddings,
         indices: &[],
         labels: &[],

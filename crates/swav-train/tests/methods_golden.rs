@@ -36,8 +36,7 @@ fn network(dim: usize, prototypes: &[usize], device: &Device) -> Network {
         dim,
         prototypes: prototypes.to_vec(),
     };
-    device.seed(3);
-    config.init(device)
+    config.init(3, device)
 }
 
 fn check(what: &str, found: Tensor<2>, expected: &[f64]) {
@@ -223,12 +222,14 @@ fn mocos_keys_are_those_of_the_momentum_network_in_the_order_of_the_images_and_b
             .collect();
         assert!(lengths.iter().all(|length| (length - 1.0).abs() < 1e-5));
 
-        let shown = method.shown(std::slice::from_ref(&crops), 6);
-        assert_eq!(shown[0].to_data(), crops.clone().slice(0..6).to_data());
+        assert_eq!(
+            [0, 1, 2].map(|crop| method.shows(crop)),
+            [true, false, true]
+        );
         let targets = method.targets(&Seen {
             step: 4,
             network: &network,
-            crops: std::slice::from_ref(&crops),
+            crop: &|crop| crops.clone().inner().slice(crop * 6..(crop + 1) * 6),
             embeddings: &embeddings,
             indices: &[],
             labels: &[],
@@ -259,7 +260,7 @@ fn encoder(golden: &Golden, device: &Device) -> Network {
         dim: 8,
         prototypes: Vec::new(),
     };
-    let network = config.init(device);
+    let network = config.init(0, device);
     let names = weights::export(&network).into_keys();
     let tensors = names.map(|name| {
         let (values, shape) = golden.values(&format!("start.{name}"));
@@ -319,13 +320,14 @@ fn two_steps_of_moco_move_queue_and_momentum_network_as_pytorch_does() {
     };
     let mut optimizer = plan.init(&network);
     for step in 0..2 {
-        let crops =
+        // Crops 0 and 1 are large, crop 2 is small; crop 1 is the key.
+        let [large, small]: [Tensor<4>; 2] =
             ["large", "small"].map(|name| golden.tensor(&format!("{step}.{name}"), &device));
-        let outputs = network.forward(method.shown(&crops, 8));
+        let outputs = network.forward(vec![large.clone().slice(0..8), small]);
         let targets = method.targets(&Seen {
             step,
             network: &network,
-            crops: &crops,
+            crop: &|crop| large.clone().inner().slice(crop * 8..(crop + 1) * 8),
             embeddings: &outputs.embeddings.clone().inner().chunk(2, 0),
             indices: &[],
             labels: &[],
@@ -363,7 +365,7 @@ fn cross_entropy_with_several_labels_and_smoothing_is_pytorchs() {
     let targets = method.targets(&Seen {
         step: 0,
         network: &network(4, &[], &device),
-        crops: &[],
+        crop: &common::no_crop,
         embeddings: &[logits.clone().inner()],
         indices: &[],
         labels: &labels,
@@ -393,7 +395,7 @@ fn a_classifier_in_parts_has_the_loss_and_the_gradient_of_the_whole_batch() {
         let targets = method.targets(&Seen {
             step: 0,
             network: &network(4, &[], &Device::flex().autodiff()),
-            crops: &[],
+            crop: &common::no_crop,
             embeddings: std::slice::from_ref(&values),
             indices: &[],
             labels: &labels,
@@ -489,7 +491,7 @@ fn two_epochs(
             let targets = method.targets(&Seen {
                 step,
                 network: &network,
-                crops: &[],
+                crop: &common::no_crop,
                 embeddings: &embeddings.inner().chunk(CROPS, 0),
                 indices,
                 labels: &[],

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::check;
 use crate::args::Devices;
 use crate::device::{Choice, all};
 use crate::output::{print, print_json};
@@ -14,8 +15,11 @@ struct Row {
     default: bool,
 }
 
-/// Lists the devices there are, and the one that `auto` takes.
+/// Lists the devices there are, and the one that `auto` takes; or checks one.
 pub fn devices(args: &Devices) -> anyhow::Result<()> {
+    if args.check {
+        return check::check(args);
+    }
     let best = Choice::Auto.open()?;
     let rows: Vec<Row> = all()
         .into_iter()

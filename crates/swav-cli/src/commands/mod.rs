@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod assign;
+mod check;
 mod classifier;
 mod data;
 mod devices;

@@ -1,11 +1,12 @@
 //! The residual block.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 
 use super::layout::BlockSpec;
 use crate::batch_norm::BatchNorm;
 use crate::conv::{Conv, ConvSpec};
+use crate::draw::Draw;
 use crate::ops::Then;
 
 /// A residual block: the basic one of two 3×3 convolutions, or the bottleneck of three
@@ -29,11 +30,14 @@ struct Downsample {
 }
 
 impl Block {
-    pub(super) fn new(spec: &BlockSpec, device: &Device) -> Self {
-        let pair = |conv: &ConvSpec| (conv.init(device), BatchNorm::new(conv.output, device));
+    pub(super) fn new(spec: &BlockSpec, draw: &mut Draw) -> Self {
+        let mut pair = |conv: &ConvSpec| {
+            let norm = BatchNorm::new(conv.output, draw.device());
+            (conv.init(draw), norm)
+        };
         let (conv1, bn1) = pair(&spec.convs[0]);
         let (conv2, bn2) = pair(&spec.convs[1]);
-        let (conv3, bn3) = spec.convs.get(2).map(pair).unzip();
+        let (conv3, bn3) = spec.convs.get(2).map(&mut pair).unzip();
         let downsample = spec.downsample.as_ref().map(pair);
         Self {
             conv1,

@@ -8,7 +8,7 @@ mod stem;
 use std::fmt;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 pub use architecture::{Architecture, UnknownArchitecture};
@@ -16,6 +16,8 @@ pub use block::Block;
 use layout::{Cost, Layout};
 pub use stem::Stem;
 use stem::StemLayers;
+
+use crate::draw::Draw;
 
 /// Everything that defines a [`Backbone`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,12 +61,12 @@ impl BackboneConfig {
     ///
     /// # Panics
     /// If `width` is not a positive number.
-    pub fn init(&self, device: &Device) -> Backbone {
+    pub fn init(&self, draw: &mut Draw) -> Backbone {
         let layout = self.checked_layout();
-        let stem = StemLayers::new(&layout, device);
+        let stem = StemLayers::new(&layout, draw);
         let [layer1, layer2, layer3, layer4] = layout
             .stages
-            .map(|blocks| blocks.iter().map(|b| Block::new(b, device)).collect());
+            .map(|blocks| blocks.iter().map(|b| Block::new(b, draw)).collect());
         Backbone {
             stem,
             layer1,

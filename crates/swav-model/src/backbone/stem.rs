@@ -1,14 +1,15 @@
 //! The first layers of a backbone.
 
 use burn::module::Module;
+use burn::tensor::Tensor;
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
-use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
 use crate::batch_norm::BatchNorm;
 use crate::conv::Conv;
+use crate::draw::Draw;
 use crate::ops::Then;
 
 /// How the first layers take an image in.
@@ -31,10 +32,10 @@ pub(super) struct StemLayers {
 }
 
 impl StemLayers {
-    pub(super) fn new(layout: &Layout, device: &Device) -> Self {
+    pub(super) fn new(layout: &Layout, draw: &mut Draw) -> Self {
         Self {
-            conv1: layout.stem.init(device),
-            bn1: BatchNorm::new(layout.stem.output, device),
+            conv1: layout.stem.init(draw),
+            bn1: BatchNorm::new(layout.stem.output, draw.device()),
             pool: layout.pool,
         }
     }
@@ -59,6 +60,7 @@ fn max_pool(x: Tensor<4>) -> Tensor<4> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::Device;
 
     #[test]
     fn the_border_of_the_max_pool_does_not_win_over_negative_values() {

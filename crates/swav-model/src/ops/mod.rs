@@ -1,23 +1,49 @@
 //! Operations with a fast path of their own.
 //!
 //! Each function here takes any tensor on any device. On a device where this crate has a kernel the
-//! kernel runs; elsewhere Burn's operations do. That is the CPU so far (Burn's Flex), with the crate
-//! feature `flex`: there Burn has no backward pass of convolution, and makes do with a convolution
-//! whose kernel is as large as a map; and its batch norm goes a dozen times over the map, and turns
-//! it around on the way.
+//! kernel runs; elsewhere Burn's operations do.
+//!
+//! Convolution has kernels on the CPU (Burn's Flex, crate feature `flex`): there Burn has no backward pass of it, and
+//! makes do with a convolution whose kernel is as large as a map. Batch norm has kernels on the CPU and on whatever
+//! CubeCL runs on (feature `cube`): Burn's goes two dozen times over the map, and turns it around on the way.
 
 #[cfg(feature = "flex")]
 mod conv;
 #[cfg(feature = "flex")]
 mod flex;
-#[cfg(feature = "flex")]
+#[cfg(any(feature = "flex", feature = "cube"))]
 mod norm;
 #[cfg(feature = "flex")]
 mod simd;
 
+use std::cell::Cell;
+
 use burn::tensor::activation::relu;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Tensor, module};
+
+thread_local! {
+    static PLAIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `compute` with Burn's own operations on this thread, whether or not there are kernels: the slow way that the kernels
+/// are compared with.
+pub fn plainly<T>(compute: impl FnOnce() -> T) -> T {
+    /// Puts back what was, also when `compute` panics.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            PLAIN.set(self.0);
+        }
+    }
+    let _restore = Restore(PLAIN.replace(true));
+    compute()
+}
+
+/// Returns whether this thread computes [`plainly`].
+pub fn is_plain() -> bool {
+    PLAIN.get()
+}
 
 /// A convolution without bias, with a square kernel: `[N, C, H, W]` with weights
 /// `[O, C / groups, k, k]` to `[N, O, (H + 2·padding − k) / stride + 1, …]`.
@@ -75,11 +101,11 @@ impl<const D: usize> Then<D> {
         }
     }
 
-    #[cfg(feature = "flex")]
+    #[cfg(any(feature = "flex", feature = "cube"))]
     fn is_served(&self) -> bool {
         match self {
             Self::Nothing | Self::Relu => true,
-            Self::AddRelu(shortcut) => flex::serves(shortcut),
+            Self::AddRelu(shortcut) => norm::serves(shortcut),
         }
     }
 
@@ -119,9 +145,9 @@ pub fn batch_norm_train<const D: usize>(
 ) -> Normalised<D> {
     check_channels(&x, &[&weight, &bias]);
     then.check(x.dims());
-    #[cfg(feature = "flex")]
-    if flex::serves(&x) && flex::serves(&weight) && flex::serves(&bias) && then.is_served() {
-        return flex::batch_norm_train(x, weight, bias, epsilon, then);
+    #[cfg(any(feature = "flex", feature = "cube"))]
+    if norm::serves(&x) && norm::serves(&weight) && norm::serves(&bias) && then.is_served() {
+        return norm::batch_norm_train(x, weight, bias, epsilon, then);
     }
     let batch = module::batch_norm_train(x, weight, bias, epsilon);
     Normalised {
@@ -146,15 +172,15 @@ pub fn batch_norm<const D: usize>(
 ) -> Tensor<D> {
     check_channels(&x, &[&weight, &bias, &mean, &variance]);
     then.check(x.dims());
-    #[cfg(feature = "flex")]
+    #[cfg(any(feature = "flex", feature = "cube"))]
     {
         let numbers = [&weight, &bias, &mean, &variance];
         let plain = numbers
             .iter()
-            .all(|n| !n.device().is_autodiff() && flex::serves(n));
-        let plain = plain && !x.device().is_autodiff() && flex::serves(&x) && then.is_served();
+            .all(|n| !n.device().is_autodiff() && norm::serves(n));
+        let plain = plain && !x.device().is_autodiff() && norm::serves(&x) && then.is_served();
         if plain {
-            return flex::batch_norm(x, [weight, bias, mean, variance], epsilon, then);
+            return norm::batch_norm(x, [weight, bias, mean, variance], epsilon, then);
         }
     }
     then.apply(module::batch_norm(x, weight, bias, mean, variance, epsilon))

@@ -97,7 +97,8 @@ impl Pretrained {
     /// # Errors
     /// If a tensor is missing, of another shape, or not of floating-point values.
     pub fn into_network(self, device: &Device) -> Result<Network, WeightsError> {
-        import(self.config.init(device), self.tensors).map_err(|error| malformed(&self.path, error))
+        import(self.config.init(0, device), self.tensors)
+            .map_err(|error| malformed(&self.path, error))
     }
 
     /// Puts the weights into a network: the backbone in any case, head and prototypes where all their names and shapes

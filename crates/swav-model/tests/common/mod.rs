@@ -2,19 +2,8 @@
 
 #![allow(dead_code)] // each test binary uses a part
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use burn::tensor::{Device, Tensor};
 use swav_model::{BackboneConfig, Network, NetworkConfig, Stem};
-
-/// The random stream of a device is one for the whole process. Tests that draw from it take turns.
-static STREAM: Mutex<()> = Mutex::new(());
-
-pub fn stream(device: &Device, seed: u64) -> MutexGuard<'static, ()> {
-    let turn = STREAM.lock().unwrap_or_else(PoisonError::into_inner);
-    device.seed(seed);
-    turn
-}
 
 pub fn backbone(name: &str, width: f64, stem: Stem) -> BackboneConfig {
     let name = name.parse().unwrap();
@@ -32,8 +21,7 @@ pub fn small() -> NetworkConfig {
 }
 
 pub fn init(config: &NetworkConfig, seed: u64, device: &Device) -> Network {
-    let _turn = stream(device, seed);
-    config.init(device)
+    config.init(seed, device)
 }
 
 /// Images that depend on the name alone.

@@ -12,7 +12,7 @@ use swav_model::Network;
 use super::features::Features;
 use crate::TrainError;
 use crate::plan::Plan;
-use crate::upload::{Normalisation, upload};
+use crate::upload::{Normalisation, Uploader};
 
 /// Labelled rows of features, in a new order in each epoch.
 pub trait Batches {
@@ -84,8 +84,8 @@ impl Batches for Cached {
 pub struct Augmented<'a> {
     /// Resolution, limits and threads.
     plan: &'a Plan,
-    /// Where the network runs, without gradients.
-    device: &'a Device,
+    /// To where the network runs, without gradients.
+    uploader: Uploader,
     /// The frozen network.
     network: &'a Network,
     /// Images with one label each.
@@ -107,7 +107,7 @@ impl<'a> Augmented<'a> {
     ) -> Self {
         Self {
             plan,
-            device,
+            uploader: Uploader::new(&Normalisation::TRAINING, device),
             network,
             source,
             seed,
@@ -141,7 +141,7 @@ impl Batches for Augmented<'_> {
         let shown = loader.next_batch()?.ok_or_else(|| {
             TrainError::Recipe("the images to learn from have come to an end".to_string())
         })?;
-        let images = upload(&shown.groups[0], &Normalisation::TRAINING, self.device);
+        let images = self.uploader.group(&shown.groups[0]);
         let labels = shown.labels.iter().map(|labels| labels[0]).collect();
         loader.recycle(shown);
         Ok((self.network.features(images), labels))

@@ -8,7 +8,7 @@ use swav_data::{Cursor, DataError, HealthReport, Loader, LoaderConfig, Order, Sa
 use swav_model::Network;
 
 use crate::plan::Plan;
-use crate::upload::{Normalisation, upload};
+use crate::upload::{Normalisation, Uploader};
 use crate::{Stop, TrainError};
 
 /// What is taken from the network for each image.
@@ -129,6 +129,7 @@ impl Extraction<'_> {
             position: 0,
         };
         let mut loader = Loader::new(source.clone(), config, start)?;
+        let uploader = Uploader::new(&Normalisation::EVALUATION, self.device);
         while let Some(batch) = loader.next_batch()? {
             if stop.requested() {
                 return Err(TrainError::Interrupted);
@@ -137,7 +138,7 @@ impl Extraction<'_> {
             if batch.indices.is_empty() {
                 continue;
             }
-            let images = upload(&batch.groups[0], &Normalisation::EVALUATION, self.device);
+            let images = uploader.group(&batch.groups[0]);
             let rows = match self.layer {
                 Layer::Features => network.features(images),
                 Layer::Embeddings => network.forward(vec![images]).embeddings,

@@ -18,7 +18,7 @@ use super::share::Share;
 use crate::method::prediction_loss;
 use crate::optim::Sgd;
 use crate::plan::Plan;
-use crate::upload::{Normalisation, upload};
+use crate::upload::{Normalisation, Uploader};
 use crate::{Stop, TrainError};
 
 /// How a network is fine-tuned: SGD with momentum 0.9 and without decay, both rates divided by 5 after three fifths
@@ -108,14 +108,13 @@ impl Finetuning<'_> {
         }
         let batch = self.config.batch_size.clamp(2, count);
         let device = self.device.clone().autodiff();
-        device.seed(self.config.seed);
         let config = NetworkConfig {
             backbone: self.plan.model.backbone,
             hidden: 0,
             dim: classes,
             prototypes: Vec::new(),
         };
-        let mut classifier = config.init(&device);
+        let mut classifier = config.init(self.config.seed, &device);
         classifier.backbone = network.backbone;
         let mut tuned = Tuned {
             network: classifier,
@@ -139,6 +138,7 @@ impl Finetuning<'_> {
                 random_crops(self.plan, batch, self.config.seed),
                 cursor,
             )?;
+            let uploader = Uploader::new(&Normalisation::TRAINING, &device);
             for epoch in kept.epochs.len()..self.config.epochs {
                 let factor = self.config.factor(epoch);
                 let mut loss = Tensor::<1>::zeros([1], self.device);
@@ -149,7 +149,7 @@ impl Finetuning<'_> {
                     let Some(shown) = loader.next_batch()? else {
                         break;
                     };
-                    let images = upload(&shown.groups[0], &Normalisation::TRAINING, &device);
+                    let images = uploader.group(&shown.groups[0]);
                     let wanted = one_hot(&shown.labels, classes, &device);
                     loader.recycle(shown);
                     loss = loss + tuned.step(images, wanted, &self.config, factor);

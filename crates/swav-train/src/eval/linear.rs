@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::activation::{log_softmax, softmax};
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
+use swav_model::Draw;
 
 use super::batches::Batches;
 use super::features::{Features, read};
@@ -105,8 +106,8 @@ impl Classification<'_> {
         let batch = self.config.batch_size.clamp(1, train.len());
         // A last part of a batch would weigh each of its rows more than the others.
         let steps = train.len() / batch;
-        self.device.seed(self.config.seed);
-        let mut learner = Learner::new(shape[1], self.classes, self.device);
+        let draw = &mut Draw::new(self.config.seed, self.device);
+        let mut learner = Learner::new(shape[1], self.classes, draw);
         let mut kept = Kept::new(self.config, self.origin.clone());
         if let Some(state) = self.state
             && let Some(found) = kept.resume(state)?
@@ -168,11 +169,10 @@ struct Learner {
 const TENSORS: &str = "classifier.safetensors";
 
 impl Learner {
-    fn new(dim: usize, classes: usize, device: &Device) -> Self {
-        let normal = Distribution::Normal(0.0, SPREAD);
+    fn new(dim: usize, classes: usize, draw: &mut Draw) -> Self {
         let layer = Layer {
-            weight: Tensor::random([dim, classes], normal, device),
-            bias: Tensor::zeros([1, classes], device),
+            weight: draw.normal(SPREAD, [dim, classes]),
+            bias: Tensor::zeros([1, classes], draw.device()),
         };
         let velocity = Layer {
             weight: layer.weight.zeros_like(),

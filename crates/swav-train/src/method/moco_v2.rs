@@ -5,10 +5,10 @@ use std::ops::Range;
 use std::path::Path;
 
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Device, Distribution, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 use swav_data::Permutation;
-use swav_model::{Network, Outputs};
+use swav_model::{Draw, Network, Outputs};
 
 use super::memory::{Memory, Remembered};
 use super::momentum::Momentum;
@@ -137,7 +137,8 @@ impl MocoV2 {
     /// MoCo-v2 of `network`; the queue begins with random directions.
     pub fn new(plan: MocoV2Plan, seed: u64, network: &Network, device: &Device) -> Self {
         let shape = [plan.queue, network.config().dim];
-        let random = Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device);
+        // A stream beside that of the weights.
+        let random = Draw::new(!seed, device).normal::<2>(1.0, shape);
         let lengths = random.clone().square().sum_dim(1).sqrt();
         Self {
             momentum: Momentum::new(network, plan.momentum),
@@ -185,39 +186,12 @@ impl MocoV2 {
 
 impl Method for MocoV2 {
     /// All crops but the key.
-    fn shown(&self, crops: &[Tensor<4>], samples: usize) -> Vec<Tensor<4>> {
-        let mut first = 0;
-        let mut shown = Vec::new();
-        for group in crops {
-            let count = group.dims()[0] / samples;
-            if (first..first + count).contains(&KEY) {
-                let key = KEY - first;
-                let before = group.clone().slice(0..key * samples);
-                let after = group.clone().slice((key + 1) * samples..count * samples);
-                let parts = [before, after].into_iter();
-                let parts: Vec<_> = parts.filter(|part| part.dims()[0] > 0).collect();
-                shown.extend((!parts.is_empty()).then(|| Tensor::cat(parts, 0)));
-            } else {
-                shown.push(group.clone());
-            }
-            first += count;
-        }
-        shown
+    fn shows(&self, crop: usize) -> bool {
+        crop != KEY
     }
 
     fn targets(&mut self, seen: &Seen<'_>) -> Targets {
-        let samples = seen.embeddings[0].dims()[0];
-        let mut first = 0;
-        for group in seen.crops {
-            let count = group.dims()[0] / samples;
-            if (first..first + count).contains(&KEY) {
-                let key = (KEY - first) * samples;
-                let images = group.clone().slice(key..key + samples).inner();
-                return Targets(vec![self.keys(images, seen.step)]);
-            }
-            first += count;
-        }
-        unreachable!("the plan has two crops or more")
+        Targets(vec![self.keys((seen.crop)(KEY), seen.step)])
     }
 
     fn loss(&self, outputs: &Outputs, targets: &Targets, rows: Range<usize>) -> Tensor<1> {

@@ -63,10 +63,10 @@ pub trait Method: Send {
         network
     }
 
-    /// What the network is shown of the `crops` of `samples` images. Groups are of one resolution each,
-    /// `[crops·B, 3, S, S]`, crop-major.
-    fn shown(&self, crops: &[Tensor<4>], _samples: usize) -> Vec<Tensor<4>> {
-        crops.to_vec()
+    /// Whether the network is shown the crop of that number of each image: all of them, but where a method keeps one to
+    /// itself.
+    fn shows(&self, _crop: usize) -> bool {
+        true
     }
 
     /// The targets of the batch; whatever the method remembers of the batch it remembers here.
@@ -112,14 +112,14 @@ pub trait Method: Send {
 pub struct Targets(pub Vec<Tensor<2>>);
 
 /// What a step has seen of its batch of B images.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Seen<'a> {
     /// Steps done before this one.
     pub step: u64,
     /// The network that will be updated.
     pub network: &'a Network,
-    /// All crops, in groups of one resolution, `[crops·B, 3, S, S]`, crop-major.
-    pub crops: &'a [Tensor<4>],
+    /// Uploads the crop of that number of all images, `[B, 3, S, S]`, without gradient.
+    pub crop: &'a dyn Fn(usize) -> Tensor<4>,
     /// Of each crop that the network was shown, unit embeddings `[B, dim]`, without gradient.
     pub embeddings: &'a [Tensor<2>],
     /// Of each image, its index in the source.

@@ -3,6 +3,7 @@
 use burn::backend::Flex;
 use burn::tensor::{DType, Device, Tensor};
 use burn_flex::FlexTensor;
+use swav_model::ops::is_plain;
 
 /// Values of a task; a task takes some microseconds.
 pub(super) const CHUNK: usize = 16 * 1024;
@@ -10,7 +11,7 @@ pub(super) const CHUNK: usize = 16 * 1024;
 /// Whether these are tensors of f32 on the CPU.
 pub(super) fn serves<const D: usize>(tensors: &[&Tensor<D>]) -> bool {
     let at_hand = |t: &&Tensor<D>| t.dtype() == DType::F32 && t.device() == Device::flex();
-    tensors.iter().all(at_hand)
+    !is_plain() && tensors.iter().all(at_hand)
 }
 
 /// Contiguous and whole, without a second owner of the values.

@@ -1,0 +1,171 @@
+//! The passes on the CPU (Burn's Flex).
+
+use burn::backend::Flex;
+use burn::backend::tensor::FloatTensor;
+use burn_flex::FlexTensor;
+
+use super::passes::{self, Moments, NormShape, Scaling};
+use super::{Passes, without_gradients};
+use crate::ops::flex::{tensor, values};
+
+without_gradients!(Flex);
+
+impl Passes for Flex {
+    fn moments(x: FlexTensor) -> (FlexTensor, FlexTensor) {
+        let x = x.to_contiguous();
+        let shape = norm_shape(&x);
+        let Moments { mean, variance } = passes::moments(&shape, values(&x));
+        let channels = [shape.channels];
+        (tensor(mean, channels), tensor(variance, channels))
+    }
+
+    fn normalise(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        mean: FlexTensor,
+        variance: FlexTensor,
+        epsilon: f64,
+        relu: bool,
+    ) -> FlexTensor {
+        normalise(x, None, [weight, bias, mean, variance], epsilon, relu)
+    }
+
+    fn normalise_add(
+        x: FlexTensor,
+        shortcut: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        mean: FlexTensor,
+        variance: FlexTensor,
+        epsilon: f64,
+    ) -> FlexTensor {
+        let numbers = [weight, bias, mean, variance];
+        normalise(x, Some(shortcut), numbers, epsilon, true)
+    }
+
+    fn gradients(
+        x: FlexTensor,
+        weight: FlexTensor,
+        mean: FlexTensor,
+        variance: FlexTensor,
+        gradient: FlexTensor,
+        epsilon: f64,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let numbers = [weight, mean, variance];
+        let ([x, weight, bias], _) = gradients(x, None, numbers, gradient, epsilon, false);
+        (x, weight, bias)
+    }
+
+    fn gradients_relu(
+        x: FlexTensor,
+        y: FlexTensor,
+        weight: FlexTensor,
+        mean: FlexTensor,
+        variance: FlexTensor,
+        gradient: FlexTensor,
+        epsilon: f64,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let numbers = [weight, mean, variance];
+        let ([x, weight, bias], _) = gradients(x, Some(y), numbers, gradient, epsilon, false);
+        (x, weight, bias)
+    }
+
+    fn gradients_add(
+        x: FlexTensor,
+        y: FlexTensor,
+        weight: FlexTensor,
+        mean: FlexTensor,
+        variance: FlexTensor,
+        gradient: FlexTensor,
+        epsilon: f64,
+    ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
+        let numbers = [weight, mean, variance];
+        let ([x, weight, bias], rest) = gradients(x, Some(y), numbers, gradient, epsilon, true);
+        let Some(shortcut) = rest else {
+            unreachable!("the gradient of the shortcut was asked for")
+        };
+        (x, weight, bias, shortcut)
+    }
+}
+
+fn norm_shape(x: &FlexTensor) -> NormShape {
+    let shape = x.layout().shape();
+    NormShape {
+        images: shape[0],
+        channels: shape[1],
+        pixels: shape.iter().skip(2).product(),
+    }
+}
+
+fn moments(mean: &FlexTensor, variance: &FlexTensor) -> Moments {
+    Moments {
+        mean: values(mean).to_vec(),
+        variance: values(variance).to_vec(),
+    }
+}
+
+fn normalise(
+    x: FlexTensor,
+    shortcut: Option<FlexTensor>,
+    numbers: [FlexTensor; 4],
+    epsilon: f64,
+    relu: bool,
+) -> FlexTensor {
+    let (x, shortcut) = (x.to_contiguous(), shortcut.map(|s| s.to_contiguous()));
+    let [weight, bias, mean, variance] = numbers.map(|n| n.to_contiguous());
+    let scaling = Scaling {
+        moments: &moments(&mean, &variance),
+        weight: values(&weight),
+        epsilon,
+    };
+    let shortcut = shortcut.as_ref().map(values);
+    let shape = norm_shape(&x);
+    let y = passes::normalise(&shape, values(&x), &scaling, values(&bias), shortcut, relu);
+    tensor(y, x.layout().shape().clone())
+}
+
+/// Gradients of the input, the weight, the bias and, if it is wanted, the shortcut. `numbers` are weight, mean and
+/// variance.
+fn gradients(
+    x: FlexTensor,
+    y: Option<FlexTensor>,
+    numbers: [FlexTensor; 3],
+    gradient: FlexTensor,
+    epsilon: f64,
+    shortcut: bool,
+) -> ([FlexTensor; 3], Option<FlexTensor>) {
+    let (x, y) = (x.to_contiguous(), y.map(|y| y.to_contiguous()));
+    let [weight, mean, variance] = numbers.map(|n| n.to_contiguous());
+    // Written over where nobody else holds it: only then does `storage_mut` not copy.
+    let mut gradient = contiguous(gradient);
+    let shape = norm_shape(&x);
+    let found = passes::gradients(
+        &shape,
+        values(&x),
+        y.as_ref().map(values),
+        &Scaling {
+            moments: &moments(&mean, &variance),
+            weight: values(&weight),
+            epsilon,
+        },
+        gradient.storage_mut(),
+        shortcut,
+    );
+    let channels = [shape.channels];
+    let (weight, bias) = (tensor(found.weight, channels), tensor(found.bias, channels));
+    match found.x {
+        Some(dx) => {
+            let dx = tensor(dx, x.layout().shape().clone());
+            ([dx, weight, bias], Some(gradient))
+        }
+        None => ([gradient, weight, bias], None),
+    }
+}
+
+/// `to_contiguous`, but without a second owner of the values.
+fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    let contiguous = tensor.to_contiguous();
+    drop(tensor);
+    contiguous
+}

@@ -1,0 +1,241 @@
+//! The parts of a step, each by itself.
+
+use burn::optim::Optimizer;
+use burn::tensor::Tensor;
+use swav_data::CropGroup;
+use swav_model::ops::{Then, batch_norm, batch_norm_train, conv2d};
+use swav_ot::{Form, Local, SinkhornConfig, sinkhorn_with};
+
+use super::{Case, Places, Results, gradient, result};
+use crate::TrainError;
+use crate::optim::{Adam, Larc, Sgd};
+use crate::upload::{Normalisation, Uploader};
+
+/// What a convolution of the backbones is like.
+struct Kind {
+    name: &'static str,
+    kernel: usize,
+    stride: usize,
+    groups: usize,
+    inputs: usize,
+    outputs: usize,
+    /// Side of the input map.
+    size: usize,
+}
+
+#[rustfmt::skip]
+const KINDS: &[Kind] = &[
+    Kind { name: "convolution 7×7, stride 2", kernel: 7, stride: 2, groups: 1, inputs: 3, outputs: 32, size: 32 },
+    Kind { name: "convolution 3×3 of images", kernel: 3, stride: 1, groups: 1, inputs: 3, outputs: 32, size: 16 },
+    Kind { name: "convolution 3×3", kernel: 3, stride: 1, groups: 1, inputs: 32, outputs: 48, size: 14 },
+    Kind { name: "convolution 3×3, small map", kernel: 3, stride: 1, groups: 1, inputs: 64, outputs: 64, size: 3 },
+    Kind { name: "convolution 3×3, stride 2", kernel: 3, stride: 2, groups: 1, inputs: 32, outputs: 48, size: 14 },
+    Kind { name: "convolution 1×1", kernel: 1, stride: 1, groups: 1, inputs: 32, outputs: 128, size: 14 },
+    Kind { name: "convolution 1×1, stride 2", kernel: 1, stride: 2, groups: 1, inputs: 64, outputs: 128, size: 14 },
+    Kind { name: "convolution 3×3, 8 groups", kernel: 3, stride: 1, groups: 8, inputs: 32, outputs: 32, size: 14 },
+    Kind { name: "convolution 3×3, 8 groups, stride 2", kernel: 3, stride: 2, groups: 8, inputs: 32, outputs: 32, size: 14 },
+];
+
+/// Images of a case.
+const IMAGES: usize = 8;
+const EPSILON: f64 = 1e-5;
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        Case::exact("upload", upload),
+        Case::product("matrix product", product),
+    ];
+    cases.extend(
+        KINDS
+            .iter()
+            .map(|kind| Case::product(kind.name, |places| convolution(kind, places))),
+    );
+    for (name, follow) in [
+        ("batch norm", Follow::Nothing),
+        ("batch norm, ReLU", Follow::Relu),
+        ("batch norm, shortcut, ReLU", Follow::AddRelu),
+    ] {
+        cases.push(Case::exact(name, move |places| {
+            normalisation(follow, places)
+        }));
+    }
+    cases.extend([
+        Case::exact("batch norm of rows", rows),
+        Case::exact("batch norm, given statistics", given_statistics),
+        Case::exact("codes", codes),
+    ]);
+    for rule in [Rule::Larc, Rule::Sgd, Rule::Adam] {
+        cases.push(Case::exact(rule.name(), move |places| {
+            optimizer(rule, places)
+        }));
+    }
+    cases
+}
+
+fn upload(places: &Places) -> Result<Results, TrainError> {
+    let (count, size) = (5, 11);
+    let pixels = (0..count * size * size * 3).map(|i| (i * 89 % 256) as u8);
+    let group = CropGroup {
+        count,
+        size,
+        pixels: pixels.collect(),
+    };
+    let uploader = Uploader::new(&Normalisation::TRAINING, places.device);
+    Ok(vec![result("images", uploader.group(&group))?])
+}
+
+fn product(places: &Places) -> Result<Results, TrainError> {
+    let left = places.normal(1, [192, 320]);
+    let right = places.normal(2, [320, 136]);
+    Ok(vec![result("product", left.matmul(right))?])
+}
+
+fn convolution(kind: &Kind, places: &Places) -> Result<Results, TrainError> {
+    let x = places.leaf(1, [IMAGES, kind.inputs, kind.size, kind.size]);
+    let shape = [
+        kind.outputs,
+        kind.inputs / kind.groups,
+        kind.kernel,
+        kind.kernel,
+    ];
+    let weight = places.leaf(2, shape);
+    let (input, kernel) = (x.clone(), weight.clone());
+    let y = conv2d(input, kernel, kind.stride, kind.kernel / 2, kind.groups);
+    let probe = places.normal(3, y.dims()).autodiff();
+    let gradients = (y.clone() * probe).sum().backward();
+    Ok(vec![
+        result("output", y)?,
+        gradient("input", &x, &gradients)?,
+        gradient("weight", &weight, &gradients)?,
+    ])
+}
+
+#[derive(Clone, Copy)]
+enum Follow {
+    Nothing,
+    Relu,
+    AddRelu,
+}
+
+fn normalisation(follow: Follow, places: &Places) -> Result<Results, TrainError> {
+    // More channels than a tile has, and rows that no chunk divides.
+    let shape = [IMAGES, 37, 13, 13];
+    let x = places.leaf(1, shape);
+    let shortcut = places.leaf(2, shape);
+    let weight = places.leaf(3, [37]);
+    let bias = places.leaf(4, [37]);
+    let then = match follow {
+        Follow::Nothing => Then::Nothing,
+        Follow::Relu => Then::Relu,
+        Follow::AddRelu => Then::AddRelu(shortcut.clone()),
+    };
+    // A mean that is large beside the deviation.
+    let input = x.clone() * 0.5 + 3.0;
+    let batch = batch_norm_train(input, weight.clone(), bias.clone(), EPSILON, then);
+    let probe = places.normal(5, shape).autodiff();
+    let gradients = (batch.output.clone() * probe).sum().backward();
+    let mut results = vec![
+        result("output", batch.output)?,
+        result("mean", batch.mean)?,
+        result("variance", batch.variance)?,
+        gradient("input", &x, &gradients)?,
+        gradient("weight", &weight, &gradients)?,
+        gradient("bias", &bias, &gradients)?,
+    ];
+    if let Follow::AddRelu = follow {
+        results.push(gradient("shortcut", &shortcut, &gradients)?);
+    }
+    Ok(results)
+}
+
+/// As in the head.
+fn rows(places: &Places) -> Result<Results, TrainError> {
+    let shape = [200, 70];
+    let x = places.leaf(1, shape);
+    let (weight, bias) = (places.leaf(2, [70]), places.leaf(3, [70]));
+    let batch = batch_norm_train(
+        x.clone(),
+        weight.clone(),
+        bias.clone(),
+        EPSILON,
+        Then::<2>::Relu,
+    );
+    let probe = places.normal(4, shape).autodiff();
+    let gradients = (batch.output.clone() * probe).sum().backward();
+    Ok(vec![
+        result("output", batch.output)?,
+        gradient("input", &x, &gradients)?,
+        gradient("weight", &weight, &gradients)?,
+        gradient("bias", &bias, &gradients)?,
+    ])
+}
+
+fn given_statistics(places: &Places) -> Result<Results, TrainError> {
+    let number = |seed| places.normal(seed, [37]);
+    let shape = [IMAGES, 37, 13, 13];
+    let (x, shortcut) = (places.normal(1, shape), places.normal(2, shape));
+    let variance = number(6).square() + 0.1;
+    let then = Then::AddRelu(shortcut);
+    let y = batch_norm(x, number(3), number(4), number(5), variance, EPSILON, then);
+    Ok(vec![result("output", y)?])
+}
+
+fn codes(places: &Places) -> Result<Results, TrainError> {
+    let scores = places.normal(1, [1, 300, 257]) * 0.1;
+    let form = match places.plain {
+        true => Form::Tensors,
+        false => Form::Fused,
+    };
+    let codes = sinkhorn_with(scores, &SinkhornConfig::default(), form, &mut Local)
+        .map_err(|error| TrainError::Device(format!("the codes could not be computed: {error}")))?;
+    Ok(vec![result("codes", codes)?])
+}
+
+#[derive(Clone, Copy)]
+enum Rule {
+    Larc,
+    Sgd,
+    Adam,
+}
+
+impl Rule {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Larc => "optimizer LARC",
+            Self::Sgd => "optimizer SGD",
+            Self::Adam => "optimizer Adam",
+        }
+    }
+}
+
+/// Three steps, so that moments and corrections take part.
+fn optimizer(rule: Rule, places: &Places) -> Result<Results, TrainError> {
+    fn steps<O: Optimizer>(optimizer: O, rate: f64, places: &Places) -> Tensor<2> {
+        let shape = [65, 33];
+        let mut param = places.normal(1, shape);
+        let mut state = None;
+        for step in 0..3 {
+            let gradient = places.normal(2 + step, shape);
+            (param, state) = optimizer.step(rate, param, gradient, state);
+        }
+        param
+    }
+    let sgd = Sgd {
+        momentum: 0.9,
+        weight_decay: 1e-4,
+    };
+    let larc = Larc {
+        trust: Larc::TRUST,
+        weight_decay: 1e-4,
+        sgd: Sgd {
+            weight_decay: 0.0,
+            ..sgd
+        },
+    };
+    let param = match rule {
+        Rule::Larc => steps(larc, 4.8, places),
+        Rule::Sgd => steps(sgd, 0.1, places),
+        Rule::Adam => steps(Adam::new(0.9, 1e-4), 0.01, places),
+    };
+    Ok(vec![result("parameter", param)?])
+}

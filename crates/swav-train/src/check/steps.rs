@@ -1,0 +1,142 @@
+//! Whole steps: forward, codes, loss, and the gradients of all parameters.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor};
+use swav_model::{BackboneConfig, Network, NetworkConfig, Stem, UnknownArchitecture};
+
+use super::{Case, Extent, Places, Results, result};
+use crate::TrainError;
+use crate::eval::read;
+use crate::method::{Method, Seen, Swav, SwavPlan};
+
+/// Images of a batch.
+const BATCH: usize = 8;
+const PROTOTYPES: usize = 24;
+const DIM: usize = 32;
+
+pub(super) fn cases(extent: Extent) -> Vec<Case> {
+    // Errors of products grow on their way through a network, and where a ReLU falls to the other side a gradient jumps:
+    // more, where batch norm has few values, as on the last maps here.
+    let bounds = [0.05, 0.2];
+    let networks: [(&str, Stem, &[(usize, usize)]); 2] = [
+        ("resnet18", Stem::Cifar, &[(2, 32), (2, 20)]),
+        ("resnet50", Stem::Imagenet, &[(2, 64)]),
+    ];
+    networks
+        .into_iter()
+        .map(|(name, stem, groups)| {
+            Case::bounded(format!("step of {name}"), bounds, move |places| {
+                let network = network(name, stem, extent, PROTOTYPES, places.device)?;
+                step(network, groups, places)
+            })
+        })
+        .collect()
+}
+
+/// A network with the weights that seed 0 draws.
+pub(super) fn network(
+    name: &str,
+    stem: Stem,
+    extent: Extent,
+    prototypes: usize,
+    device: &Device,
+) -> Result<Network, TrainError> {
+    let backbone = BackboneConfig {
+        name: name
+            .parse()
+            .map_err(|error: UnknownArchitecture| TrainError::Recipe(error.to_string()))?,
+        width: extent.width(),
+        stem,
+    };
+    let config = NetworkConfig {
+        hidden: backbone.dim(),
+        backbone,
+        dim: DIM,
+        prototypes: vec![prototypes],
+    };
+    Ok(config.init(0, &device.clone().autodiff()))
+}
+
+pub(super) fn method(prototypes: usize, device: &Device) -> Swav {
+    let plan = SwavPlan {
+        temperature: 0.1,
+        epsilon: 0.05,
+        iterations: 3,
+        assign: vec![0, 1],
+        freeze_steps: 0,
+        queue: None,
+    };
+    Swav::new(plan, &[prototypes], DIM, device)
+}
+
+/// Loss and gradients of `network` for `crops`, crop-major, of `batch` images.
+pub(super) fn gradients(
+    network: &Network,
+    method: &mut Swav,
+    crops: Vec<Tensor<4>>,
+    batch: usize,
+) -> (Tensor<1>, GradientsParams) {
+    let outputs = network.forward(crops);
+    let embeddings = outputs.embeddings.clone().detach().inner();
+    let targets = method.targets(&Seen {
+        step: 0,
+        network,
+        crop: &|crop| unreachable!("SwAV does not look at crop {crop}"),
+        embeddings: &embeddings.split(batch, 0),
+        indices: &[],
+        labels: &[],
+    });
+    let loss = method.loss(&outputs, &targets, 0..batch);
+    let gradients = GradientsParams::from_grads(loss.backward(), network);
+    (loss.inner(), gradients)
+}
+
+/// `groups` are number and side of the crops of each resolution.
+fn step(
+    network: Network,
+    groups: &[(usize, usize)],
+    places: &Places,
+) -> Result<Results, TrainError> {
+    let mut method = method(PROTOTYPES, places.device);
+    let network = method.before_step(network);
+    let crops = groups.iter().zip(1..).map(|(&(count, size), seed)| {
+        let shape = [count * BATCH, 3, size, size];
+        places.normal(seed, shape).autodiff()
+    });
+    let (loss, gradients) = gradients(&network, &mut method, crops.collect(), BATCH);
+    let mut results = vec![result("loss", loss)?];
+    let mut all = All {
+        gradients: &gradients,
+        found: Vec::new(),
+        failed: None,
+    };
+    network.visit(&mut all);
+    if let Some(error) = all.failed {
+        return Err(error);
+    }
+    results.push(("gradients of all parameters".to_string(), all.found));
+    let running = network
+        .valid()
+        .features(places.normal(9, [BATCH, 3, 32, 32]));
+    results.push(result("features with running statistics", running)?);
+    Ok(results)
+}
+
+/// The gradients of all parameters, one behind the other.
+struct All<'a> {
+    gradients: &'a GradientsParams,
+    found: Vec<f32>,
+    failed: Option<TrainError>,
+}
+
+impl ModuleVisitor for All<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.get::<D>(param.id) {
+            match read(gradient) {
+                Ok(values) => self.found.extend(values),
+                Err(error) => self.failed = Some(error),
+            }
+        }
+    }
+}
