@@ -10,6 +10,7 @@ mod bench_step;
 mod ci;
 mod example;
 mod golden;
+mod llvm_stand_in;
 
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,8 @@ enum Task {
     BenchMethods(bench_methods::Args),
     /// Build assets/quickstart.tar from the emoji crates.
     Assets,
+    /// Lay out a stand-in for the LLVM that a build with `cuda` would download, or remove it.
+    LlvmStandIn(llvm_stand_in::Args),
     /// Measure the loader, decoding alone, and the peers in bench/peers.
     BenchLoader(bench_loader::Args),
 }
@@ -55,6 +58,7 @@ fn main() -> anyhow::Result<()> {
         Task::BenchStep(args) => bench_step::run(&args),
         Task::BenchEmbed(args) => bench_embed::run(&args),
         Task::BenchMethods(args) => bench_methods::run(&args),
+        Task::LlvmStandIn(args) => llvm_stand_in::run(&args),
         Task::Assets => assets::quickstart(&root().join("assets/quickstart.tar")),
     }
 }
