@@ -55,33 +55,34 @@ const CHECKS: &[Check] = &[
     ),
     // In software, and as the program has them: from the queue in which Burn fuses operations. The same without
     // `fusion` is another build of Burn, of five minutes; CONTRIBUTING.md says when it is worth it.
-    (
-        "kernels on wgpu",
-        &[
-            "test",
-            "--release",
-            "-p",
-            "swav-ot",
-            "--features",
-            "wgpu,fusion",
-        ],
-        &[],
-    ),
+    (ON_WGPU, KERNELS, &[]),
     // CUDA's bindings skip their build script's download under DOCS_RS: enough to check types.
     (
         "wgpu and cuda",
         &["check", "--release", "--features", "wgpu,cuda"],
         &[("DOCS_RS", "1")],
     ),
+    // The build of the check on wgpu, and the tests that it ignores.
+    ("kernels by NVRTC", &["xtask", "nvrtc"], &[]),
+];
+
+/// The tests of the crates that have kernels. `nvrtc` adds the tests of `cargo xtask nvrtc`, so that one build serves both.
+pub const KERNELS: &[&str] = &[
+    "test",
+    "--release",
+    "-p",
+    "swav-ot",
+    "--features",
+    "wgpu,fusion,nvrtc",
 ];
 
 /// What checks are called that need a driver for Vulkan; one in software is enough.
-const KERNELS: &str = "kernels on wgpu";
+const ON_WGPU: &str = "kernels on wgpu";
 
 /// Runs all checks and stops at the first that fails.
 pub fn run() -> anyhow::Result<()> {
     for (name, arguments, variables) in CHECKS {
-        if name.starts_with(KERNELS) && !has_vulkan() {
+        if name.starts_with(ON_WGPU) && !has_vulkan() {
             ensure!(
                 std::env::var_os("CI").is_none(),
                 "the check `{name}` needs a driver for Vulkan; install mesa-vulkan-drivers"

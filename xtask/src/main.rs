@@ -11,6 +11,7 @@ mod ci;
 mod example;
 mod golden;
 mod llvm_stand_in;
+mod nvrtc;
 
 use std::path::{Path, PathBuf};
 
@@ -44,6 +45,8 @@ enum Task {
     Assets,
     /// Lay out a stand-in for the LLVM that a build with `cuda` would download, or remove it.
     LlvmStandIn(llvm_stand_in::Args),
+    /// Compile the kernels for NVIDIA GPUs with NVRTC from PyPI; needs no GPU.
+    Nvrtc(nvrtc::Args),
     /// Measure the loader, decoding alone, and the peers in bench/peers.
     BenchLoader(bench_loader::Args),
 }
@@ -59,6 +62,7 @@ fn main() -> anyhow::Result<()> {
         Task::BenchEmbed(args) => bench_embed::run(&args),
         Task::BenchMethods(args) => bench_methods::run(&args),
         Task::LlvmStandIn(args) => llvm_stand_in::run(&args),
+        Task::Nvrtc(args) => nvrtc::run(&args),
         Task::Assets => assets::quickstart(&root().join("assets/quickstart.tar")),
     }
 }

@@ -134,6 +134,9 @@ mod error;
 mod hard;
 mod kernel;
 mod kmeans;
+#[cfg(all(test, feature = "nvrtc"))]
+#[path = "../../../tests/nvrtc/mod.rs"]
+mod nvrtc;
 mod reduce;
 pub mod reference;
 mod sinkhorn;

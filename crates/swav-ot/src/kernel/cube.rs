@@ -642,3 +642,80 @@ mod tests {
         }
     }
 }
+
+/// For NVIDIA GPUs, without one.
+#[cfg(all(test, feature = "nvrtc"))]
+mod cuda {
+    use super::*;
+    use crate::nvrtc::{check, tensor};
+
+    #[test]
+    #[ignore = "needs NVRTC: cargo xtask nvrtc"]
+    fn nvrtc_compiles_every_kernel() {
+        let cube = CubeDim::new_1d(THREADS);
+        check(include_str!("cube.rs"), |gpu| {
+            for leaves in [Rows::Codes, Rows::Divisors, Rows::Potentials] {
+                for planes in [false, true] {
+                    gpu.compile(cube, |s, d, t| {
+                        let (scores, centres, offsets, output) =
+                            (tensor(), tensor(), tensor(), tensor());
+                        rows_kernel::RowsKernel::new(
+                            s,
+                            d,
+                            t,
+                            scores,
+                            centres,
+                            offsets,
+                            output,
+                            (),
+                            (),
+                            (),
+                            leaves,
+                            planes,
+                        )
+                    });
+                }
+            }
+            gpu.compile(cube, |s, d, t| {
+                let (scores, largest, sums) = (tensor(), tensor(), tensor());
+                fold_kernel::FoldKernel::new(s, d, t, scores, largest, sums, (), (), (), ())
+            });
+            gpu.compile(cube, |s, d, t| {
+                let (largest, sums, centres, output) = (tensor(), tensor(), tensor(), tensor());
+                unfold_kernel::UnfoldKernel::new(
+                    s,
+                    d,
+                    t,
+                    largest,
+                    sums,
+                    centres,
+                    output,
+                    (),
+                    (),
+                    (),
+                )
+            });
+            gpu.compile(cube, |s, d, t| {
+                let (scores, centres, offsets) = (tensor(), tensor(), tensor());
+                let (divisors, output) = (tensor(), tensor());
+                shares_kernel::SharesKernel::new(
+                    s,
+                    d,
+                    t,
+                    scores,
+                    centres,
+                    offsets,
+                    divisors,
+                    output,
+                    (),
+                    (),
+                    (),
+                    (),
+                )
+            });
+            gpu.compile(cube, |s, d, t| {
+                sum_kernel::SumKernel::new(s, d, t, tensor(), tensor(), (), ())
+            });
+        });
+    }
+}
