@@ -19,18 +19,20 @@ pub struct Args {
     #[arg(long, default_value = "python3")]
     python: PathBuf,
 
-    /// The version of CUDA 13 whose compiler is asked, like 13.0.
-    #[arg(long, default_value = "13.0")]
-    cuda: String,
+    /// The minor version of CUDA 13 whose compiler is asked: 0 for 13.0.
+    #[arg(long, default_value_t = 0, value_name = "MINOR")]
+    cuda_13: u32,
 }
 
 /// The compiler, and the packages whose headers CUDA C++ of CubeCL's includes: the last one has what `mma.h` needs.
-const PACKAGES: [&str; 4] = [
+const PACKAGES: [&str; 3] = [
     "nvidia-cuda-nvrtc",
     "nvidia-cuda-runtime",
-    "nvidia-cuda-cccl",
     "nvidia-cuda-crt",
 ];
+
+/// More headers, in versions of their own since CUDA 13.3: the newest that is not newer than CUDA.
+const CCCL: &str = "nvidia-cuda-cccl";
 
 /// Where the packages of CUDA 13 lay all they have, under the folder of Python's packages.
 const TOOLKIT: &str = "nvidia/cu13";
@@ -74,7 +76,9 @@ fn toolkit(args: &Args) -> anyhow::Result<PathBuf> {
     let target =
         env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     // Cargo runs in the root, and this perhaps elsewhere.
-    let environment = root().join(target).join(format!("nvrtc-{}", args.cuda));
+    let environment = root()
+        .join(target)
+        .join(format!("nvrtc-13.{}", args.cuda_13));
     let python = environment.join("bin/python");
     if !python.exists() {
         let mut venv = Command::new(&args.python);
@@ -86,12 +90,14 @@ fn toolkit(args: &Args) -> anyhow::Result<PathBuf> {
     let purelib = example::printed(Command::new(&python).args(["-c", PURELIB]), "python")?;
     let toolkit = Path::new(purelib.trim()).join(TOOLKIT);
     if !is_complete(&toolkit) {
-        println!("fetching NVRTC {} from PyPI", args.cuda);
-        let packages = PACKAGES.map(|package| format!("{package}=={}.*", args.cuda));
+        let minor = args.cuda_13;
+        println!("fetching NVRTC 13.{minor} from PyPI");
+        let packages = PACKAGES.map(|package| format!("{package}==13.{minor}.*"));
         let mut pip = Command::new(&python);
         pip.args(["-m", "pip", "install", "--quiet"])
             .arg("--disable-pip-version-check")
-            .args(packages);
+            .args(packages)
+            .arg(format!("{CCCL}>=13.0,<13.{}", minor + 1));
         example::printed(&mut pip, "pip")?;
     }
     ensure!(
