@@ -198,6 +198,7 @@ const IMAGENET: Facts = Facts {
     single_labels: true,
     side: 400,
     accelerated: true,
+    memory: None,
 };
 
 fn planned(name: &str, facts: &Facts) -> Plan {
@@ -535,6 +536,7 @@ fn the_slim_recipes_differ_in_the_method_alone() {
         single_labels: true,
         side: 32,
         accelerated: false,
+        memory: None,
     };
     let swav = planned("cifar10-slim.toml", &facts);
     for method in ["simclr", "moco-v2", "supervised"] {
@@ -557,6 +559,7 @@ fn the_recipe_for_cifar_takes_the_settings_that_comparisons_are_made_with() {
         single_labels: true,
         side: 32,
         accelerated: false,
+        memory: None,
     };
     let plan = planned("cifar10-slim.toml", &facts);
     assert_eq!(plan.train.steps_per_epoch, 195);

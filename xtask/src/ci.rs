@@ -7,82 +7,80 @@ use anyhow::{Context, ensure};
 
 use crate::{example, root};
 
-/// A check: its name, the arguments of cargo, and variables of its environment.
+/// A check: its name, the arguments of cargo one list after another, and variables of its environment.
 type Check = (
     &'static str,
-    &'static [&'static str],
+    &'static [&'static [&'static str]],
     &'static [(&'static str, &'static str)],
 );
 
 /// The quick ones first. Everything is built in release, as the program itself is, so that nothing
 /// is built twice.
 const CHECKS: &[Check] = &[
-    ("format", &["fmt", "--all", "--check"], &[]),
-    ("tests", &["test", "--release", "--workspace"], &[]),
+    ("format", &[&["fmt", "--all", "--check"]], &[]),
+    ("tests", &[&["test", "--release", "--workspace"]], &[]),
     (
         "clippy",
         &[
-            "clippy",
-            "--release",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
+            &["clippy", "--release", "--workspace", "--all-targets"],
+            &["--", "-D", "warnings"],
         ],
         &[],
     ),
     (
         "documentation",
-        &["doc", "--release", "--workspace", "--no-deps"],
+        &[&["doc", "--release", "--workspace", "--no-deps"]],
         &[("RUSTDOCFLAGS", "-D warnings")],
     ),
     (
         "libraries without a backend",
         &[
-            "check",
-            "--release",
-            "-p",
-            "swav-ot",
-            "-p",
-            "swav-model",
-            "-p",
-            "swav-data",
-            "-p",
-            "swav-train",
+            &["check", "--release", "-p", "swav-ot", "-p", "swav-model"],
+            &["-p", "swav-data", "-p", "swav-train"],
         ],
         &[],
     ),
-    // In software, and as the program has them: from the queue in which Burn fuses operations. The same without
-    // `fusion` is another build of Burn, of five minutes; CONTRIBUTING.md says when it is worth it.
-    (ON_WGPU, KERNELS, &[]),
-    // CUDA's bindings skip their build script's download under DOCS_RS: enough to check types.
+    // CUDA's backend links LLVM, of which the program calls no function.
+    ("stand-in for LLVM", &[&["xtask", "llvm-stand-in"]], &[]),
     (
-        "wgpu and cuda",
-        &["check", "--release", "--features", "wgpu,cuda"],
-        &[("DOCS_RS", "1")],
+        ON_WGPU,
+        &[
+            GPU_TESTS,
+            &["--lib", "--test", "gpu", "--test", "ops_batch_norm"],
+            &["--test", "kernels", "--test", "sinkhorn_golden"],
+            &["--test", "sinkhorn_properties", "--test", "transport"],
+            &["--test", "code_diagnostics"],
+        ],
+        // What is fast on a device in software is of no interest.
+        &[("CUBECL_AUTOTUNE_LEVEL", "minimal")],
     ),
-    // The build of the check on wgpu, and the tests that it ignores.
-    ("kernels by NVRTC", &["xtask", "nvrtc"], &[]),
+    // The same build, and the tests that it ignores.
+    ("kernels by NVRTC", &[&["xtask", "nvrtc"]], &[]),
 ];
 
-/// The tests of the crates that have kernels. `nvrtc` adds the tests of `cargo xtask nvrtc`, so that one build serves both.
-pub const KERNELS: &[&str] = &[
+/// The tests of the program and of the crates that have kernels, with every backend: one build of Burn, in which the program
+/// links both wgpu and CUDA. `nvrtc` adds the tests of `cargo xtask nvrtc`.
+pub const GPU_TESTS: &[&str] = &[
     "test",
     "--release",
     "-p",
+    "swav-cli",
+    "-p",
+    "swav-model",
+    "-p",
     "swav-ot",
     "--features",
-    "wgpu,fusion,nvrtc",
+    "swav-cli/wgpu,swav-cli/cuda,swav-model/wgpu,swav-model/fusion,swav-model/nvrtc,\
+     swav-ot/wgpu,swav-ot/fusion,swav-ot/nvrtc",
 ];
 
-/// What checks are called that need a driver for Vulkan; one in software is enough.
-const ON_WGPU: &str = "kernels on wgpu";
+/// What the check is called that needs a driver for Vulkan; one in software is enough.
+const ON_WGPU: &str = "program and kernels on wgpu";
 
 /// Runs all checks and stops at the first that fails.
 pub fn run() -> anyhow::Result<()> {
     for (name, arguments, variables) in CHECKS {
-        if name.starts_with(ON_WGPU) && !has_vulkan() {
+        if *name == ON_WGPU && !has_vulkan() {
             ensure!(
                 std::env::var_os("CI").is_none(),
                 "the check `{name}` needs a driver for Vulkan; install mesa-vulkan-drivers"
@@ -93,9 +91,10 @@ pub fn run() -> anyhow::Result<()> {
             continue;
         }
         let began = Instant::now();
+        let arguments = arguments.concat();
         println!("==> {name}: cargo {}", arguments.join(" "));
         let status = Command::new(example::cargo())
-            .args(*arguments)
+            .args(arguments)
             .envs(variables.iter().copied())
             .current_dir(root())
             .status()

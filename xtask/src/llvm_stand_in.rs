@@ -98,16 +98,20 @@ const HEADERS: [&str; 6] = [
 ///
 /// # Errors
 ///
-/// If the folder holds the real LLVM, if the crates are not in the workspace's lock file, or if there is no C compiler.
+/// If what is to be removed is the real LLVM, if the crates are not in the workspace's lock file, or if there is no C compiler.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let crates = Crates::find()?;
     let folder = folder(&crates.bundler_version)?;
     let there = folder.exists();
-    ensure!(
-        !there || is_stand_in(&folder),
-        "{} holds an LLVM that is no stand-in; it serves as it is. Remove it by hand if you do not want it",
-        folder.display()
-    );
+    if there && !is_stand_in(&folder) {
+        let told = format!("{} holds an LLVM that is no stand-in", folder.display());
+        ensure!(
+            !args.remove,
+            "{told}. Remove it by hand if you do not want it"
+        );
+        println!("{told}; it serves as it is");
+        return Ok(());
+    }
     if args.remove {
         if there {
             fs::remove_dir_all(&folder)

@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     };
     // Not `CUDA_PATH`: cudarc's build script reads that, and what it is part of would be built anew.
     let status = Command::new(example::cargo())
-        .args(ci::KERNELS)
+        .args(ci::GPU_TESTS)
         .args(["--lib", "--", "--ignored", "nvrtc", "--nocapture"])
         .env("SWAV_CUDA_PATH", &toolkit)
         .env("LD_LIBRARY_PATH", library_path(&toolkit.join("lib"))?)

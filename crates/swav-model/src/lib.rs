@@ -84,6 +84,9 @@ mod conv;
 mod draw;
 mod head;
 mod network;
+#[cfg(all(test, feature = "nvrtc"))]
+#[path = "../../../tests/nvrtc/mod.rs"]
+mod nvrtc;
 pub mod ops;
 mod prototypes;
 pub mod weights;

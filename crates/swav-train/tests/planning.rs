@@ -10,6 +10,7 @@ const CIFAR: Facts = Facts {
     single_labels: true,
     side: 32,
     accelerated: false,
+    memory: None,
 };
 const IMAGENET: Facts = Facts {
     images: 1_281_167,
@@ -17,6 +18,7 @@ const IMAGENET: Facts = Facts {
     single_labels: true,
     side: 375,
     accelerated: true,
+    memory: None,
 };
 const FOLDER: Facts = Facts {
     images: 1300,
@@ -24,6 +26,7 @@ const FOLDER: Facts = Facts {
     single_labels: false,
     side: 600,
     accelerated: false,
+    memory: None,
 };
 
 fn plan(settings: &[&str], facts: &Facts) -> Result<Plan, TrainError> {
@@ -50,7 +53,7 @@ fn without_a_recipe_everything_is_derived_and_every_derivation_has_a_reason() {
         let plan = plan(&[], &facts).unwrap();
         assert!(plan.notes.iter().all(|note| !note.why.is_empty()));
         assert!(plan.train.steps >= 3000);
-        assert!(plan.memory_estimate() > 0 && plan.macs_per_step() > 0);
+        assert!(plan.memory().total() > 0 && plan.macs_per_step() > 0);
     }
 }
 
@@ -336,4 +339,73 @@ fn a_problem_that_several_heads_share_is_told_once() {
         1,
         "{text}"
     );
+}
+
+/// Facts of a device with so many GiB.
+fn with_memory(facts: &Facts, gib: u64) -> Facts {
+    Facts {
+        memory: Some(gib << 30),
+        ..facts.clone()
+    }
+}
+
+#[test]
+fn a_batch_that_does_not_fit_is_learned_from_in_as_few_parts_as_do() {
+    let settings = [
+        "model.backbone=resnet50",
+        "train.batch_size=256",
+        "data.prefetch=1",
+    ];
+    let whole = plan(&settings, &IMAGENET).unwrap();
+    assert_eq!(whole.train.accumulate, 1);
+    let gib = |plan: &Plan| plan.memory().total() as f64 / f64::from(1 << 30);
+    assert!(gib(&whole) > 60.0, "{}", gib(&whole));
+
+    let parted = plan(&settings, &with_memory(&IMAGENET, 24)).unwrap();
+    let parts = parted.train.accumulate;
+    assert!(parts > 1 && gib(&parted) <= 24.0);
+    let fewer = format!("train.accumulate={}", parts / 2);
+    let refused = plan(
+        &[&settings[..], &[&fewer]].concat(),
+        &with_memory(&IMAGENET, 24),
+    );
+    let told = refused.unwrap_err().to_string();
+    for part in ["there are 24.0 GiB", "train.batch_size", "train.accumulate"] {
+        assert!(told.contains(part), "{told}");
+    }
+    let note = parted
+        .notes
+        .iter()
+        .find(|note| note.field == "train.accumulate");
+    assert!(note.unwrap().why.contains("at a time"));
+}
+
+#[test]
+fn what_fits_in_no_parts_is_refused() {
+    let settings = ["model.backbone=resnet50w4", "train.batch_size=64"];
+    let told = plan(&settings, &with_memory(&IMAGENET, 4))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        told.contains("for weights, gradients and moments"),
+        "{told}"
+    );
+}
+
+#[test]
+fn the_parts_of_the_memory_follow_what_they_are_made_of() {
+    let of = |settings: &[&str]| plan(settings, &FOLDER).unwrap().memory();
+    let base = of(&["train.batch_size=32", "optimizer.name=larc"]);
+    let double = of(&["train.batch_size=64", "optimizer.name=larc"]);
+    assert_eq!(double.activations, 2 * base.activations);
+    assert_eq!(double.weights, base.weights);
+    let adam = of(&["train.batch_size=32", "optimizer.name=adam"]);
+    assert_eq!(adam.weights * 3, base.weights * 4);
+    let parted = of(&[
+        "train.batch_size=32",
+        "optimizer.name=larc",
+        "train.accumulate=4",
+    ]);
+    assert_eq!(parted.activations * 4, base.activations);
+    assert_eq!(parted.host, base.host);
 }

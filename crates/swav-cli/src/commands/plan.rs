@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
-use swav_train::Plan;
 use swav_train::display::readable;
+use swav_train::{Plan, readable_bytes};
 
 use super::setup;
 use crate::args::PlanArgs;
@@ -35,14 +35,14 @@ struct Derived<'a> {
 pub fn plan(args: &PlanArgs) -> anyhow::Result<()> {
     let recipe = setup::recipe(&args.recipe)?;
     let found = args.device.device.open()?;
-    let prepared = setup::prepare(&recipe, found.accelerated, None)?;
+    let prepared = setup::prepare(&recipe, &found, None)?;
     let plan = &prepared.plan;
     let time = time_estimate(plan, &found.device);
     if args.json {
         return print_json(&Report {
             device: found.name,
             parameters: plan.model.parameters(),
-            memory_bytes: plan.memory_estimate(),
+            memory_bytes: plan.memory().total(),
             seconds: time.as_secs_f64(),
             derived: plan
                 .notes
@@ -60,7 +60,7 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<()> {
     write!(
         text,
         "\nmemory    about {}\ntime      about {} (from the speed of a matrix product here; rough)",
-        mebibytes(plan.memory_estimate()),
+        readable_bytes(plan.memory().total()),
         readable(time)
     )?;
     print(&text)
@@ -128,11 +128,4 @@ fn time_estimate(plan: &Plan, device: &Device) -> Duration {
     let macs_per_second = (SIDE * SIDE * SIDE) as f64 / seconds * EFFICIENCY;
     let macs = plan.macs_per_step() as f64 * plan.train.steps as f64;
     Duration::try_from_secs_f64(macs / macs_per_second).unwrap_or(Duration::MAX)
-}
-
-fn mebibytes(bytes: u64) -> String {
-    match bytes >> 20 {
-        mib @ 0..10_240 => format!("{mib} MiB"),
-        mib => format!("{:.1} GiB", mib as f64 / 1024.0),
-    }
 }

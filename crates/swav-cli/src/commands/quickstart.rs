@@ -27,7 +27,7 @@ pub fn quickstart(args: &Quickstart, stop: &Stop) -> anyhow::Result<()> {
         recipe = recipe.set(assignment)?;
     }
     let found = args.device.device.open()?;
-    let prepared = setup::prepare(&recipe, found.accelerated, None)?;
+    let prepared = setup::prepare(&recipe, &found, None)?;
     let (plan, source) = (prepared.plan.clone(), prepared.source.clone());
     let test = prepared
         .test

@@ -10,6 +10,7 @@ use swav_train::{Facts, Plan, Recipe, State, TrainError, checkpoint, data, pretr
 use burn::tensor::Device;
 
 use crate::args::{RecipeArgs, RunArgs, RunsArgs};
+use crate::device::Found;
 
 /// A plan and the images it was made for.
 pub struct Prepared {
@@ -51,7 +52,7 @@ pub fn recipe(args: &RecipeArgs) -> Result<Recipe, TrainError> {
 /// Opens the data of `recipe` and plans the run. Where it begins with weights, their network is `known` or read from them.
 pub fn prepare(
     recipe: &Recipe,
-    accelerated: bool,
+    device: &Found,
     known: Option<&NetworkConfig>,
 ) -> Result<Prepared, TrainError> {
     let path = recipe.data.path.clone().ok_or_else(|| {
@@ -60,7 +61,7 @@ pub fn prepare(
     let format = recipe.data.format.unwrap_or(Format::Auto);
     let source = data::open_labelled(&path, format, recipe.data.labels.as_deref())?;
     let test = open_test(recipe.data.test.as_deref(), source.as_ref())?;
-    let facts = Facts::look(source.as_ref(), accelerated)?;
+    let facts = Facts::look(source.as_ref(), device.accelerated, device.memory)?;
     let plan = match &recipe.model.init {
         None => Plan::derive(recipe, &facts)?,
         Some(init) => {
@@ -74,7 +75,10 @@ pub fn prepare(
 }
 
 /// Opens the data of a saved plan.
-pub fn reopen(plan: Plan) -> Result<Prepared, TrainError> {
+pub fn reopen(plan: Plan, device: &Found) -> Result<Prepared, TrainError> {
+    if let Some(available) = device.memory {
+        plan.require_memory(available)?;
+    }
     let source = training_images(&plan)?;
     let test = open_test(plan.data.test.as_deref(), source.as_ref())?;
     Ok(Prepared { plan, source, test })

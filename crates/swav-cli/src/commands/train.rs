@@ -44,7 +44,7 @@ pub fn train(args: &Train, stop: &Stop) -> anyhow::Result<()> {
                     Into::into,
                 ));
             }
-            let prepared = setup::prepare(&recipe, found.accelerated, None)?;
+            let prepared = setup::prepare(&recipe, &found, None)?;
             let name = args
                 .recipe
                 .config
@@ -104,12 +104,19 @@ pub fn start(
 fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared, TrainError> {
     let saved = Plan::load(&run.plan())?;
     if args.recipe.is_empty() {
-        return setup::reopen(saved);
+        return setup::reopen(saved, found);
     }
-    let recipe = setup::recipe(&args.recipe)?;
+    let mut recipe = setup::recipe(&args.recipe)?;
+    // Derived from the memory that there was, which may be another now.
+    recipe
+        .train
+        .accumulate
+        .get_or_insert(saved.train.accumulate);
     // The file of the weights that it began with may be gone.
     let known = (recipe.model.init == saved.init).then_some(&saved.model);
-    let prepared = setup::prepare(&recipe, found.accelerated, known)?;
+    let mut prepared = setup::prepare(&recipe, found, known)?;
+    // What the images are is not a setting.
+    prepared.plan.data.side = saved.data.side;
     let differences = differences(&saved, &prepared.plan);
     if differences.is_empty() {
         return Ok(prepared);

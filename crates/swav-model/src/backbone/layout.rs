@@ -104,6 +104,7 @@ pub(super) struct Cost {
     pub(super) parameters: u64,
     pub(super) macs: u64,
     pub(super) activations: u64,
+    pub(super) largest: u64,
 }
 
 impl Cost {
@@ -111,7 +112,7 @@ impl Cost {
         let mut cost = Self::default();
         cost.activations += 3 * (size * size) as u64;
         let (mut size, map) = cost.conv(&layout.stem, size);
-        cost.activations += 2 * map; // the ReLU's input and its output
+        cost.activations += map; // the output of batch norm and ReLU
         if layout.pool {
             size = pooled(size);
             let map = (layout.stem.output * size * size) as u64;
@@ -131,9 +132,9 @@ impl Cost {
         for conv in &block.convs {
             let (next, map) = self.conv(conv, at);
             at = next;
-            // A ReLU follows each batch norm, in the last case after the shortcut has been added.
-            // It keeps its input, and its output is what the next convolution keeps.
-            self.activations += 2 * map;
+            // A ReLU follows each batch norm, in the last case after the shortcut has been added, and is one with it. Its
+            // output is kept, and is what the next convolution keeps.
+            self.activations += map;
         }
         at
     }
@@ -146,6 +147,7 @@ impl Cost {
         self.parameters += conv.parameters() + 2 * conv.output as u64;
         self.macs += conv.parameters() * pixels;
         self.activations += map;
+        self.largest = self.largest.max(map);
         (size, map)
     }
 }

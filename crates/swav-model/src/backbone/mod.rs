@@ -94,10 +94,15 @@ impl BackboneConfig {
 
     /// Floats that one `[3, size, size]` image keeps alive from the forward to the backward pass.
     ///
-    /// An estimate of what Burn's autodiff stores: the input of each convolution, batch norm, ReLU
-    /// and pool, once each. Work space of the kernels comes on top.
+    /// The input of each convolution, and the input and the output of each batch norm with its ReLU, once each: what the
+    /// [kernels](crate::ops) of this crate keep. What the backward pass works with comes on top.
     pub fn activations(&self, size: usize) -> u64 {
         self.cost(size).activations
+    }
+
+    /// Floats of the largest map that one `[3, size, size]` image makes.
+    pub fn largest_map(&self, size: usize) -> u64 {
+        self.cost(size).largest
     }
 
     /// The smallest image that is of any use, height or width: the stride of the whole backbone, 32

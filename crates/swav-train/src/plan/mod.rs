@@ -8,6 +8,7 @@
 mod check;
 mod derive;
 mod ledger;
+mod memory;
 mod weights;
 
 use std::path::{Path, PathBuf};
@@ -19,9 +20,10 @@ use swav_model::{NetworkConfig, Stem};
 pub(crate) use check::{check_no_prototypes, check_prototypes, check_several_crops};
 pub(crate) use ledger::Ledger;
 pub use ledger::Note;
+pub use memory::{Memory, readable as readable_bytes};
 
 use crate::TrainError;
-use crate::config::{OnCollapse, OptimizerName, Precision, Recipe};
+use crate::config::{OnCollapse, Precision, Recipe};
 use crate::method::{Draft, MethodName, MethodPlan};
 use crate::monitor::OnlineKnn;
 use crate::optim::OptimizerPlan;
@@ -39,6 +41,8 @@ pub struct Facts {
     pub side: usize,
     /// Whether the device is a GPU.
     pub accelerated: bool,
+    /// Bytes of memory that training may take, if that is known.
+    pub memory: Option<u64>,
 }
 
 impl Facts {
@@ -46,7 +50,11 @@ impl Facts {
     ///
     /// # Errors
     /// If none of the images looked at can be decoded.
-    pub fn look(source: &dyn Source, accelerated: bool) -> Result<Self, TrainError> {
+    pub fn look(
+        source: &dyn Source,
+        accelerated: bool,
+        memory: Option<u64>,
+    ) -> Result<Self, TrainError> {
         const SAMPLES: usize = 9;
         let images = source.len();
         let looked_at = images.min(OnlineKnn::BANK);
@@ -72,6 +80,7 @@ impl Facts {
                 single_labels: spread.any(|index| source.label(index).is_some()),
                 side,
                 accelerated,
+                memory,
             }),
             (None, Some(error)) => Err(error.into()),
             (None, None) => Err(TrainError::Recipe("the data set is empty".to_string())),
@@ -127,6 +136,9 @@ pub struct DataPlan {
     pub images: usize,
     /// Classes, 0 without labels.
     pub classes: usize,
+    /// Median short side of a few images, in pixels; 0 in plans that did not look.
+    #[serde(default)]
+    pub side: usize,
     /// Decoding threads, 0: one per core.
     pub workers: usize,
     /// Batches kept ready.
@@ -229,7 +241,7 @@ impl Plan {
 
         let largest = crops.iter().map(|crop| crop.size).max().unwrap_or(0);
         let evaluation = EvaluationPlan::of(largest, model.backbone.stem);
-        let plan = Self {
+        let mut plan = Self {
             version: Self::VERSION,
             init: recipe.model.init.clone(),
             data: DataPlan {
@@ -239,6 +251,7 @@ impl Plan {
                 labels: recipe.data.labels.clone(),
                 images: facts.images,
                 classes: facts.classes,
+                side: facts.side,
                 workers: recipe.data.workers.unwrap_or(0),
                 prefetch: recipe.data.prefetch.unwrap_or(4),
                 corrupt_budget: recipe.data.corrupt_budget.unwrap_or(0.01),
@@ -251,10 +264,18 @@ impl Plan {
             evaluation,
             augment: recipe.augment.clone(),
             crops,
-            notes: ledger.notes,
+            notes: Vec::new(),
         };
-        let mut problems = ledger.problems;
+        let mut problems = std::mem::take(&mut ledger.problems);
         problems.extend(plan.problems());
+        // What is wrong otherwise comes first: its size may be what is wrong.
+        if problems.is_empty()
+            && let Some(available) = facts.memory
+        {
+            plan.fit(available, recipe.train.accumulate.is_none(), &mut ledger);
+            problems.append(&mut ledger.problems);
+        }
+        plan.notes = ledger.notes;
         match problems.as_slice() {
             [] => Ok(plan),
             [one] => Err(TrainError::Recipe(one.clone())),
@@ -276,29 +297,6 @@ impl Plan {
     /// Crops of one image.
     pub fn crops_per_image(&self) -> usize {
         self.crops.iter().map(|crop| crop.count).sum()
-    }
-
-    /// Bytes that training will need, roughly: weights with their gradients and optimizer state,
-    /// the activations that the backward pass keeps, and what the method remembers.
-    pub fn memory_estimate(&self) -> u64 {
-        const FLOAT: u64 = 4;
-        let moments = match self.optimizer.name {
-            OptimizerName::Larc | OptimizerName::Sgd => 1,
-            OptimizerName::Adam | OptimizerName::Adamw => 2,
-        };
-        let micro_batch = (self.train.batch_size / self.train.accumulate) as u64;
-        let backbone = &self.model.backbone;
-        let activations: u64 = self
-            .crops
-            .iter()
-            .map(|crop| crop.count as u64 * backbone.activations(crop.size))
-            .sum();
-        let prototypes: usize = self.model.prototypes.iter().sum();
-        // Scores, their log-softmax, its gradient and the codes, for every crop.
-        let scores = 4 * (self.crops_per_image() * prototypes) as u64;
-        let training =
-            self.model.parameters() * (2 + moments) + micro_batch * (activations + scores);
-        FLOAT * training + self.method.memory(self)
     }
 
     /// Multiply-adds of one training step: forward, and twice as much backward.

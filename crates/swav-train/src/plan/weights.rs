@@ -36,6 +36,7 @@ impl Plan {
             single_labels: false,
             side,
             accelerated: false,
+            memory: None,
         };
         let mut plan = Self::derive(&recipe, &facts)?;
         plan.model = network.clone();

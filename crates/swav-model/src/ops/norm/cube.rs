@@ -838,3 +838,163 @@ impl Passes for CubeBackend {
         )
     }
 }
+
+/// For NVIDIA GPUs, without one.
+#[cfg(all(test, feature = "nvrtc"))]
+mod cuda {
+    use super::*;
+    use crate::nvrtc::{check, tensor};
+
+    #[test]
+    #[ignore = "needs NVRTC: cargo xtask nvrtc"]
+    fn nvrtc_compiles_every_kernel() {
+        // One of each kernel: tensors in order, then a number for each `()`.
+        check(include_str!("cube.rs"), |gpu| {
+            gpu.compile(DIM, |s, d, t| {
+                let (x, means, squares) = (tensor(), tensor(), tensor());
+                moments_kernel::MomentsKernel::new(s, d, t, x, means, squares, (), (), ())
+            });
+            gpu.compile(DIM, |s, d, t| {
+                let (means, squares, mean, variance) = (tensor(), tensor(), tensor(), tensor());
+                merge_kernel::MergeKernel::new(s, d, t, means, squares, mean, variance, (), (), ())
+            });
+            for relu in [false, true] {
+                gpu.compile(DIM, |s, d, t| {
+                    let (x, weight, bias) = (tensor(), tensor(), tensor());
+                    let (mean, variance, y) = (tensor(), tensor(), tensor());
+                    normalise_kernel::NormaliseKernel::new(
+                        s,
+                        d,
+                        t,
+                        x,
+                        weight,
+                        bias,
+                        mean,
+                        variance,
+                        y,
+                        (),
+                        (),
+                        (),
+                        (),
+                        relu,
+                    )
+                });
+            }
+            gpu.compile(DIM, |s, d, t| {
+                let (x, shortcut, weight, bias) = (tensor(), tensor(), tensor(), tensor());
+                let (mean, variance, y) = (tensor(), tensor(), tensor());
+                normalise_add_kernel::NormaliseAddKernel::new(
+                    s,
+                    d,
+                    t,
+                    x,
+                    shortcut,
+                    weight,
+                    bias,
+                    mean,
+                    variance,
+                    y,
+                    (),
+                    (),
+                    (),
+                    (),
+                )
+            });
+            gpu.compile(DIM, |s, d, t| {
+                let (x, gradient, mean) = (tensor(), tensor(), tensor());
+                let (sums, products) = (tensor(), tensor());
+                sums_kernel::SumsKernel::new(s, d, t, x, gradient, mean, sums, products, (), (), ())
+            });
+            gpu.compile(DIM, |s, d, t| {
+                let (x, y, gradient, mean) = (tensor(), tensor(), tensor(), tensor());
+                let (sums, products) = (tensor(), tensor());
+                sums_relu_kernel::SumsReluKernel::new(
+                    s,
+                    d,
+                    t,
+                    x,
+                    y,
+                    gradient,
+                    mean,
+                    sums,
+                    products,
+                    (),
+                    (),
+                    (),
+                )
+            });
+            gpu.compile(DIM, |s, d, t| {
+                let (sums, products, weight) = (tensor(), tensor(), tensor());
+                let (mean, variance) = (tensor(), tensor());
+                let (of_weight, of_bias, column) = (tensor(), tensor(), tensor());
+                gather_kernel::GatherKernel::new(
+                    s,
+                    d,
+                    t,
+                    sums,
+                    products,
+                    weight,
+                    mean,
+                    variance,
+                    of_weight,
+                    of_bias,
+                    column,
+                    (),
+                    (),
+                    (),
+                    (),
+                )
+            });
+            gpu.compile(DIM, |s, d, t| {
+                let (x, gradient, column, dx) = (tensor(), tensor(), tensor(), tensor());
+                input_gradient_kernel::InputGradientKernel::new(
+                    s,
+                    d,
+                    t,
+                    x,
+                    gradient,
+                    column,
+                    dx,
+                    (),
+                    (),
+                    (),
+                )
+            });
+            gpu.compile(DIM, |s, d, t| {
+                let (x, y, gradient) = (tensor(), tensor(), tensor());
+                let (column, dx) = (tensor(), tensor());
+                input_gradient_relu_kernel::InputGradientReluKernel::new(
+                    s,
+                    d,
+                    t,
+                    x,
+                    y,
+                    gradient,
+                    column,
+                    dx,
+                    (),
+                    (),
+                    (),
+                )
+            });
+            gpu.compile(DIM, |s, d, t| {
+                let (x, y, gradient) = (tensor(), tensor(), tensor());
+                let (column, dx, shortcut) = (tensor(), tensor(), tensor());
+                input_gradient_add_kernel::InputGradientAddKernel::new(
+                    s,
+                    d,
+                    t,
+                    x,
+                    y,
+                    gradient,
+                    column,
+                    dx,
+                    shortcut,
+                    (),
+                    (),
+                    (),
+                )
+            });
+        });
+    }
+}

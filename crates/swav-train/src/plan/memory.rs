@@ -1,0 +1,168 @@
+//! How much memory a run takes, part by part, before it begins.
+
+use super::{Ledger, Plan};
+use crate::TrainError;
+use crate::config::OptimizerName;
+
+/// Bytes that training takes at its peak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Weights with their gradients and moments.
+    pub weights: u64,
+    /// What a micro-batch keeps from its forward to its backward pass: the maps of the backbone, the crops, and what the
+    /// backward pass works with.
+    pub activations: u64,
+    /// Scores of the prototypes and what is made of them.
+    pub scores: u64,
+    /// What the method remembers: queue, banks, momentum encoder.
+    pub method: u64,
+    /// Images on the host, in bytes: batches that lie ready, and small images that are kept decoded.
+    pub host: u64,
+    /// The program itself.
+    pub program: u64,
+}
+
+const FLOAT: u64 = 4;
+
+/// The program with its threads, as measured on the CPU.
+const PROGRAM: u64 = 24 << 20;
+
+/// Side of the images that the loader keeps decoded, at most, and the bytes for them.
+const KEPT_SIDE: usize = 128;
+const KEPT: u64 = 1 << 30;
+
+/// Maps of the largest layer that the backward pass has in its hands: the gradient of its output, that of its input, and
+/// that of the shortcut.
+const IN_HAND: u64 = 3;
+
+impl Memory {
+    /// What the device holds; on the CPU all of it is one memory, and [`total`](Self::total) counts.
+    pub fn device(&self) -> u64 {
+        self.weights + self.activations + self.scores + self.method
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.device() + self.host + self.program
+    }
+
+    pub(super) fn of(plan: &Plan) -> Self {
+        let train = &plan.train;
+        let micro_batch = (train.batch_size / train.accumulate.max(1)).max(1) as u64;
+        let moments = match plan.optimizer.name {
+            OptimizerName::Larc | OptimizerName::Sgd => 1,
+            OptimizerName::Adam | OptimizerName::Adamw => 2,
+        };
+        // Of a batch in parts, the sum of the gradients and those of one part.
+        let gradients = if train.accumulate > 1 { 2 } else { 1 };
+        let backbone = &plan.model.backbone;
+        let of_crops = |floats: &dyn Fn(usize) -> u64| -> u64 {
+            let crops = plan.crops.iter();
+            crops
+                .map(|crop| crop.count as u64 * floats(crop.size))
+                .sum()
+        };
+        let kept = of_crops(&|size| backbone.activations(size));
+        let largest = plan
+            .crops
+            .iter()
+            .map(|crop| crop.count as u64 * backbone.largest_map(crop.size))
+            .max()
+            .unwrap_or(0);
+        let prototypes: usize = plan.model.prototypes.iter().sum();
+        let crops = plan.crops_per_image() as u64;
+        // Scores, their log-softmax, its gradient and the codes.
+        let scores = 4 * crops * prototypes as u64;
+        let pixels = of_crops(&|size| 3 * (size * size) as u64);
+        // Ready ones, the one that is being filled, and two packed for the device: the one in use and the next.
+        let batches = (plan.data.prefetch as u64 + 4) * train.batch_size as u64 * pixels;
+        Self {
+            weights: FLOAT * plan.model.parameters() * (1 + gradients + moments),
+            activations: FLOAT * micro_batch * (kept + IN_HAND * largest),
+            scores: FLOAT * micro_batch * scores,
+            method: plan.method.memory(plan),
+            host: batches + plan.kept_images(),
+            program: PROGRAM,
+        }
+    }
+}
+
+impl Plan {
+    /// Bytes of small images that the loader keeps decoded.
+    fn kept_images(&self) -> u64 {
+        let side = self.data.side;
+        let all = (self.data.images * 3) as u64 * (side * side) as u64;
+        let kept = (1..=KEPT_SIDE).contains(&side) && all <= KEPT;
+        if kept { all } else { 0 }
+    }
+
+    /// The memory that training takes at its peak.
+    pub fn memory(&self) -> Memory {
+        Memory::of(self)
+    }
+
+    /// Refuses the plan where it takes more than `available` bytes.
+    ///
+    /// # Errors
+    /// With the numbers and the remedies.
+    pub fn require_memory(&self, available: u64) -> Result<(), TrainError> {
+        match self.train.steps > 0 && self.memory().total() > available {
+            true => Err(TrainError::Recipe(self.too_large(available))),
+            false => Ok(()),
+        }
+    }
+
+    /// Makes the plan fit into `available` bytes, where the recipe leaves `accumulate` open: batches are then learned from in
+    /// as few parts as fit. What cannot fit is a problem, with the numbers and the remedies.
+    pub(super) fn fit(&mut self, available: u64, open: bool, ledger: &mut Ledger) {
+        let whole = self.memory().total();
+        if whole <= available || self.train.steps == 0 {
+            return;
+        }
+        let batch = self.train.batch_size;
+        if open {
+            for parts in (2..=batch / 2).filter(|&parts| batch.is_multiple_of(parts)) {
+                self.train.accumulate = parts;
+                if self.memory().total() <= available {
+                    let (whole, available) = (readable(whole), readable(available));
+                    let why = format!(
+                        "a batch of {batch} at once takes {whole} of memory, there are {available}; batch norm sees \
+                         {} images at a time",
+                        batch / parts
+                    );
+                    ledger.note("train.accumulate", parts, why);
+                    return;
+                }
+            }
+            self.train.accumulate = 1;
+        }
+        ledger.problems.push(self.too_large(available));
+    }
+
+    /// Why the plan does not fit, with the remedies.
+    fn too_large(&self, available: u64) -> String {
+        let memory = self.memory();
+        format!(
+            "training would take about {} of memory, there are {}: {} for weights, gradients and moments, {} for the \
+             maps of {} images at a time, {} for scores, {} for what the method remembers, {} for images on the host. \
+             Lower train.batch_size, raise train.accumulate, or take fewer or smaller crops, a smaller model.width or \
+             fewer model.prototypes",
+            readable(memory.total()),
+            readable(available),
+            readable(memory.weights),
+            readable(memory.activations),
+            self.train.batch_size / self.train.accumulate.max(1),
+            readable(memory.scores),
+            readable(memory.method),
+            readable(memory.host),
+        )
+    }
+}
+
+/// `480 MiB`, `92.4 GiB`
+pub fn readable(bytes: u64) -> String {
+    match bytes >> 20 {
+        mib @ 0..10_240 => format!("{mib} MiB"),
+        mib => format!("{:.1} GiB", mib as f64 / 1024.0),
+    }
+}
