@@ -5,6 +5,7 @@
 mod args;
 mod commands;
 mod device;
+mod failure;
 mod output;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,27 +16,35 @@ use swav_train::display::say;
 use swav_train::{Stop, TrainError};
 
 use args::{Cli, Command, Data, Eval};
+use failure::Cause;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     keep_memory();
     quieten_drivers();
+    failure::listen();
     let stop = stop_on_signals();
     match catch_unwind(AssertUnwindSafe(|| run(cli, &stop))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         // The panic's own message has been printed; a device that fails in the middle ends here too.
         Err(_) => {
-            say(
-                "error: this is a defect of swav or a failure of the device; checkpoints are intact",
-            );
-            ExitCode::from(DEFECT)
+            let cause = Cause::of_panic();
+            say(cause.message());
+            ExitCode::from(match cause {
+                Cause::Memory | Cause::Device => DEVICE,
+                Cause::Defect => DEFECT,
+            })
         }
         Ok(Err(error)) => {
             let code = error
                 .downcast_ref::<TrainError>()
                 .map_or(1, TrainError::exit_code);
+            let advice = match error.downcast_ref() {
+                Some(TrainError::Device(text)) => failure::advice(text),
+                _ => String::new(),
+            };
             if code != INTERRUPTED {
-                say(format_args!("error: {}", told(&error)));
+                say(format_args!("error: {}{advice}", told(&error)));
             }
             ExitCode::from(code)
         }
@@ -53,6 +62,7 @@ fn told(error: &anyhow::Error) -> String {
     told
 }
 
+const DEVICE: u8 = 4;
 const INTERRUPTED: u8 = 130;
 const DEFECT: u8 = 70;
 
