@@ -1,10 +1,12 @@
-"""Features of a tar of images in PyTorch, on the CPU in f32: what `cargo xtask bench-embed` measures, with the same network.
+"""Features of a tar of images in PyTorch: what `cargo xtask bench-embed` measures, with the same network.
 
-    embed_torch.py SET.tar OUT.npy [--arch cifar10-slim] [--size 32]
+    embed_torch.py SET.tar OUT.npy [--arch cifar10-slim] [--size 32] [--device cpu|cuda] [--precision amp tf32]
 
-Images are decoded by workers of a DataLoader, resized and cropped as an evaluation does where they are not of that
-size already, and go through the network in batches. Prints one line of JSON: images, seconds from the listing of the archive
-to the file of features, without the import of PyTorch, and the peaks of memory of this process and of a worker."""
+Images are decoded by workers of a DataLoader, resized and cropped as an evaluation does where they are not of that size
+already, and go through the network in batches: on the CPU in f32; on a GPU with bf16 autocast and channels_last
+(`amp`) and in f32 with TF32 (`tf32`), one after the other, from pinned memory and after two batches of warm-up. Prints a
+line of JSON for each precision: images, seconds from the listing of the archive to the file of features, without
+the import of PyTorch, and the peaks of memory of this process and of a worker, on a GPU also of the device."""
 
 import argparse
 import io
@@ -19,7 +21,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from step_torch import backbone
+from step_torch import NAMES, PRECISIONS, backbone
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -45,6 +47,47 @@ class Archive(torch.utils.data.Dataset):
         return self.transform(Image.open(io.BytesIO(self.file.read(size))).convert("RGB"))
 
 
+def measure(args, precision):
+    cores, device, amp = len(os.sched_getaffinity(0)), torch.device(args.device), precision == "amp"
+    cuda = device.type == "cuda"
+    network, _ = backbone(args.arch)
+    layout = torch.channels_last if amp else torch.contiguous_format
+    network.to(device).to(memory_format=layout).eval()
+
+    def features(batch):
+        batch = batch.to(device, non_blocking=True).to(memory_format=layout)
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            return network(batch).float().cpu().numpy()
+
+    with torch.inference_mode():
+        if cuda:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "f32"
+            torch.backends.cudnn.benchmark = True
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            for _ in range(2):
+                features(torch.randn(args.batch, 3, args.size, args.size))
+        begun = time.perf_counter()
+        images = Archive(args.set, args.size)
+        loader = torch.utils.data.DataLoader(images, args.batch, num_workers=cores, pin_memory=cuda)
+        rows = np.concatenate([features(batch) for batch in loader])
+        np.save(args.out, rows)
+        seconds = time.perf_counter() - begun
+
+    peak = lambda who: resource.getrusage(who).ru_maxrss / 1024
+    figures = {
+        "name": "PyTorch " + torch.__version__.split("+")[0] + NAMES[precision],
+        "images": len(rows),
+        "seconds": seconds,
+        "peak_rss_mib": peak(resource.RUSAGE_SELF),
+        "worker_rss_mib": peak(resource.RUSAGE_CHILDREN),
+    }
+    if cuda:
+        figures["device_memory_mib"] = torch.cuda.max_memory_reserved() / 2**20
+        figures["device_memory_used_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return figures
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("set")
@@ -52,32 +95,15 @@ def main():
     parser.add_argument("--arch", default="cifar10-slim")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("--precision", nargs="+", choices=NAMES, help="f32 on the CPU, amp and tf32 on a GPU")
     args = parser.parse_args()
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(cores)
-    network, _ = backbone(args.arch)
-    network.eval()
-
-    begun = time.perf_counter()
-    images = Archive(args.set, args.size)
-    loader = torch.utils.data.DataLoader(images, args.batch, num_workers=cores)
-    with torch.inference_mode():
-        features = np.concatenate([network(batch).numpy() for batch in loader])
-    np.save(args.out, features)
-    seconds = time.perf_counter() - begun
-
-    peak = lambda who: resource.getrusage(who).ru_maxrss / 1024
-    print(
-        json.dumps(
-            {
-                "name": "PyTorch " + torch.__version__.split("+")[0],
-                "images": len(features),
-                "seconds": seconds,
-                "peak_rss_mib": peak(resource.RUSAGE_SELF),
-                "worker_rss_mib": peak(resource.RUSAGE_CHILDREN),
-            }
-        )
-    )
+    kind = torch.device(args.device).type
+    if kind == "cuda":
+        torch.cuda.set_device(torch.device(args.device))
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    for precision in args.precision or PRECISIONS[kind]:
+        print(json.dumps(measure(args, precision)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""What others run for the assignment step, on the CPU in f32: three rounds at epsilon 0.05, from scores to codes.
+"""What others run for the assignment step, in f32: three rounds at epsilon 0.05, from scores to codes.
 
-    sinkhorn_torch.py B,K [B,K ...]
+    sinkhorn_torch.py [--device cpu|cuda] B,K [B,K ...]
 
-One line of JSON for each peer and size, with the median of the times in milliseconds."""
+One line of JSON for each peer and size, with the median of the times in milliseconds, after a run that takes the memory.
+The clock is read when the device is done."""
 
+import argparse
 import json
 import statistics
-import sys
 import time
 
 import torch
@@ -29,29 +30,41 @@ def pot(scores):
     import ot
 
     samples, prototypes = scores.shape
-    uniform = [torch.full((n,), 1 / n) for n in (samples, prototypes)]
+    uniform = [torch.full((n,), 1 / n, device=scores.device) for n in (samples, prototypes)]
     return ot.sinkhorn(*uniform, -scores, EPSILON, numItermax=ROUNDS, stopThr=0, warn=False)
 
 
-def median_ms(step, runs=9):
+def median_ms(step, device, runs):
+    def done():
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
     step()
     times = []
     for _ in range(runs):
-        begun = time.perf_counter()
+        begun = done()
         step()
-        times.append((time.perf_counter() - begun) * 1e3)
+        times.append((done() - begun) * 1e3)
     return statistics.median(times)
 
 
 def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("sizes", nargs="+", metavar="B,K")
+    args = parser.parse_args()
+    if args.device.type == "cuda":
+        torch.cuda.set_device(args.device)
+    runs = 9 if args.device.type == "cpu" else 100
     torch.manual_seed(0)
-    unit = lambda rows: torch.nn.functional.normalize(torch.randn(rows, 128), dim=1)
-    for size in sys.argv[1:]:
+    unit = lambda rows: torch.nn.functional.normalize(torch.randn(rows, 128, device=args.device), dim=1)
+    for size in args.sizes:
         b, k = map(int, size.split(","))
         scores = unit(b) @ unit(k).t()
         for name, peer in (("PyTorch", in_place), ("POT on PyTorch", pot)):
             try:
-                row = {"name": name, "b": b, "k": k, "median_ms": median_ms(lambda: peer(scores))}
+                row = {"name": name, "b": b, "k": k, "median_ms": median_ms(lambda: peer(scores), args.device, runs)}
             except ImportError:
                 continue
             print(json.dumps(row), flush=True)
