@@ -66,6 +66,41 @@ fn every_command_has_help_on_stdout() {
 }
 
 #[test]
+fn a_benchmark_prints_a_line_of_figures_and_is_no_command_for_users() {
+    let space = Space::new();
+    let help = space.swav("--help").run().succeeded();
+    assert!(!help.stdout.contains("bench"), "{}", help.stdout);
+    let cases = [
+        "step --arch cifar10-slim --crops 2x16 --batch 4 --prototypes 8",
+        "sinkhorn --sizes 64x30,2x16x10",
+        "kmeans --samples 64 --dim 8 --centroids 4",
+    ];
+    for case in cases {
+        let call = format!("bench {case} --device cpu");
+        let told = space.swav(&call).run().succeeded();
+        assert_eq!(told.stdout.lines().count(), 1, "{case}");
+        let figures = told.json();
+        assert_eq!(figures["device"], "cpu", "{case}");
+        match case.starts_with("step") {
+            true => assert!(figures["images_per_s"].as_f64() > Some(0.0), "{figures}"),
+            false => assert!(
+                figures["rows"]
+                    .as_array()
+                    .is_some_and(|rows| rows.len() >= 2)
+            ),
+        }
+    }
+    for (wrong, part) in [
+        ("step --crops 2x", "2x"),
+        ("step --arch resnet19", "resnet19"),
+        ("kmeans --samples 2", "--samples 2"),
+    ] {
+        let call = format!("bench {wrong} --device cpu");
+        space.swav(&call).run().failed(2, &[part]);
+    }
+}
+
+#[test]
 fn devices_are_listed_and_one_of_them_is_the_default() {
     let space = Space::new();
     let output = space.swav("devices").run().succeeded();

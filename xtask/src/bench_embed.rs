@@ -8,11 +8,13 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::example;
+use crate::example::{self, On};
 
 /// `cargo xtask bench-embed`
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    on: On,
     /// A run, or weights; for the peer's sake of the network that --arch names.
     #[arg(long, value_name = "RUN")]
     run: PathBuf,
@@ -44,6 +46,9 @@ struct Figures {
     /// The peer's workers hold memory of their own.
     #[serde(default)]
     worker_rss_mib: Option<f64>,
+    /// What the peer's allocator has taken of a GPU's memory at most.
+    #[serde(default)]
+    device_memory_mib: Option<f64>,
 }
 
 impl Figures {
@@ -54,56 +59,62 @@ impl Figures {
 
 /// Measures each set with each program, one after the other.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let swav = example::swav()?;
+    let swav = args.on.program()?;
     let scratch = std::env::temp_dir().join(format!("swav-bench-embed-{}", std::process::id()));
     fs::create_dir_all(&scratch)?;
     let measured = measure(args, &swav, &scratch);
     fs::remove_dir_all(&scratch)?;
     let measured = measured?;
+    println!("on {}", args.on.device);
     println!(
-        "{:<16} {:>8} {:>9} {:>9} {:>9}",
+        "{:<26} {:>8} {:>9} {:>9} {:>9}",
         "", "images", "images/s", "memory", "a worker"
     );
-    let memory = |mib: Option<f64>| mib.map_or(String::new(), |mib| format!("{mib:.0} MiB"));
-    for of_set in &measured {
-        for row in of_set {
-            println!(
-                "{:<16} {:>8} {:>9.0} {:>9} {:>9}",
-                row.name,
-                row.images,
-                row.images_per_s(),
-                memory(row.peak_rss_mib),
-                memory(row.worker_rss_mib),
-            );
-        }
-        if let [ours, peer] = &of_set[..] {
+    let show = |row: &Figures| {
+        println!(
+            "{:<26} {:>8} {:>9.0} {:>9} {:>9}",
+            row.name,
+            row.images,
+            row.images_per_s(),
+            example::mib(row.peak_rss_mib),
+            example::mib(row.worker_rss_mib),
+        );
+    };
+    for (ours, peers) in measured.iter().filter_map(|of_set| of_set.split_first()) {
+        show(ours);
+        for peer in peers {
+            show(peer);
             let ratio = ours.images_per_s() / peer.images_per_s();
-            println!("{:<25} {ratio:>8.2}x", "  as fast");
+            println!("{:<35} {ratio:>8.2}x", "  as fast");
         }
     }
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&measured)?;
-        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    match &args.json {
+        Some(path) => example::write_json(path, &measured),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn measure(args: &Args, swav: &Path, scratch: &Path) -> anyhow::Result<Vec<Vec<Figures>>> {
     let of_set = |data: &PathBuf| {
+        if !args.on.is_cpu() {
+            // Kernels are tuned, and what was found is kept for the next process.
+            ours(args, swav, data, scratch)?;
+        }
         let mut figures = vec![ours(args, swav, data, scratch)?];
         if let Some(python) = &args.peers {
             let mut peer = example::peer(python, "embed_torch.py");
             peer.arg(data).arg(scratch.join("peer.npy"));
             peer.args(["--arch", &args.arch, "--size", &args.size.to_string()]);
-            let text = example::printed(&mut peer, "the peer")?;
-            let peer: Figures = serde_json::from_str(&text).context("the peer has no figures")?;
-            ensure!(
-                peer.images == figures[0].images,
-                "the peer sees {} images where swav sees {}",
-                peer.images,
-                figures[0].images
-            );
-            figures.push(peer);
+            peer.args(["--device", &args.on.of_torch()]);
+            for peer in example::figures::<Figures>(&mut peer, "the peer")? {
+                ensure!(
+                    peer.images == figures[0].images,
+                    "the peer sees {} images where swav sees {}",
+                    peer.images,
+                    figures[0].images
+                );
+                figures.push(peer);
+            }
         }
         Ok(figures)
     };
@@ -121,6 +132,7 @@ fn ours(args: &Args, swav: &Path, data: &Path, scratch: &Path) -> anyhow::Result
         .arg("--out")
         .arg(&out)
         .args(["--size", &args.size.to_string()])
+        .args(["--device", &args.on.device])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -136,5 +148,6 @@ fn ours(args: &Args, swav: &Path, data: &Path, scratch: &Path) -> anyhow::Result
         seconds,
         peak_rss_mib: spent.peak_rss_mib,
         worker_rss_mib: None,
+        device_memory_mib: None,
     })
 }

@@ -1,20 +1,16 @@
 //! `cargo xtask bench-kmeans`: clustering a bank, in each form, beside what others take.
 
-use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
-use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::example;
+use crate::example::{self, On};
 
 /// `cargo xtask bench-kmeans`
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where to: cpu, wgpu or cuda.
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    on: On,
     /// Embeddings in the bank.
     #[arg(long, default_value_t = 50_000, value_parser = at_least_1())]
     samples: u32,
@@ -43,6 +39,7 @@ fn at_least_1() -> clap::builder::RangedI64ValueParser<u32> {
 #[derive(Debug, Serialize, Deserialize)]
 struct Figures {
     device: String,
+    device_name: String,
     rows: Vec<Row>,
 }
 
@@ -73,33 +70,32 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         ("--centroids", args.centroids),
         ("--iterations", args.iterations),
     ];
-    let mut program = Command::new(example::build("swav-ot", "bench_kmeans", &args.device)?);
-    program.args(["--device", &args.device]);
+    let mut program = args.on.bench("kmeans")?;
     for (flag, value) in sizes {
         program.args([flag, &value.to_string()]);
     }
-    let text = example::printed(&mut program, "the benchmark")?;
-    let mut figures: Figures =
-        serde_json::from_str(&text).context("the benchmark has not printed its figures")?;
+    let mut figures: Figures = example::figure(&mut program, "the benchmark")?;
     if let Some(python) = &args.peers {
         let mut peer = example::peer(python, "kmeans_sklearn.py");
         peer.args(sizes.map(|(_, value)| value.to_string()));
-        let text = example::printed(&mut peer, "the peer")?;
-        let peer = serde_json::from_str(&text).with_context(|| format!("of the peer: {text}"))?;
-        figures.rows.push(peer);
+        figures.rows.push(example::figure(&mut peer, "the peer")?);
     }
     show(args, &figures);
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&figures)?;
-        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    match &args.json {
+        Some(path) => example::write_json(path, &figures),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn show(args: &Args, figures: &Figures) {
     println!(
-        "{} samples of {} numbers, {} centroids, {} rounds, on {}",
-        args.samples, args.dim, args.centroids, args.iterations, figures.device
+        "{} samples of {} numbers, {} centroids, {} rounds, on {} ({})",
+        args.samples,
+        args.dim,
+        args.centroids,
+        args.iterations,
+        figures.device,
+        figures.device_name
     );
     // What the products take that say how near each sample is to each centroid: in every round, and once more.
     let sizes = [args.samples, args.dim, args.centroids].map(f64::from);

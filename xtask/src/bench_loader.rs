@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         .data
         .canonicalize()
         .with_context(|| format!("--data {}", args.data.display()))?;
-    let mut ours = Command::new(example::build("swav-data", "loader_speed", "cpu")?);
+    let mut ours = Command::new(example::build("loader_speed")?);
     let threads = args.threads.to_string();
     ours.arg(&data)
         .args([&threads, &args.crops, &args.seconds.to_string()]);

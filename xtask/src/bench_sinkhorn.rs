@@ -1,21 +1,18 @@
 //! `cargo xtask bench-sinkhorn`: scores to codes, in each form, beside what memory allows and what others take.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::example;
+use crate::example::{self, On};
 
 /// `cargo xtask bench-sinkhorn`
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where to: cpu, wgpu or cuda.
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    on: On,
     /// Samples x prototypes, or heads x samples x prototypes.
     #[arg(
         long,
@@ -53,6 +50,7 @@ fn size(text: &str) -> Result<String, String> {
 #[derive(Debug, Serialize, Deserialize)]
 struct Figures {
     device: String,
+    device_name: String,
     bandwidth_gb_s: f64,
     rows: Vec<Row>,
     #[serde(default)]
@@ -82,14 +80,17 @@ struct Peer {
 
 /// Builds, measures, and shows.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let mut figures = measure(args)?;
+    let mut program = args.on.bench("sinkhorn")?;
+    program
+        .args(["--sizes", &args.sizes.join(",")])
+        .args(["--iterations", &args.iterations.to_string()]);
+    let mut figures: Figures = example::figure(&mut program, "the benchmark")?;
     if let Some(python) = &args.peers {
-        figures.peers = measure_peers(python, &figures.rows)?;
+        figures.peers = measure_peers(&args.on, python, &figures.rows)?;
     }
     show(&figures);
     if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&figures)?;
-        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+        example::write_json(path, &figures)?;
     }
     if let Some(path) = &args.plot {
         plot(&figures, path)?;
@@ -97,52 +98,49 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The forms, by the example of swav-ot.
-fn measure(args: &Args) -> anyhow::Result<Figures> {
-    let mut program = Command::new(example::build("swav-ot", "bench_sinkhorn", &args.device)?);
-    program
-        .args(["--device", &args.device])
-        .args(["--sizes", &args.sizes.join(",")])
-        .args(["--iterations", &args.iterations.to_string()]);
-    let text = example::printed(&mut program, "the benchmark")?;
-    serde_json::from_str(&text).context("the benchmark has not printed its figures")
-}
-
-/// The peers at each size that has one head: as they come, and with an allocator that keeps freed memory, as the
-/// program's does.
-fn measure_peers(python: &Path, rows: &[Row]) -> anyhow::Result<Vec<Peer>> {
+/// The peers at each size that has one head: on the CPU as they come, and with an allocator that keeps freed memory, as
+/// the program's does; on a GPU PyTorch keeps it anyway.
+fn measure_peers(on: &On, python: &Path, rows: &[Row]) -> anyhow::Result<Vec<Peer>> {
     ensure!(
         rows.iter().all(|row| row.iterations == 3),
         "the peers make 3 rounds: leave out --iterations to compare"
     );
-    let mut peers = run_peers(python, rows, &[])?;
-    let keeping = [
-        ("MALLOC_MMAP_MAX_", "0"),
-        ("MALLOC_TRIM_THRESHOLD_", "99999999999"),
-    ];
-    for peer in run_peers(python, rows, &keeping)? {
-        let name = format!("{}, memory kept", peer.name);
-        peers.push(Peer { name, ..peer });
+    let mut peers = run_peers(on, python, rows, &[])?;
+    if on.is_cpu() {
+        let keeping = [
+            ("MALLOC_MMAP_MAX_", "0"),
+            ("MALLOC_TRIM_THRESHOLD_", "99999999999"),
+        ];
+        for peer in run_peers(on, python, rows, &keeping)? {
+            let name = format!("{}, memory kept", peer.name);
+            peers.push(Peer { name, ..peer });
+        }
     }
     Ok(peers)
 }
 
-fn run_peers(python: &Path, rows: &[Row], variables: &[(&str, &str)]) -> anyhow::Result<Vec<Peer>> {
+fn run_peers(
+    on: &On,
+    python: &Path,
+    rows: &[Row],
+    variables: &[(&str, &str)],
+) -> anyhow::Result<Vec<Peer>> {
     let fused = rows
         .iter()
         .filter(|row| row.form == "fused" && row.heads == 1);
     let sizes = fused.map(|row| format!("{},{}", row.b, row.k));
     let mut program = example::peer(python, "sinkhorn_torch.py");
-    program.args(sizes).envs(variables.iter().copied());
-    let lines = example::printed(&mut program, "the peers")?;
-    let peer = |line| serde_json::from_str(line).with_context(|| format!("of the peers: {line}"));
-    lines.lines().map(peer).collect()
+    program
+        .args(["--device", &on.of_torch()])
+        .args(sizes)
+        .envs(variables.iter().copied());
+    example::figures(&mut program, "the peers")
 }
 
 fn show(figures: &Figures) {
     println!(
-        "{}, reading {:.1} GB/s at best",
-        figures.device, figures.bandwidth_gb_s
+        "{} ({}), reading {:.1} GB/s at best",
+        figures.device, figures.device_name, figures.bandwidth_gb_s
     );
     println!(
         "{:>17}  {:<27} {:>9} {:>9} {:>9} {:>7} {:>9}",

@@ -1,20 +1,16 @@
 //! `cargo xtask bench-step`: whole training steps of SwAV, phase by phase, beside PyTorch.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::example;
+use crate::example::{self, On};
 
 /// `cargo xtask bench-step`
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where to: cpu, wgpu or cuda.
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    on: On,
     /// An architecture, or cifar10-slim for the network of that recipe.
     #[arg(long, default_value = "resnet50")]
     arch: String,
@@ -57,6 +53,8 @@ fn crops(text: &str) -> Result<String, String> {
 /// What is measured, and written with `--json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Figures {
+    device: String,
+    device_name: String,
     arch: String,
     crops: String,
     batch: u32,
@@ -64,8 +62,13 @@ struct Figures {
     optimizer: String,
     images_per_s: f64,
     step_s: f64,
+    /// Of the process, on the CPU.
     peak_rss_mib: Option<f64>,
+    /// Of the device, if it is another.
+    device_memory_mib: Option<f64>,
     phases_s: Phases,
+    warm_up_s: Vec<f64>,
+    warm_up_settled: bool,
     #[serde(default)]
     peers: Vec<Peer>,
 }
@@ -83,22 +86,28 @@ struct Phases {
 struct Peer {
     name: String,
     images_per_s: f64,
-    peak_rss_mib: f64,
+    #[serde(default)]
+    peak_rss_mib: Option<f64>,
+    /// What PyTorch's allocator has taken at most, and of it what tensors have.
+    #[serde(default)]
+    device_memory_mib: Option<f64>,
+    #[serde(default)]
+    device_memory_used_mib: Option<f64>,
     phases_s: Phases,
 }
 
 /// Builds, measures, and shows.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let mut figures = measure(args)?;
+    let mut program = args.on.bench("step")?;
+    let mut figures: Figures = example::figure(program.args(case(args)), "the benchmark")?;
     if let Some(python) = &args.peers {
-        figures.peers = measure_peer(args, &figures.optimizer, python)?;
+        figures.peers = measure_peers(args, &figures.optimizer, python)?;
     }
     show(&figures);
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&figures)?;
-        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    match &args.json {
+        Some(path) => example::write_json(path, &figures),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// What is measured alike for us and for the peer.
@@ -116,39 +125,39 @@ fn case(args: &Args) -> [String; 8] {
     .unwrap_or_else(|_| unreachable!("four flags with a value each"))
 }
 
-/// The steps, by the example of swav-train.
-fn measure(args: &Args) -> anyhow::Result<Figures> {
-    let mut program = Command::new(example::build("swav-train", "bench_step", &args.device)?);
-    program.args(["--device", &args.device]).args(case(args));
-    figures(&mut program, "the benchmark")
-}
-
-fn measure_peer(args: &Args, optimizer: &str, python: &Path) -> anyhow::Result<Vec<Peer>> {
+/// PyTorch on the same device, on a GPU in two precisions.
+fn measure_peers(args: &Args, optimizer: &str, python: &Path) -> anyhow::Result<Vec<Peer>> {
     let mut program = example::peer(python, "step_torch.py");
-    program.args(case(args)).args(["--optimizer", optimizer]);
-    Ok(vec![figures(&mut program, "the peer")?])
-}
-
-/// The figures that a program prints.
-fn figures<T: for<'a> Deserialize<'a>>(program: &mut Command, who: &str) -> anyhow::Result<T> {
-    let text = example::printed(program, who)?;
-    serde_json::from_str(&text).with_context(|| format!("{who} has not printed its figures"))
+    program
+        .args(["--device", &args.on.of_torch()])
+        .args(case(args))
+        .args(["--optimizer", optimizer]);
+    example::figures(&mut program, "the peer")
 }
 
 fn show(figures: &Figures) {
     println!(
-        "{}, crops {}, batch {}, {} prototypes, {}",
-        figures.arch, figures.crops, figures.batch, figures.prototypes, figures.optimizer
+        "{}, crops {}, batch {}, {} prototypes, {}, on {} ({})",
+        figures.arch,
+        figures.crops,
+        figures.batch,
+        figures.prototypes,
+        figures.optimizer,
+        figures.device,
+        figures.device_name
     );
+    if !figures.warm_up_settled {
+        println!("the time of a step had not settled when the clock began to count");
+    }
     println!(
-        "{:<16} {:>8} {:>9} {:>9} {:>7} {:>7} {:>9} {:>7}",
+        "{:<26} {:>8} {:>10} {:>10} {:>9} {:>9} {:>10} {:>9}",
         "", "images/s", "memory", "forward", "codes", "loss", "backward", "update"
     );
     let row = |name: &str, rate: f64, memory: Option<f64>, phases: &Phases| {
-        let memory = memory.map_or("unknown".to_string(), |mib| format!("{mib:.0} MiB"));
-        let ms = |seconds: f64| format!("{:.0} ms", seconds * 1e3);
+        let ms = |seconds: f64| format!("{:.1} ms", seconds * 1e3);
         println!(
-            "{name:<16} {rate:>8.1} {memory:>9} {:>9} {:>7} {:>7} {:>9} {:>7}",
+            "{name:<26} {rate:>8.1} {:>10} {:>10} {:>9} {:>9} {:>10} {:>9}",
+            example::mib(memory),
             ms(phases.forward),
             ms(phases.codes),
             ms(phases.loss),
@@ -159,18 +168,18 @@ fn show(figures: &Figures) {
     row(
         "swav",
         figures.images_per_s,
-        figures.peak_rss_mib,
+        figures.peak_rss_mib.or(figures.device_memory_mib),
         &figures.phases_s,
     );
     for peer in &figures.peers {
         row(
             &peer.name,
             peer.images_per_s,
-            Some(peer.peak_rss_mib),
+            peer.peak_rss_mib.or(peer.device_memory_mib),
             &peer.phases_s,
         );
         println!(
-            "{:<16} {:>7.2}x",
+            "{:<26} {:>7.2}x",
             "  as fast",
             figures.images_per_s / peer.images_per_s
         );

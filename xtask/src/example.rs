@@ -1,4 +1,4 @@
-//! Programs that benchmarks run: swav itself, examples of the crates, since this one knows nothing of Burn, and the peers.
+//! Programs that benchmarks run, since this one knows nothing of Burn: swav itself, an example, and the peers.
 
 use std::ffi::OsString;
 use std::fs;
@@ -7,39 +7,104 @@ use std::process::{Child, Command};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::root;
 
-/// Builds the example `name` of `package` for a device, and says where it lies.
-pub fn build(package: &str, name: &str, device: &str) -> anyhow::Result<PathBuf> {
-    let mut build = Command::new(cargo());
-    build.args(["build", "--release"]);
-    match device {
-        // In the closure of the workspace, which is there already.
-        "cpu" => build.args(["--workspace", "--examples"]),
-        "wgpu" | "cuda" => build
-            .args(["-p", package, "--example", name])
-            .args(["--features", &format!("{package}/{device}")]),
-        device => bail!("--device {device}: expected cpu, wgpu or cuda"),
-    };
-    let status = build.current_dir(root()).status();
-    ensure!(
-        status.context("cannot start cargo")?.success(),
-        "the benchmark does not build"
-    );
-    Ok(root().join("target/release/examples").join(name))
+/// Where a benchmark runs, and which program.
+#[derive(Debug, clap::Args)]
+pub struct On {
+    /// Where to: cpu, wgpu, wgpu:1, cuda or cuda:1.
+    #[arg(long, default_value = "cpu", value_parser = device)]
+    pub device: String,
+    /// A program `swav` that is there already; without it one is built with the feature of the device.
+    #[arg(long, value_name = "PROGRAM")]
+    program: Option<PathBuf>,
 }
 
-/// Builds the program, and says where it lies.
+/// A device by name, with or without a number.
+fn device(text: &str) -> Result<String, String> {
+    let (name, index) = text.split_once(':').unwrap_or((text, "0"));
+    match (name, index.parse::<u32>()) {
+        ("cpu", _) if text == "cpu" => Ok(text.to_string()),
+        ("wgpu" | "cuda", Ok(_)) => Ok(text.to_string()),
+        _ => Err("expected cpu, wgpu, wgpu:1, cuda or cuda:1".to_string()),
+    }
+}
+
+impl On {
+    /// Whether it is the CPU.
+    pub fn is_cpu(&self) -> bool {
+        self.device == "cpu"
+    }
+
+    /// The program, built if need be.
+    pub fn program(&self) -> anyhow::Result<PathBuf> {
+        match (&self.program, self.device.split(':').next()) {
+            // A relative path may be meant from here, and not from where the program is run.
+            (Some(program), _) => program
+                .canonicalize()
+                .with_context(|| format!("--program {}", program.display())),
+            (None, Some(feature @ ("wgpu" | "cuda"))) => build_swav(&["--features", feature]),
+            (None, _) => swav(),
+        }
+    }
+
+    /// `swav bench NAME` on the device.
+    pub fn bench(&self, name: &str) -> anyhow::Result<Command> {
+        let mut command = Command::new(self.program()?);
+        command.args(["bench", name, "--device", &self.device]);
+        Ok(command)
+    }
+
+    /// The device as PyTorch calls it: whatever GPU there is goes by the name of CUDA's.
+    pub fn of_torch(&self) -> String {
+        match self.device.split_once(':') {
+            Some(("cuda", index)) => format!("cuda:{index}"),
+            _ if self.is_cpu() => "cpu".to_string(),
+            _ => "cuda".to_string(),
+        }
+    }
+}
+
+/// Builds the example `name` in the closure of the workspace, which is there already, and says where it lies.
+pub fn build(name: &str) -> anyhow::Result<PathBuf> {
+    cargo_build(&["--workspace", "--examples"])?;
+    Ok(target().join("release/examples").join(name))
+}
+
+/// Builds the program for the CPU, and says where it lies.
 pub fn swav() -> anyhow::Result<PathBuf> {
+    build_swav(&[])
+}
+
+fn build_swav(arguments: &[&str]) -> anyhow::Result<PathBuf> {
+    cargo_build(arguments)?;
+    Ok(target().join("release/swav"))
+}
+
+fn cargo_build(arguments: &[&str]) -> anyhow::Result<()> {
     let status = Command::new(cargo())
         .args(["build", "--release"])
+        .args(arguments)
         .current_dir(root())
         .status()
         .context("cannot start cargo")?;
-    ensure!(status.success(), "the program does not build");
-    Ok(root().join("target/release/swav"))
+    ensure!(
+        status.success(),
+        "cargo build --release {} failed",
+        arguments.join(" ")
+    );
+    Ok(())
+}
+
+/// Where cargo puts what it builds.
+fn target() -> PathBuf {
+    // Cargo runs in the root, and this perhaps elsewhere.
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or("target".into());
+    root().join(target)
 }
 
 /// A script of `bench/peers`. It runs where this runs, so that `python` may be a path from here.
@@ -64,6 +129,34 @@ pub fn printed(command: &mut Command, who: &str) -> anyhow::Result<String> {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout).with_context(|| format!("{who} has printed no text"))
+}
+
+/// The lines of JSON that `command` prints, if it ends well; `who` it is in an error.
+pub fn figures<T: DeserializeOwned>(command: &mut Command, who: &str) -> anyhow::Result<Vec<T>> {
+    let text = printed(command, who)?;
+    let figure = |line| {
+        serde_json::from_str(line).with_context(|| format!("{who} has printed no figures: {line}"))
+    };
+    text.lines().map(figure).collect()
+}
+
+/// The line of JSON that `command` prints, if it ends well; `who` it is in an error.
+pub fn figure<T: DeserializeOwned>(command: &mut Command, who: &str) -> anyhow::Result<T> {
+    let [figure] = <[T; 1]>::try_from(figures(command, who)?).map_err(|figures| {
+        anyhow::anyhow!("{who} has printed {} lines, and not one", figures.len())
+    })?;
+    Ok(figure)
+}
+
+/// Writes figures to a file as JSON.
+pub fn write_json(path: &Path, figures: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(figures)?;
+    fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Megabytes for a table, or nothing where they are not known.
+pub fn mib(megabytes: Option<f64>) -> String {
+    megabytes.map_or(String::new(), |mib| format!("{mib:.0} MiB"))
 }
 
 /// The cargo that runs this, or the one in the path.
@@ -108,4 +201,34 @@ fn cpu_s(stat: &str) -> Option<f64> {
     let hundredths = numbers.split_whitespace().skip(11).take(2);
     let hundredths: Vec<f64> = hundredths.filter_map(|n| n.parse().ok()).collect();
     (hundredths.len() == 2).then(|| hundredths.iter().sum::<f64>() / 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_named_with_or_without_a_number() {
+        for right in ["cpu", "wgpu", "wgpu:1", "cuda", "cuda:1"] {
+            assert_eq!(device(right).as_deref(), Ok(right));
+        }
+        for wrong in ["", "gpu", "cpu:0", "cuda:x", "wgpu:", "auto"] {
+            assert!(device(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn pytorch_knows_every_gpu_as_cuda() {
+        let of_torch = |device: &str| {
+            let device = device.to_string();
+            let on = On {
+                device,
+                program: None,
+            };
+            on.of_torch()
+        };
+        assert_eq!(of_torch("cpu"), "cpu");
+        assert_eq!(of_torch("wgpu:1"), "cuda");
+        assert_eq!(of_torch("cuda:1"), "cuda:1");
+    }
 }

@@ -1,6 +1,7 @@
 //! The command line: what may be typed, with help that one can work from.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use swav_data::{DEFAULT_MAX_PIXELS, Format, ShardSize};
@@ -59,6 +60,9 @@ pub enum Command {
     Data(Data),
     /// List the devices there are.
     Devices(Devices),
+    /// Measure the program on random input: what `cargo xtask bench-…` runs.
+    #[command(subcommand, hide = true)]
+    Bench(Bench),
 }
 
 const TRAIN_EXAMPLES: &str = "Examples:\n  \
@@ -568,10 +572,155 @@ pub struct Devices {
     pub planted: Option<String>,
 }
 
+/// `swav bench …`
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// Time whole training steps of SwAV, phase by phase.
+    Step(BenchStep),
+    /// Time scores to codes.
+    Sinkhorn(BenchSinkhorn),
+    /// Time the k-means of a bank of embeddings.
+    Kmeans(BenchKmeans),
+}
+
+/// `swav bench step`
+#[derive(Debug, Args)]
+pub struct BenchStep {
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// An architecture with the ImageNet stem, or cifar10-slim for the network of that recipe.
+    #[arg(long, default_value = "resnet50")]
+    pub arch: String,
+    /// The crops of an image, NUMBERxSIZE for each resolution; the first two give the codes.
+    #[arg(long, default_value = "2x96+4x48")]
+    pub crops: CropGroups,
+    /// Images of a step.
+    #[arg(long, default_value = "16", value_parser = number(2))]
+    pub batch: usize,
+    /// Prototypes.
+    #[arg(long, default_value = "3000", value_parser = number(2))]
+    pub prototypes: usize,
+    /// Seconds after which the clock counts although steps still differ, on a device that tunes its kernels.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub warm_up: u64,
+}
+
+/// `swav bench sinkhorn`
+#[derive(Debug, Args)]
+pub struct BenchSinkhorn {
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Samples x prototypes, or heads x samples x prototypes.
+    #[arg(long, value_delimiter = ',', default_value = "4096x3000")]
+    pub sizes: Vec<ScoresSize>,
+    /// Rounds of Sinkhorn-Knopp.
+    #[arg(long, default_value = "3", value_parser = number(1))]
+    pub iterations: usize,
+}
+
+/// `swav bench kmeans`
+#[derive(Debug, Args)]
+pub struct BenchKmeans {
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Embeddings in the bank.
+    #[arg(long, default_value = "50000", value_parser = number(1))]
+    pub samples: usize,
+    /// Numbers of an embedding.
+    #[arg(long, default_value = "128", value_parser = number(1))]
+    pub dim: usize,
+    /// Clusters, no more than samples.
+    #[arg(long, default_value = "3000", value_parser = number(1))]
+    pub centroids: usize,
+    /// Rounds of k-means.
+    #[arg(long, default_value = "10", value_parser = number(1))]
+    pub iterations: usize,
+}
+
+/// A number of things, `least` or more.
+fn number(least: i64) -> impl clap::builder::TypedValueParser<Value = usize> {
+    use clap::builder::TypedValueParser;
+    let numbers = clap::value_parser!(u32).range(least..);
+    numbers.map(|number| number as usize)
+}
+
+/// The crops of an image: `2x96+4x48`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CropGroups {
+    /// As it was written.
+    pub text: String,
+    /// For each resolution, how many, and their side in pixels.
+    pub groups: Vec<(usize, usize)>,
+}
+
+impl FromStr for CropGroups {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let group = |group: &str| {
+            let (count, size) = group.split_once('x')?;
+            match (count.parse().ok()?, size.parse().ok()?) {
+                (count @ 1..=100, size @ 8..=1024) => Some((count, size)),
+                _ => None,
+            }
+        };
+        let groups = text.split('+').map(|part| {
+            group(part).ok_or_else(|| format!("`{part}` is not like 2x96, two crops of 96 pixels"))
+        });
+        let groups: Vec<(usize, usize)> = groups.collect::<Result<_, _>>()?;
+        if groups.iter().map(|group| group.0).sum::<usize>() < 2 {
+            return Err("one crop has no other to predict".to_string());
+        }
+        Ok(Self {
+            text: text.to_string(),
+            groups,
+        })
+    }
+}
+
+/// Heads, samples and prototypes: `4096x3000` with one head, `3x4096x3000` with three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScoresSize(pub [usize; 3]);
+
+impl FromStr for ScoresSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers: Result<Vec<usize>, _> = text.split('x').map(str::parse).collect();
+        let size = match numbers.as_deref() {
+            Ok(&[samples, prototypes]) => [1, samples, prototypes],
+            Ok(&[heads, samples, prototypes]) => [heads, samples, prototypes],
+            _ => [0; 3],
+        };
+        match size.contains(&0) {
+            true => Err("expected 4096x3000 or, with heads, 3x4096x3000".to_string()),
+            false => Ok(Self(size)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn crops_are_a_number_and_a_size_for_each_resolution() {
+        let crops: CropGroups = "2x96+4x48".parse().unwrap();
+        assert_eq!(crops.groups, [(2, 96), (4, 48)]);
+        for wrong in ["", "2", "1x96", "2x96+", "2x4", "0x96", "2xx"] {
+            assert!(wrong.parse::<CropGroups>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_size_of_scores_has_one_head_unless_it_says_more() {
+        assert_eq!("4096x3000".parse(), Ok(ScoresSize([1, 4096, 3000])));
+        assert_eq!("3x256x30".parse(), Ok(ScoresSize([3, 256, 30])));
+        for wrong in ["", "4096", "4096x0", "1x2x3x4", "ax3"] {
+            assert!(wrong.parse::<ScoresSize>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

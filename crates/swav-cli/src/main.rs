@@ -81,6 +81,7 @@ fn run(cli: Cli, stop: &Stop) -> anyhow::Result<()> {
         Command::Data(Data::Scan(args)) => commands::data_scan(&args, stop),
         Command::Data(Data::Pack(args)) => commands::data_pack(&args, stop),
         Command::Devices(args) => commands::devices(&args),
+        Command::Bench(args) => commands::bench(&args, stop),
     }
 }
 

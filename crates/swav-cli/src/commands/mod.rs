@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod assign;
+mod bench;
 mod check;
 mod classifier;
 mod data;
@@ -17,6 +18,7 @@ mod setup;
 mod train;
 
 pub use assign::assign;
+pub use bench::bench;
 pub use data::{data_pack, data_scan};
 pub use devices::devices;
 pub use embed::embed;

@@ -68,12 +68,15 @@ impl Finding {
 /// Named numbers that a case computes.
 type Results = Vec<(String, Vec<f32>)>;
 
+/// Computes a case in a place.
+type Compute = dyn Fn(&Places) -> Result<Results, TrainError>;
+
 /// Something to compute on either device.
 struct Case {
     name: String,
     /// The largest relative error that is allowed, for each precision.
     bounds: [f64; 2],
-    compute: Box<dyn Fn(&Places) -> Result<Results, TrainError>>,
+    compute: Box<Compute>,
 }
 
 /// Where a case is computed.

@@ -15,23 +15,23 @@ const BATCH: usize = 8;
 const PROTOTYPES: usize = 24;
 const DIM: usize = 32;
 
+/// Number and side of the crops of a resolution.
+type Group = (usize, usize);
+
 pub(super) fn cases(extent: Extent) -> Vec<Case> {
     // Errors of products grow on their way through a network, and where a ReLU falls to the other side a gradient jumps:
     // more, where batch norm has few values, as on the last maps here.
     let bounds = [0.05, 0.2];
-    let networks: [(&str, Stem, &[(usize, usize)]); 2] = [
-        ("resnet18", Stem::Cifar, &[(2, 32), (2, 20)]),
-        ("resnet50", Stem::Imagenet, &[(2, 64)]),
-    ];
-    networks
-        .into_iter()
-        .map(|(name, stem, groups)| {
-            Case::bounded(format!("step of {name}"), bounds, move |places| {
-                let network = network(name, stem, extent, PROTOTYPES, places.device)?;
-                step(network, groups, places)
-            })
+    let case = |name: &'static str, stem, groups: &'static [Group]| {
+        Case::bounded(format!("step of {name}"), bounds, move |places| {
+            let network = network(name, stem, extent, PROTOTYPES, places.device)?;
+            step(network, groups, places)
         })
-        .collect()
+    };
+    vec![
+        case("resnet18", Stem::Cifar, &[(2, 32), (2, 20)]),
+        case("resnet50", Stem::Imagenet, &[(2, 64)]),
+    ]
 }
 
 /// A network with the weights that seed 0 draws.
@@ -92,12 +92,7 @@ pub(super) fn gradients(
     (loss.inner(), gradients)
 }
 
-/// `groups` are number and side of the crops of each resolution.
-fn step(
-    network: Network,
-    groups: &[(usize, usize)],
-    places: &Places,
-) -> Result<Results, TrainError> {
+fn step(network: Network, groups: &[Group], places: &Places) -> Result<Results, TrainError> {
     let mut method = method(PROTOTYPES, places.device);
     let network = method.before_step(network);
     let crops = groups.iter().zip(1..).map(|(&(count, size), seed)| {

@@ -1,0 +1,317 @@
+//! `swav bench step`: whole steps of SwAV on random crops.
+
+use std::time::{Duration, Instant};
+
+use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
+use burn::tensor::{Device, Distribution, Tensor};
+use serde::Serialize;
+use swav_model::{BackboneConfig, Network, NetworkConfig, Stem};
+use swav_train::config::OptimizerName;
+use swav_train::display::say;
+use swav_train::method::{Method, Seen, Swav, SwavPlan};
+use swav_train::optim::{OptimizerPlan, Schedule};
+use swav_train::{Stop, TrainError};
+
+use super::{WarmUp, median, sync};
+use crate::args::BenchStep;
+use crate::device::{Choice, Found};
+use crate::output::print;
+
+/// Steps that are timed: at least, and at most while there are seconds left.
+const LEAST: usize = 5;
+const MOST: usize = 30;
+const SECONDS: f64 = 25.0;
+/// Steps that are timed phase by phase where that is a run of its own.
+const BY_PHASE: usize = 5;
+
+#[derive(Serialize)]
+struct Figures<'a> {
+    device: String,
+    device_name: String,
+    arch: &'a str,
+    crops: &'a str,
+    batch: usize,
+    prototypes: usize,
+    optimizer: &'static str,
+    images_per_s: f64,
+    step_s: f64,
+    /// On the CPU, the most memory that the process has held.
+    peak_rss_mib: Option<f64>,
+    /// On other devices, what the pools of memory hold at the end: they do not give it back between steps.
+    device_memory_mib: Option<f64>,
+    phases_s: Phases,
+    /// Of each step before the clock counted: kernels are compiled and tuned in the first.
+    warm_up_s: Vec<f64>,
+    /// Whether the last of them took about the same time.
+    warm_up_settled: bool,
+}
+
+#[derive(Serialize)]
+struct Phases {
+    forward: f64,
+    codes: f64,
+    loss: f64,
+    backward: f64,
+    update: f64,
+}
+
+/// Times whole training steps, phase by phase.
+pub fn step(args: &BenchStep, stop: &Stop) -> anyhow::Result<()> {
+    let case = Case(args);
+    let found = args.device.device.open()?;
+    let mut training = Training::new(&case, &found)?;
+    // Waiting for the phases costs nothing on the CPU, which does one after the other anyway.
+    let cpu = found.choice == Choice::Cpu;
+
+    let mut warm_up = WarmUp::new(&found, Duration::from_secs(args.warm_up));
+    while !warm_up.is_over() && !stop.requested() {
+        let seconds = training.step(&case, cpu)?.total();
+        warm_up.seconds.push(seconds);
+        if !cpu {
+            let number = warm_up.seconds.len();
+            say(format_args!("warm-up step {number}: {seconds:.3} s"));
+        }
+    }
+    let whole = training.steps(&case, LEAST..=MOST, cpu, stop)?;
+    let by_phase = match cpu {
+        true => None,
+        false => Some(training.steps(&case, 1..=BY_PHASE, true, stop)?),
+    };
+
+    let step_s = median(whole.iter().map(Laps::total));
+    let by_phase = by_phase.as_ref().unwrap_or(&whole);
+    let phase = |phase: usize| median(by_phase.iter().map(|laps| laps.0[phase]));
+    print(&serde_json::to_string(&Figures {
+        device: found.choice.to_string(),
+        device_name: found.name,
+        arch: &args.arch,
+        crops: &args.crops.text,
+        batch: args.batch,
+        prototypes: args.prototypes,
+        optimizer: case.rule(),
+        images_per_s: args.batch as f64 / step_s,
+        step_s,
+        peak_rss_mib: cpu.then(peak_rss_mib).flatten(),
+        device_memory_mib: device_memory_mib(&found.device),
+        phases_s: Phases {
+            forward: phase(0),
+            codes: phase(1),
+            loss: phase(2),
+            backward: phase(3),
+            update: phase(4),
+        },
+        warm_up_settled: warm_up.is_settled(),
+        warm_up_s: warm_up.seconds,
+    })?)
+}
+
+/// What is trained, between two steps.
+struct Training {
+    device: Device,
+    network: Network,
+    optimizer: ModuleOptimizer,
+    method: Swav,
+    /// Crops of each resolution, `[count · batch, 3, size, size]`.
+    crops: Vec<Tensor<4>>,
+}
+
+impl Training {
+    fn new(case: &Case<'_>, found: &Found) -> anyhow::Result<Self> {
+        let device = found.device.clone().autodiff();
+        let network = case.network()?.init(0, &device);
+        let crops = case.0.crops.groups.iter().map(|&(count, size)| {
+            let shape = [count * case.0.batch, 3, size, size];
+            Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device)
+        });
+        Ok(Self {
+            optimizer: case.optimizer().init(&network),
+            method: case.method(&device),
+            crops: crops.collect(),
+            network,
+            device,
+        })
+    }
+
+    /// One step; its time by phase, for which the device has to be waited for each time, or as a whole.
+    fn step(&mut self, case: &Case<'_>, by_phase: bool) -> anyhow::Result<Laps> {
+        let batch = case.0.batch;
+        let mut clock = Clock::new(&self.device, by_phase);
+        // As the trainer has it.
+        let current = self.method.before_step(self.network.clone());
+        let outputs = current.forward(self.crops.clone());
+        clock.lap()?;
+        let embeddings = outputs.embeddings.clone().detach().inner();
+        let targets = self.method.targets(&Seen {
+            step: 0,
+            network: &current,
+            crop: &|crop| panic!("SwAV does not look at crop {crop}"),
+            embeddings: &embeddings.split(batch, 0),
+            indices: &[],
+            labels: &[],
+        });
+        clock.lap()?;
+        let loss = self.method.loss(&outputs, &targets, 0..batch);
+        clock.lap()?;
+        let partial = GradientsParams::from_grads(loss.backward(), &current);
+        clock.lap()?;
+        let mut gradients = GradientsAccumulator::new();
+        gradients.accumulate(&current, partial);
+        self.network = self.optimizer.step(case.rate(), current, gradients.grads());
+        clock.finish()
+    }
+
+    /// As many steps as there is time for. A request to stop ends them early, if one at least has been timed.
+    fn steps(
+        &mut self,
+        case: &Case<'_>,
+        number: std::ops::RangeInclusive<usize>,
+        by_phase: bool,
+        stop: &Stop,
+    ) -> anyhow::Result<Vec<Laps>> {
+        let begun = Instant::now();
+        let mut steps = Vec::new();
+        while steps.len() < *number.start()
+            || steps.len() < *number.end() && begun.elapsed().as_secs_f64() < SECONDS
+        {
+            if stop.requested() {
+                break;
+            }
+            steps.push(self.step(case, by_phase)?);
+        }
+        match steps.is_empty() {
+            true => Err(TrainError::Interrupted.into()),
+            false => Ok(steps),
+        }
+    }
+}
+
+/// What is to be measured.
+struct Case<'a>(&'a BenchStep);
+
+impl Case<'_> {
+    fn network(&self) -> anyhow::Result<NetworkConfig> {
+        let (name, width, stem) = match self.0.arch.as_str() {
+            "cifar10-slim" => ("resnet18", 0.25, Stem::Cifar),
+            name => (name, 1.0, Stem::Imagenet),
+        };
+        let name = name
+            .parse()
+            .map_err(|error| TrainError::Recipe(format!("--arch: {error}, or cifar10-slim")))?;
+        let backbone = BackboneConfig { name, width, stem };
+        Ok(NetworkConfig {
+            hidden: backbone.dim().min(2048),
+            backbone,
+            dim: 128,
+            prototypes: vec![self.0.prototypes],
+        })
+    }
+
+    fn method(&self, device: &Device) -> Swav {
+        let plan = SwavPlan {
+            temperature: 0.1,
+            epsilon: 0.05,
+            iterations: 3,
+            assign: vec![0, 1],
+            freeze_steps: 0,
+            queue: None,
+        };
+        Swav::new(plan, &[self.0.prototypes], 128, &device.clone().inner())
+    }
+
+    /// What a plan derives for images of this size: small ones come in small sets.
+    fn rule(&self) -> &'static str {
+        match self.0.crops.groups.iter().map(|group| group.1).max() {
+            Some(0..=48) => "adam",
+            _ => "larc",
+        }
+    }
+
+    fn rate(&self) -> f64 {
+        match self.rule() {
+            "adam" => 1e-3 * self.0.batch as f64 / 128.0,
+            _ => 0.6 * self.0.batch as f64 / 256.0,
+        }
+    }
+
+    fn optimizer(&self) -> OptimizerPlan {
+        OptimizerPlan {
+            name: match self.rule() {
+                "adam" => OptimizerName::Adam,
+                _ => OptimizerName::Larc,
+            },
+            momentum: 0.9,
+            weight_decay: 1e-6,
+            exclude_bias_and_norm: false,
+            schedule: Schedule {
+                start: 0.0,
+                base: self.rate(),
+                end: 0.0,
+                warmup: 0,
+                steps: 1000,
+            },
+        }
+    }
+}
+
+/// Seconds of each phase of a step, or of the step as a whole.
+struct Laps(Vec<f64>);
+
+impl Laps {
+    fn total(&self) -> f64 {
+        self.0.iter().sum()
+    }
+}
+
+/// Takes the time of a step.
+struct Clock<'a> {
+    device: &'a Device,
+    by_phase: bool,
+    since: Instant,
+    laps: Vec<f64>,
+}
+
+impl<'a> Clock<'a> {
+    fn new(device: &'a Device, by_phase: bool) -> Self {
+        Self {
+            device,
+            by_phase,
+            since: Instant::now(),
+            laps: Vec::new(),
+        }
+    }
+
+    /// Ends a phase, once the device is done with it.
+    fn lap(&mut self) -> anyhow::Result<()> {
+        if self.by_phase {
+            self.read()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the step, once the device is done with it.
+    fn finish(mut self) -> anyhow::Result<Laps> {
+        self.read()?;
+        Ok(Laps(self.laps))
+    }
+
+    fn read(&mut self) -> anyhow::Result<()> {
+        sync(self.device)?;
+        self.laps.push(self.since.elapsed().as_secs_f64());
+        self.since = Instant::now();
+        Ok(())
+    }
+}
+
+/// The most memory that the process has held at a time, where the system says so.
+fn peak_rss_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1024.0)
+}
+
+/// What the pools of a device hold, where they say so.
+fn device_memory_mib(device: &Device) -> Option<f64> {
+    let usage = device.memory_pool_usage()?;
+    Some(usage.bytes_reserved as f64 / (1 << 20) as f64)
+}
