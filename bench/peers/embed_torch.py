@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from step_torch import NAMES, PRECISIONS, backbone
+from step_torch import NAMES, arguments, backbone
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -95,14 +95,8 @@ def main():
     parser.add_argument("--arch", default="cifar10-slim")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
-    parser.add_argument("--precision", nargs="+", choices=NAMES, help="f32 on the CPU, amp and tf32 on a GPU")
-    args = parser.parse_args()
-    kind = torch.device(args.device).type
-    if kind == "cuda":
-        torch.cuda.set_device(torch.device(args.device))
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    for precision in args.precision or PRECISIONS[kind]:
+    args = arguments(parser)
+    for precision in args.precision:
         print(json.dumps(measure(args, precision)), flush=True)
 
 

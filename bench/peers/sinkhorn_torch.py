@@ -55,7 +55,7 @@ def main():
     parser.add_argument("sizes", nargs="+", metavar="B,K")
     args = parser.parse_args()
     if args.device.type == "cuda":
-        torch.cuda.set_device(args.device)
+        torch.cuda.set_device(args.device.index or 0)
     runs = 9 if args.device.type == "cpu" else 100
     torch.manual_seed(0)
     unit = lambda rows: torch.nn.functional.normalize(torch.randn(rows, 128, device=args.device), dim=1)

@@ -186,21 +186,30 @@ def measure(args, precision):
     return figures
 
 
-def main():
-    parser = argparse.ArgumentParser()
+def arguments(parser):
+    """Adds --device and --precision to a parser, parses, makes the device the current one, and fills in what is measured."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
     parser.add_argument("--precision", nargs="+", choices=NAMES, help="f32 on the CPU, amp and tf32 on a GPU")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    args.precision = args.precision or PRECISIONS[device.type]
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
+    elif "tf32" in args.precision:
+        parser.error("the CPU has no TF32")
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return args
+
+
+def main():
+    parser = argparse.ArgumentParser()
     parser.add_argument("--arch", default="resnet50")
     parser.add_argument("--crops", default="2x96+4x48")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--prototypes", type=int, default=3000)
     parser.add_argument("--optimizer", choices=("adam", "larc"), default="larc")
-    args = parser.parse_args()
-    kind = torch.device(args.device).type
-    if kind == "cuda":
-        torch.cuda.set_device(torch.device(args.device))
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    for precision in args.precision or PRECISIONS[kind]:
+    args = arguments(parser)
+    for precision in args.precision:
         print(json.dumps(measure(args, precision)), flush=True)
 
 
