@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-        tensor.into_data().try_to_vec().unwrap()
+        tensor.into_data().iter().collect()
     }
 
     #[test]

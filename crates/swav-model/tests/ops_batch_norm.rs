@@ -79,10 +79,11 @@ fn burns(
 
 /// Where there are kernels.
 fn devices() -> Vec<Device> {
-    let mut devices = vec![Device::flex()];
-    #[cfg(feature = "wgpu")]
-    devices.push(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice));
-    devices
+    vec![
+        Device::flex(),
+        #[cfg(feature = "wgpu")]
+        Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+    ]
 }
 
 type Norm = fn(Follow, Tensor<3>, Tensor<3>, Tensor<1>, Tensor<1>) -> Normalised<3>;

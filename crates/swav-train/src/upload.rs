@@ -208,7 +208,7 @@ mod tests {
     }
 
     fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-        tensor.into_data().try_to_vec().unwrap()
+        tensor.into_data().iter().collect()
     }
 
     fn uploader(device: &Device) -> Uploader {
