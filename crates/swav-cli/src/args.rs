@@ -558,7 +558,7 @@ pub struct Devices {
     /// Check that a device computes right, and measure how fast: exit code 4 if it does not.
     #[arg(long)]
     pub check: bool,
-    /// The device to check: auto, cpu, wgpu[:i] or cuda[:i].
+    /// The device to check: auto, cpu, wgpu, wgpu:1, cuda or cuda:1.
     #[arg(long, value_name = "DEVICE", default_value_t = Choice::Auto, requires = "check")]
     pub device: Choice,
     /// Print the result as JSON.
