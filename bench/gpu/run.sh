@@ -68,10 +68,13 @@ readonly RESERVE=15 LEAST=10
 work=$(mktemp -d)
 sampler=
 
-# CubeCL reads this in the folder that it is started in, or in one above it. There is no variable for it.
+# CubeCL reads this in the folder that it is started in, or in one above it. There is no variable for the folder of its cache.
+# Tuning results do not say of which card they are: each card has a file of its own.
+card=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 | tr -cs 'A-Za-z0-9.\n-' _)
 mkdir "$work/cubecl"
 cat >"$work/cubecl.toml" <<TOML
 [environment]
+name = "${card:-default}"
 path = { directory = '$work/cubecl' }
 
 [environment.records]
@@ -161,6 +164,7 @@ finish() {
   if [ -n "$(ls -A "$work/cubecl")" ]; then
     rm -f "$out"/cubecl-cache.tar.gz.*
     # The third file of a database is memory that its processes share.
+    # What its processes share of a database is of no use to others.
     tar -C "$work" --exclude='*-tshm' -cz cubecl | split -b 15M -d - "$out/cubecl-cache.tar.gz."
   fi
   say "done: $(du -sh "$out" | cut -f 1) in $out"
