@@ -125,8 +125,11 @@ fn tells_of_memory(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     [
         "out of memory",
+        "out-of-memory",
         "outofmemory",
         "out_of_memory",
+        "out of device memory",
+        "can't allocate buffer of size",
         "buffertoobig",
         "buffer too big",
         "not enough memory",
@@ -146,6 +149,10 @@ mod tests {
             "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
             "called `Result::unwrap()` on an `Err` value: BufferTooBig(4294967296)",
             "wgpu error: Out of Memory",
+            // CubeCL's own words.
+            "out of device memory allocating 4294967296 bytes",
+            "can't allocate buffer of size: 4294967296",
+            "An out-of-memory error happened during launch",
             "Not enough memory left on device",
         ] {
             assert!(tells_of_memory(told), "{told}");
