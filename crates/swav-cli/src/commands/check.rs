@@ -9,7 +9,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use swav_train::TrainError;
-use swav_train::check::{Extent, Finding, Precision, Speed, compare, speeds};
+use swav_train::check::{Exactness, Extent, Finding, Speed, compare, speeds};
 
 use crate::args::Devices;
 use crate::device::{Choice, Found, reference};
@@ -240,9 +240,9 @@ fn ended(status: ExitStatus) -> String {
 
 /// Computes and tells, line by line.
 fn compute(found: &Found, planted: Option<&str>) -> anyhow::Result<()> {
-    let precision = match found.choice {
-        Choice::Cuda(_) => Precision::Tensor,
-        _ => Precision::Single,
+    let exactness = match found.choice {
+        Choice::Cuda(_) => Exactness::Tensor,
+        _ => Exactness::Single,
     };
     let extent = match found.choice {
         Choice::Wgpu(_) if !found.accelerated => Extent::Slim,
@@ -262,7 +262,7 @@ fn compute(found: &Found, planted: Option<&str>) -> anyhow::Result<()> {
     let findings = compare(
         &found.device,
         &reference,
-        (precision, extent),
+        (exactness, extent),
         planted,
         &mut tell,
     )?;

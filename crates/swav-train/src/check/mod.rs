@@ -20,7 +20,7 @@ pub use speed::{Speed, speeds};
 
 /// How exactly a device is held to the reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
+pub enum Exactness {
     /// Products of single precision.
     Single,
     /// Products of inputs rounded to 10 bits (TF32), as fast kernels for NVIDIA's tensor cores have them.
@@ -69,25 +69,25 @@ impl Finding {
 type Results = Vec<(String, Vec<f32>)>;
 
 /// Computes a case in a place.
-type Compute = dyn Fn(&Places) -> Result<Results, TrainError>;
+type Compute = dyn Fn(&Place) -> Result<Results, TrainError>;
 
 /// Something to compute on either device.
 struct Case {
     name: String,
-    /// The largest relative error that is allowed, for each precision.
+    /// The largest relative error that is allowed, for each exactness.
     bounds: [f64; 2],
     compute: Box<Compute>,
 }
 
 /// Where a case is computed.
-struct Places<'a> {
+struct Place<'a> {
     /// Without gradients.
     device: &'a Device,
     /// Whether this is the reference, which does without kernels of our own.
     plain: bool,
 }
 
-impl Places<'_> {
+impl Place<'_> {
     /// Numbers of mean 0 and variance 1 that depend on the seed alone, without gradients.
     fn normal<const D: usize>(&self, seed: u64, shape: [usize; D]) -> Tensor<D> {
         Draw::new(seed, self.device).normal(1.0, shape)
@@ -103,7 +103,7 @@ impl Case {
     /// A case whose results are exact but for the order of sums.
     fn exact(
         name: impl Into<String>,
-        compute: impl Fn(&Places) -> Result<Results, TrainError> + 'static,
+        compute: impl Fn(&Place) -> Result<Results, TrainError> + 'static,
     ) -> Self {
         Self::bounded(name, [1e-4, 1e-4], compute)
     }
@@ -111,7 +111,7 @@ impl Case {
     /// A case that multiplies matrices.
     fn product(
         name: impl Into<String>,
-        compute: impl Fn(&Places) -> Result<Results, TrainError> + 'static,
+        compute: impl Fn(&Place) -> Result<Results, TrainError> + 'static,
     ) -> Self {
         Self::bounded(name, [1e-4, 2e-3], compute)
     }
@@ -119,7 +119,7 @@ impl Case {
     fn bounded(
         name: impl Into<String>,
         bounds: [f64; 2],
-        compute: impl Fn(&Places) -> Result<Results, TrainError> + 'static,
+        compute: impl Fn(&Place) -> Result<Results, TrainError> + 'static,
     ) -> Self {
         Self {
             name: name.into(),
@@ -161,7 +161,7 @@ pub type Planted<'a> = Option<&'a str>;
 pub fn compare(
     device: &Device,
     reference: &Device,
-    (precision, extent): (Precision, Extent),
+    (exactness, extent): (Exactness, Extent),
     planted: Planted<'_>,
     tell: &mut dyn FnMut(&str, Option<&Finding>),
 ) -> Result<Vec<Finding>, TrainError> {
@@ -181,12 +181,12 @@ pub fn compare(
     for case in &cases {
         tell(&case.name, None);
         let expected = plainly(|| {
-            (case.compute)(&Places {
+            (case.compute)(&Place {
                 device: reference,
                 plain: true,
             })
         })?;
-        let mut found = (case.compute)(&Places {
+        let mut found = (case.compute)(&Place {
             device,
             plain: false,
         })?;
@@ -194,9 +194,9 @@ pub fn compare(
             let values = found.iter_mut().flat_map(|(_, values)| values);
             values.for_each(|value| *value *= 1.01);
         }
-        let bound = match precision {
-            Precision::Single => case.bounds[0],
-            Precision::Tensor => case.bounds[1],
+        let bound = match exactness {
+            Exactness::Single => case.bounds[0],
+            Exactness::Tensor => case.bounds[1],
         };
         let finding = worst(case, bound, &found, &expected);
         tell(&case.name, Some(&finding));
@@ -245,7 +245,7 @@ fn relative(found: &[f32], expected: &[f32]) -> f64 {
 mod tests {
     use super::*;
 
-    const EXACT: (Precision, Extent) = (Precision::Single, Extent::Slim);
+    const EXACT: (Exactness, Extent) = (Exactness::Single, Extent::Slim);
 
     fn findings(planted: Planted<'_>) -> Result<Vec<Finding>, TrainError> {
         let device = Device::flex();

@@ -6,7 +6,7 @@ use swav_data::CropGroup;
 use swav_model::ops::{Then, batch_norm, batch_norm_train, conv2d};
 use swav_ot::{Form, Local, SinkhornConfig, sinkhorn_with};
 
-use super::{Case, Places, Results, gradient, result};
+use super::{Case, Place, Results, gradient, result};
 use crate::TrainError;
 use crate::optim::{Adam, Larc, Sgd};
 use crate::upload::{Normalisation, Uploader};
@@ -48,16 +48,14 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(
         KINDS
             .iter()
-            .map(|kind| Case::product(kind.name, |places| convolution(kind, places))),
+            .map(|kind| Case::product(kind.name, |place| convolution(kind, place))),
     );
     for (name, follow) in [
         ("batch norm", Follow::Nothing),
         ("batch norm, ReLU", Follow::Relu),
         ("batch norm, shortcut, ReLU", Follow::AddRelu),
     ] {
-        cases.push(Case::exact(name, move |places| {
-            normalisation(follow, places)
-        }));
+        cases.push(Case::exact(name, move |place| normalisation(follow, place)));
     }
     cases.extend([
         Case::exact("batch norm of rows", rows),
@@ -65,14 +63,14 @@ pub(super) fn cases() -> Vec<Case> {
         Case::exact("codes", codes),
     ]);
     for rule in [Rule::Larc, Rule::Sgd, Rule::Adam] {
-        cases.push(Case::exact(rule.name(), move |places| {
-            optimizer(rule, places)
+        cases.push(Case::exact(rule.name(), move |place| {
+            optimizer(rule, place)
         }));
     }
     cases
 }
 
-fn upload(places: &Places) -> Result<Results, TrainError> {
+fn upload(place: &Place) -> Result<Results, TrainError> {
     let (count, size) = (5, 11);
     let pixels = (0..count * size * size * 3).map(|i| (i * 89 % 256) as u8);
     let group = CropGroup {
@@ -80,28 +78,28 @@ fn upload(places: &Places) -> Result<Results, TrainError> {
         size,
         pixels: pixels.collect(),
     };
-    let uploader = Uploader::new(&Normalisation::TRAINING, places.device);
+    let uploader = Uploader::new(&Normalisation::TRAINING, place.device);
     Ok(vec![result("images", uploader.group(&group))?])
 }
 
-fn product(places: &Places) -> Result<Results, TrainError> {
-    let left = places.normal(1, [192, 320]);
-    let right = places.normal(2, [320, 136]);
+fn product(place: &Place) -> Result<Results, TrainError> {
+    let left = place.normal(1, [192, 320]);
+    let right = place.normal(2, [320, 136]);
     Ok(vec![result("product", left.matmul(right))?])
 }
 
-fn convolution(kind: &Kind, places: &Places) -> Result<Results, TrainError> {
-    let x = places.leaf(1, [IMAGES, kind.inputs, kind.size, kind.size]);
+fn convolution(kind: &Kind, place: &Place) -> Result<Results, TrainError> {
+    let x = place.leaf(1, [IMAGES, kind.inputs, kind.size, kind.size]);
     let shape = [
         kind.outputs,
         kind.inputs / kind.groups,
         kind.kernel,
         kind.kernel,
     ];
-    let weight = places.leaf(2, shape);
+    let weight = place.leaf(2, shape);
     let (input, kernel) = (x.clone(), weight.clone());
     let y = conv2d(input, kernel, kind.stride, kind.kernel / 2, kind.groups);
-    let probe = places.normal(3, y.dims()).autodiff();
+    let probe = place.normal(3, y.dims()).autodiff();
     let gradients = (y.clone() * probe).sum().backward();
     Ok(vec![
         result("output", y)?,
@@ -117,13 +115,13 @@ enum Follow {
     AddRelu,
 }
 
-fn normalisation(follow: Follow, places: &Places) -> Result<Results, TrainError> {
+fn normalisation(follow: Follow, place: &Place) -> Result<Results, TrainError> {
     // More channels than a tile has, and rows that no chunk divides.
     let shape = [IMAGES, 37, 13, 13];
-    let x = places.leaf(1, shape);
-    let shortcut = places.leaf(2, shape);
-    let weight = places.leaf(3, [37]);
-    let bias = places.leaf(4, [37]);
+    let x = place.leaf(1, shape);
+    let shortcut = place.leaf(2, shape);
+    let weight = place.leaf(3, [37]);
+    let bias = place.leaf(4, [37]);
     let then = match follow {
         Follow::Nothing => Then::Nothing,
         Follow::Relu => Then::Relu,
@@ -132,7 +130,7 @@ fn normalisation(follow: Follow, places: &Places) -> Result<Results, TrainError>
     // A mean that is large beside the deviation.
     let input = x.clone() * 0.5 + 3.0;
     let batch = batch_norm_train(input, weight.clone(), bias.clone(), EPSILON, then);
-    let probe = places.normal(5, shape).autodiff();
+    let probe = place.normal(5, shape).autodiff();
     let gradients = (batch.output.clone() * probe).sum().backward();
     let mut results = vec![
         result("output", batch.output)?,
@@ -149,10 +147,10 @@ fn normalisation(follow: Follow, places: &Places) -> Result<Results, TrainError>
 }
 
 /// As in the head.
-fn rows(places: &Places) -> Result<Results, TrainError> {
+fn rows(place: &Place) -> Result<Results, TrainError> {
     let shape = [200, 70];
-    let x = places.leaf(1, shape);
-    let (weight, bias) = (places.leaf(2, [70]), places.leaf(3, [70]));
+    let x = place.leaf(1, shape);
+    let (weight, bias) = (place.leaf(2, [70]), place.leaf(3, [70]));
     let batch = batch_norm_train(
         x.clone(),
         weight.clone(),
@@ -160,7 +158,7 @@ fn rows(places: &Places) -> Result<Results, TrainError> {
         EPSILON,
         Then::<2>::Relu,
     );
-    let probe = places.normal(4, shape).autodiff();
+    let probe = place.normal(4, shape).autodiff();
     let gradients = (batch.output.clone() * probe).sum().backward();
     Ok(vec![
         result("output", batch.output)?,
@@ -170,19 +168,19 @@ fn rows(places: &Places) -> Result<Results, TrainError> {
     ])
 }
 
-fn given_statistics(places: &Places) -> Result<Results, TrainError> {
-    let number = |seed| places.normal(seed, [37]);
+fn given_statistics(place: &Place) -> Result<Results, TrainError> {
+    let number = |seed| place.normal(seed, [37]);
     let shape = [IMAGES, 37, 13, 13];
-    let (x, shortcut) = (places.normal(1, shape), places.normal(2, shape));
+    let (x, shortcut) = (place.normal(1, shape), place.normal(2, shape));
     let variance = number(6).square() + 0.1;
     let then = Then::AddRelu(shortcut);
     let y = batch_norm(x, number(3), number(4), number(5), variance, EPSILON, then);
     Ok(vec![result("output", y)?])
 }
 
-fn codes(places: &Places) -> Result<Results, TrainError> {
-    let scores = places.normal(1, [1, 300, 257]) * 0.1;
-    let form = match places.plain {
+fn codes(place: &Place) -> Result<Results, TrainError> {
+    let scores = place.normal(1, [1, 300, 257]) * 0.1;
+    let form = match place.plain {
         true => Form::Tensors,
         false => Form::Fused,
     };
@@ -209,13 +207,13 @@ impl Rule {
 }
 
 /// Three steps, so that moments and corrections take part.
-fn optimizer(rule: Rule, places: &Places) -> Result<Results, TrainError> {
-    fn steps<O: Optimizer>(optimizer: O, rate: f64, places: &Places) -> Tensor<2> {
+fn optimizer(rule: Rule, place: &Place) -> Result<Results, TrainError> {
+    fn steps<O: Optimizer>(optimizer: O, rate: f64, place: &Place) -> Tensor<2> {
         let shape = [65, 33];
-        let mut param = places.normal(1, shape);
+        let mut param = place.normal(1, shape);
         let mut state = None;
         for step in 0..3 {
-            let gradient = places.normal(2 + step, shape);
+            let gradient = place.normal(2 + step, shape);
             (param, state) = optimizer.step(rate, param, gradient, state);
         }
         param
@@ -233,9 +231,9 @@ fn optimizer(rule: Rule, places: &Places) -> Result<Results, TrainError> {
         },
     };
     let param = match rule {
-        Rule::Larc => steps(larc, 4.8, places),
-        Rule::Sgd => steps(sgd, 0.1, places),
-        Rule::Adam => steps(Adam::new(0.9, 1e-4), 0.01, places),
+        Rule::Larc => steps(larc, 4.8, place),
+        Rule::Sgd => steps(sgd, 0.1, place),
+        Rule::Adam => steps(Adam::new(0.9, 1e-4), 0.01, place),
     };
     Ok(vec![result("parameter", param)?])
 }

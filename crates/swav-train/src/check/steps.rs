@@ -5,7 +5,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use swav_model::{BackboneConfig, Network, NetworkConfig, Stem, UnknownArchitecture};
 
-use super::{Case, Extent, Places, Results, result};
+use super::{Case, Extent, Place, Results, result};
 use crate::TrainError;
 use crate::eval::read;
 use crate::method::{Method, Seen, Swav, SwavPlan};
@@ -23,9 +23,9 @@ pub(super) fn cases(extent: Extent) -> Vec<Case> {
     // more, where batch norm has few values, as on the last maps here.
     let bounds = [0.05, 0.2];
     let case = |name: &'static str, stem, groups: &'static [Group]| {
-        Case::bounded(format!("step of {name}"), bounds, move |places| {
-            let network = network(name, stem, extent, PROTOTYPES, places.device)?;
-            step(network, groups, places)
+        Case::bounded(format!("step of {name}"), bounds, move |place| {
+            let network = network(name, stem, extent, PROTOTYPES, place.device)?;
+            step(network, groups, place)
         })
     };
     vec![
@@ -59,15 +59,7 @@ pub(super) fn network(
 }
 
 pub(super) fn method(prototypes: usize, device: &Device) -> Swav {
-    let plan = SwavPlan {
-        temperature: 0.1,
-        epsilon: 0.05,
-        iterations: 3,
-        assign: vec![0, 1],
-        freeze_steps: 0,
-        queue: None,
-    };
-    Swav::new(plan, &[prototypes], DIM, device)
+    Swav::new(SwavPlan::paper(), &[prototypes], DIM, device)
 }
 
 /// Loss and gradients of `network` for `crops`, crop-major, of `batch` images.
@@ -92,12 +84,12 @@ pub(super) fn gradients(
     (loss.inner(), gradients)
 }
 
-fn step(network: Network, groups: &[Group], places: &Places) -> Result<Results, TrainError> {
-    let mut method = method(PROTOTYPES, places.device);
+fn step(network: Network, groups: &[Group], place: &Place) -> Result<Results, TrainError> {
+    let mut method = method(PROTOTYPES, place.device);
     let network = method.before_step(network);
     let crops = groups.iter().zip(1..).map(|(&(count, size), seed)| {
         let shape = [count * BATCH, 3, size, size];
-        places.normal(seed, shape).autodiff()
+        place.normal(seed, shape).autodiff()
     });
     let (loss, gradients) = gradients(&network, &mut method, crops.collect(), BATCH);
     let mut results = vec![result("loss", loss)?];
@@ -113,7 +105,7 @@ fn step(network: Network, groups: &[Group], places: &Places) -> Result<Results, 
     results.push(("gradients of all parameters".to_string(), all.found));
     let running = network
         .valid()
-        .features(places.normal(9, [BATCH, 3, 32, 32]));
+        .features(place.normal(9, [BATCH, 3, 32, 32]));
     results.push(result("features with running statistics", running)?);
     Ok(results)
 }

@@ -55,7 +55,21 @@ impl SwavPlan {
         "queue",
     ];
 
+    /// Returns the paper's settings (Caron et al., NeurIPS 2020, section 4 and appendix A.1): codes of the first two crops, no
+    /// queue, and prototypes that learn from the first step.
+    pub fn paper() -> Self {
+        Self {
+            temperature: 0.1,
+            epsilon: 0.05,
+            iterations: 3,
+            assign: vec![0, 1],
+            freeze_steps: 0,
+            queue: None,
+        }
+    }
+
     pub(crate) fn derive(draft: &mut Draft<'_>) -> Self {
+        let paper = Self::paper();
         let (wanted, train) = (&draft.recipe.method, draft.train);
         let freeze = draft.ledger.or(
             wanted.freeze,
@@ -65,9 +79,9 @@ impl SwavPlan {
         );
         let first_two = || (0..draft.crops_per_image().min(2)).collect();
         Self {
-            temperature: wanted.temperature.unwrap_or(0.1),
-            epsilon: wanted.epsilon.unwrap_or(0.05),
-            iterations: wanted.iterations.unwrap_or(3),
+            temperature: wanted.temperature.unwrap_or(paper.temperature),
+            epsilon: wanted.epsilon.unwrap_or(paper.epsilon),
+            iterations: wanted.iterations.unwrap_or(paper.iterations),
             assign: wanted.assign.clone().unwrap_or_else(first_two),
             freeze_steps: freeze.steps(train.steps_per_epoch).min(train.steps),
             queue: derive_queue(draft),

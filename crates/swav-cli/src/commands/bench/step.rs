@@ -207,15 +207,8 @@ impl Case<'_> {
     }
 
     fn method(&self, device: &Device) -> Swav {
-        let plan = SwavPlan {
-            temperature: 0.1,
-            epsilon: 0.05,
-            iterations: 3,
-            assign: vec![0, 1],
-            freeze_steps: 0,
-            queue: None,
-        };
-        Swav::new(plan, &[self.0.prototypes], 128, &device.clone().inner())
+        let device = device.clone().inner();
+        Swav::new(SwavPlan::paper(), &[self.0.prototypes], 128, &device)
     }
 
     /// What a plan derives for images of this size: small ones come in small sets.

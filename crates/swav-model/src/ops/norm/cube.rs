@@ -755,23 +755,9 @@ impl Passes for CubeBackend {
         gradient: CubeTensor,
         epsilon: f64,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        let (matrix, gradient) = (Matrix::new(x), rows_last(gradient));
         let numbers = [weight, mean, variance];
-        let [of_weight, of_bias, column] = matrix.sums(None, &gradient, numbers, epsilon);
-        let dx = matrix.like();
-        input_gradient_kernel::launch(
-            matrix.client(),
-            matrix.cubes(),
-            DIM,
-            matrix.x.clone().into_tensor_arg(),
-            gradient.into_tensor_arg(),
-            column.into_tensor_arg(),
-            dx.clone().into_tensor_arg(),
-            matrix.channels,
-            matrix.rows,
-            matrix.chunk,
-        );
-        (permute_nhwc_to_nchw(dx), of_weight, of_bias)
+        let ([x, weight, bias], _) = gradients(x, Behind::Nothing, numbers, gradient, epsilon);
+        (x, weight, bias)
     }
 
     fn gradients_relu(
@@ -783,24 +769,9 @@ impl Passes for CubeBackend {
         gradient: CubeTensor,
         epsilon: f64,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        let (matrix, y, gradient) = (Matrix::new(x), rows_last(y), rows_last(gradient));
         let numbers = [weight, mean, variance];
-        let [of_weight, of_bias, column] = matrix.sums(Some(&y), &gradient, numbers, epsilon);
-        let dx = matrix.like();
-        input_gradient_relu_kernel::launch(
-            matrix.client(),
-            matrix.cubes(),
-            DIM,
-            matrix.x.clone().into_tensor_arg(),
-            y.into_tensor_arg(),
-            gradient.into_tensor_arg(),
-            column.into_tensor_arg(),
-            dx.clone().into_tensor_arg(),
-            matrix.channels,
-            matrix.rows,
-            matrix.chunk,
-        );
-        (permute_nhwc_to_nchw(dx), of_weight, of_bias)
+        let ([x, weight, bias], _) = gradients(x, Behind::Relu(y), numbers, gradient, epsilon);
+        (x, weight, bias)
     }
 
     fn gradients_add(
@@ -812,11 +783,68 @@ impl Passes for CubeBackend {
         gradient: CubeTensor,
         epsilon: f64,
     ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
-        let (matrix, y, gradient) = (Matrix::new(x), rows_last(y), rows_last(gradient));
         let numbers = [weight, mean, variance];
-        let [of_weight, of_bias, column] = matrix.sums(Some(&y), &gradient, numbers, epsilon);
-        let (dx, shortcut) = (matrix.like(), matrix.like());
-        input_gradient_add_kernel::launch(
+        let ([x, weight, bias], rest) =
+            gradients(x, Behind::AddRelu(y), numbers, gradient, epsilon);
+        let Some(shortcut) = rest else {
+            unreachable!("a shortcut has a gradient")
+        };
+        (x, weight, bias, shortcut)
+    }
+}
+
+/// What a gradient comes back through, with the output of that.
+enum Behind {
+    Nothing,
+    Relu(CubeTensor),
+    AddRelu(CubeTensor),
+}
+
+/// Gradients of the input, the weight, the bias and, where there is one, the shortcut. `numbers` are weight, mean and
+/// variance.
+fn gradients(
+    x: CubeTensor,
+    behind: Behind,
+    numbers: [CubeTensor; 3],
+    gradient: CubeTensor,
+    epsilon: f64,
+) -> ([CubeTensor; 3], Option<CubeTensor>) {
+    let (matrix, gradient) = (Matrix::new(x), rows_last(gradient));
+    let (y, has_shortcut) = match behind {
+        Behind::Nothing => (None, false),
+        Behind::Relu(y) => (Some(rows_last(y)), false),
+        Behind::AddRelu(y) => (Some(rows_last(y)), true),
+    };
+    let [of_weight, of_bias, column] = matrix.sums(y.as_ref(), &gradient, numbers, epsilon);
+    let dx = matrix.like();
+    let shortcut = has_shortcut.then(|| matrix.like());
+    match (y, &shortcut) {
+        (None, _) => input_gradient_kernel::launch(
+            matrix.client(),
+            matrix.cubes(),
+            DIM,
+            matrix.x.clone().into_tensor_arg(),
+            gradient.into_tensor_arg(),
+            column.into_tensor_arg(),
+            dx.clone().into_tensor_arg(),
+            matrix.channels,
+            matrix.rows,
+            matrix.chunk,
+        ),
+        (Some(y), None) => input_gradient_relu_kernel::launch(
+            matrix.client(),
+            matrix.cubes(),
+            DIM,
+            matrix.x.clone().into_tensor_arg(),
+            y.into_tensor_arg(),
+            gradient.into_tensor_arg(),
+            column.into_tensor_arg(),
+            dx.clone().into_tensor_arg(),
+            matrix.channels,
+            matrix.rows,
+            matrix.chunk,
+        ),
+        (Some(y), Some(shortcut)) => input_gradient_add_kernel::launch(
             matrix.client(),
             matrix.cubes(),
             DIM,
@@ -829,14 +857,12 @@ impl Passes for CubeBackend {
             matrix.channels,
             matrix.rows,
             matrix.chunk,
-        );
-        (
-            permute_nhwc_to_nchw(dx),
-            of_weight,
-            of_bias,
-            permute_nhwc_to_nchw(shortcut),
-        )
+        ),
     }
+    (
+        [permute_nhwc_to_nchw(dx), of_weight, of_bias],
+        shortcut.map(permute_nhwc_to_nchw),
+    )
 }
 
 /// For NVIDIA GPUs, without one.
