@@ -40,6 +40,16 @@ const CHECKS: &[Check] = &[
         ],
         &[],
     ),
+    (
+        "clippy on kernels for GPUs",
+        &[
+            &["clippy", "--release", "--all-targets"],
+            &["-p", "swav-ot", "-p", "swav-model", "-p", "swav-train"],
+            &["--features", "swav-ot/cube,swav-model/cube,swav-train/cube"],
+            &["--", "-D", "warnings"],
+        ],
+        &[],
+    ),
     // CUDA's backend links LLVM, of which the program calls no function.
     ("stand-in for LLVM", &[&["xtask", "llvm-stand-in"]], &[]),
     (
@@ -69,9 +79,11 @@ pub const GPU_TESTS: &[&str] = &[
     "swav-model",
     "-p",
     "swav-ot",
+    "-p",
+    "swav-train",
     "--features",
     "swav-cli/wgpu,swav-cli/cuda,swav-model/wgpu,swav-model/fusion,swav-model/nvrtc,\
-     swav-ot/wgpu,swav-ot/fusion,swav-ot/nvrtc",
+     swav-ot/wgpu,swav-ot/fusion,swav-ot/nvrtc,swav-train/fusion,swav-train/nvrtc",
 ];
 
 /// What the check is called that needs a driver for Vulkan; one in software is enough.

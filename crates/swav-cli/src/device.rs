@@ -7,6 +7,8 @@ use std::str::FromStr;
 use burn::tensor::{Device, DeviceType};
 use swav_train::TrainError;
 
+use crate::memory::{self, Capacity};
+
 /// `--device auto|cpu|wgpu[:i]|cuda[:i]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -63,8 +65,8 @@ pub struct Found {
     pub name: String,
     /// Whether it is a GPU, rather than a processor behind a GPU's interface.
     pub accelerated: bool,
-    /// Bytes of memory that training may take, if that is known. WebGPU does not tell.
-    pub memory: Option<u64>,
+    /// Its memory, if that is known. WebGPU does not tell.
+    pub memory: Option<Capacity>,
     /// The handle.
     pub device: Device,
 }
@@ -196,58 +198,34 @@ fn describe(choice: Choice, device: Device) -> Found {
         choice,
         name,
         accelerated,
-        memory: memory(choice),
+        memory: memory_of(choice),
         device,
     }
 }
 
-/// Bytes that a device has for training.
+/// What a device has for training.
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "flex"))]
-fn memory(choice: Choice) -> Option<u64> {
+fn memory_of(choice: Choice) -> Option<Capacity> {
     match choice {
-        Choice::Cpu => host_memory(),
+        Choice::Cpu => memory::host(),
         #[cfg(feature = "cuda")]
         Choice::Cuda(index) => cuda_memory(index),
         _ => None,
     }
 }
 
-/// Memory that the system can give without swapping, or what is left to the process's group if that is less.
-#[cfg(any(feature = "cuda", feature = "wgpu", feature = "flex"))]
-fn host_memory() -> Option<u64> {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
-    let system = read("/proc/meminfo").and_then(|text| available(&text));
-    let group = |limit: &str, used: &str| Some(number(limit)?.saturating_sub(number(used)?));
-    let groups = [
-        group("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        group(
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ];
-    groups.into_iter().flatten().chain(system).min()
-}
-
-/// `MemAvailable` of `/proc/meminfo`, in bytes.
-fn available(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib * 1024)
-}
-
 /// All memory of a card, less a part for the driver and what else draws on it.
 #[cfg(feature = "cuda")]
-fn cuda_memory(index: usize) -> Option<u64> {
+fn cuda_memory(index: usize) -> Option<Capacity> {
     use cudarc::driver::result;
     quietly(move || {
         result::init().ok()?;
         let card = result::device::get(i32::try_from(index).ok()?).ok()?;
         // SAFETY: the driver has just given the handle.
         let total = unsafe { result::device::total_mem(card) }.ok()?;
-        Some(total as u64 / 20 * 19)
+        let total = total as u64 / 20 * 19;
+        let available = total;
+        Some(Capacity { total, available })
     })
     .flatten()
 }
@@ -286,13 +264,6 @@ mod tests {
         for wrong in ["gpu", "cpu:1", "cuda:x", "", "auto:0"] {
             assert!(wrong.parse::<Choice>().is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn what_the_system_can_give_is_read_in_bytes() {
-        let meminfo = "MemTotal:       24689764 kB\nMemAvailable:   23068672 kB\n";
-        assert_eq!(available(meminfo), Some(22 << 30));
-        assert_eq!(available("MemTotal: 1 kB\n"), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod args;
 mod commands;
 mod device;
 mod failure;
+mod memory;
 mod output;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +24,13 @@ fn main() -> ExitCode {
     keep_memory();
     quieten_drivers();
     failure::listen();
-    let stop = stop_on_signals();
+    // These have no state to save, and end at the first signal.
+    let stop = match cli.command {
+        Command::Bench(_) | Command::Devices(_) | Command::Export(_) | Command::Plan(_) => {
+            Stop::default()
+        }
+        _ => stop_on_signals(),
+    };
     match catch_unwind(AssertUnwindSafe(|| run(cli, &stop))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         // The panic's own message has been printed; a device that fails in the middle ends here too.

@@ -47,6 +47,9 @@ mod forward;
 pub mod method;
 pub mod metrics;
 pub mod monitor;
+#[cfg(all(test, feature = "nvrtc"))]
+#[path = "../../../tests/nvrtc/mod.rs"]
+mod nvrtc;
 pub mod optim;
 mod pass;
 mod plan;

@@ -61,7 +61,8 @@ pub fn prepare(
     let format = recipe.data.format.unwrap_or(Format::Auto);
     let source = data::open_labelled(&path, format, recipe.data.labels.as_deref())?;
     let test = open_test(recipe.data.test.as_deref(), source.as_ref())?;
-    let facts = Facts::look(source.as_ref(), device.accelerated, device.memory)?;
+    let available = device.memory.map(|memory| memory.available);
+    let facts = Facts::look(source.as_ref(), device.accelerated, available)?;
     let plan = match &recipe.model.init {
         None => Plan::derive(recipe, &facts)?,
         Some(init) => {
@@ -74,10 +75,11 @@ pub fn prepare(
     Ok(Prepared { plan, source, test })
 }
 
-/// Opens the data of a saved plan.
+/// Opens the data of a saved plan. What fitted when the run began may be tight now, and is tried; what is more than the device
+/// has is refused.
 pub fn reopen(plan: Plan, device: &Found) -> Result<Prepared, TrainError> {
-    if let Some(available) = device.memory {
-        plan.require_memory(available)?;
+    if let Some(memory) = device.memory {
+        plan.require_memory(memory.total)?;
     }
     let source = training_images(&plan)?;
     let test = open_test(plan.data.test.as_deref(), source.as_ref())?;

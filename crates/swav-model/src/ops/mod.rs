@@ -18,9 +18,11 @@ mod simd;
 
 use std::cell::Cell;
 
+#[cfg(feature = "cube")]
+use burn::backend::DispatchDevice;
 use burn::tensor::activation::relu;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Tensor, module};
+use burn::tensor::{Device, Tensor, module};
 
 thread_local! {
     static PLAIN: Cell<bool> = const { Cell::new(false) };
@@ -43,6 +45,23 @@ pub fn plainly<T>(compute: impl FnOnce() -> T) -> T {
 /// Returns whether this thread computes [`plainly`].
 pub fn is_plain() -> bool {
     PLAIN.get()
+}
+
+/// Returns whether there are kernels for tensors of so many values on this device: those of this crate, and those of the crates
+/// above it with the same features.
+pub fn has_kernels(device: &Device, values: usize) -> bool {
+    #[cfg(feature = "flex")]
+    if *device == Device::flex() {
+        return true;
+    }
+    // Kernels for GPUs count with 32 bits.
+    #[cfg(feature = "cube")]
+    if u32::try_from(values).is_ok() {
+        let device = device.clone().inner();
+        return matches!(device.as_dispatch(), DispatchDevice::Cube(_));
+    }
+    let _ = (device, values);
+    false
 }
 
 /// A convolution without bias, with a square kernel: `[N, C, H, W]` with weights

@@ -63,6 +63,7 @@ fn not_a_number(bits: u32) -> f32 {
 
 /// `2^x` to 2e-7 relative, for −126 ≤ x ≤ 127; what lies outside counts as the nearer end.
 #[cube]
+#[allow(clippy::approx_constant, reason = "ln 2 as the fit has it")]
 fn exp2(x: f32) -> f32 {
     let x = max(min(x, 127.0f32), -126.0f32);
     let whole = (x + 0.5f32).floor();
@@ -106,6 +107,7 @@ fn sum_of_cube(value: f32, shared: &mut Shared<[f32]>, #[comptime] planes: bool)
 }
 
 #[cube]
+#[allow(clippy::manual_is_multiple_of, reason = "kernels have no such method")]
 fn reduce(
     value: f32,
     shared: &mut Shared<[f32]>,

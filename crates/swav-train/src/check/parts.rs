@@ -206,10 +206,10 @@ impl Rule {
     }
 }
 
-/// Three steps, so that moments and corrections take part.
+/// Three steps, so that moments and corrections take part, over more values than kernels take at once.
 fn optimizer(rule: Rule, place: &Place) -> Result<Results, TrainError> {
     fn steps<O: Optimizer>(optimizer: O, rate: f64, place: &Place) -> Tensor<2> {
-        let shape = [65, 33];
+        let shape = [700, 400];
         let mut param = place.normal(1, shape);
         let mut state = None;
         for step in 0..3 {

@@ -1,7 +1,12 @@
-//! Adam, in one pass over each parameter where its values are at hand.
+//! Adam, in one pass over each parameter where there are kernels for it.
 
+#[cfg(any(feature = "flex", feature = "cube"))]
+use burn::optim::AdaptiveMomentumState;
 use burn::optim::{AdamConfig, AdamState, LearningRate, Optimizer, decay::WeightDecayConfig};
 use burn::tensor::{Device, Tensor};
+
+#[cfg(any(feature = "flex", feature = "cube"))]
+use super::passes;
 
 /// Adam with L2 regularisation (Kingma and Ba, 2015), as Burn has it.
 ///
@@ -11,13 +16,13 @@ use burn::tensor::{Device, Tensor};
 /// g ← g + λp     m ← β₁m + (1 − β₁)g     v ← β₂v + (1 − β₂)g²
 /// p ← p − lr · m/(1 − β₁ᵗ) / (√(v/(1 − β₂ᵗ)) + ε)
 /// ```
-///
-/// Burn goes over the parameter a dozen times for this, with a tensor in between each time. On the
-/// CPU (crate feature `flex`) it is done here in one pass, into the memory of the gradient.
 #[derive(Clone)]
 pub struct Adam {
     plain: burn::optim::Adam,
-    #[cfg_attr(not(feature = "flex"), expect(dead_code, reason = "for the CPU"))]
+    #[cfg_attr(
+        not(any(feature = "flex", feature = "cube")),
+        expect(dead_code, reason = "for the kernels")
+    )]
     constants: Constants,
 }
 
@@ -27,6 +32,28 @@ struct Constants {
     beta_2: f32,
     epsilon: f32,
     decay: f32,
+}
+
+#[cfg(any(feature = "flex", feature = "cube"))]
+impl Constants {
+    /// The numbers of the step `time`, counted from 1. As in Burn, the correction of the bias is in the rate and in ε.
+    fn at(&self, time: usize, lr: f64) -> passes::Moments {
+        let &Self {
+            beta_1,
+            beta_2,
+            epsilon,
+            decay,
+        } = self;
+        let exponent = i32::try_from(time).unwrap_or(i32::MAX);
+        let root = (1.0 - beta_2.powi(exponent)).sqrt();
+        passes::Moments {
+            rate: lr as f32 * root / (1.0 - beta_1.powi(exponent)),
+            beta_1,
+            beta_2,
+            floor: epsilon * root,
+            decay,
+        }
+    }
 }
 
 impl Adam {
@@ -62,76 +89,23 @@ impl Optimizer for Adam {
         grad: Tensor<D>,
         state: Option<AdamState<D>>,
     ) -> (Tensor<D>, Option<AdamState<D>>) {
-        #[cfg(feature = "flex")]
-        if let Some(state) = state {
-            if flex::serves(&[&param, &grad, &state.momentum.moment_1]) {
-                let (param, state) = flex::step(&self.constants, lr, param, grad, state);
-                return (param, Some(state));
-            }
-            return self.plain.step(lr, param, grad, Some(state));
+        #[cfg(any(feature = "flex", feature = "cube"))]
+        if passes::serve(&param) {
+            let (time, moments) = match state.map(|state| state.momentum) {
+                Some(momentum) => (momentum.time, [momentum.moment_1, momentum.moment_2]),
+                None => (0, [param.zeros_like(), param.zeros_like()]),
+            };
+            let time = time + 1;
+            let numbers = self.constants.at(time, lr);
+            let (param, [first, second]) = passes::adam_step(param, grad, moments, numbers);
+            let momentum = AdaptiveMomentumState::new(time, first, second);
+            return (param, Some(AdamState::new(momentum)));
         }
-        // The first step makes the state.
         self.plain.step(lr, param, grad, state)
     }
 
     fn to_device<const D: usize>(state: AdamState<D>, device: &Device) -> AdamState<D> {
         burn::optim::Adam::to_device(state, device)
-    }
-}
-
-#[cfg(feature = "flex")]
-mod flex {
-    use burn::optim::{AdamState, AdaptiveMomentumState};
-    use burn::tensor::Tensor;
-    use rayon::prelude::*;
-
-    use super::Constants;
-    pub(super) use crate::optim::flex::serves;
-    use crate::optim::flex::{CHUNK, primitive, tensor};
-
-    /// A step after the first.
-    pub(super) fn step<const D: usize>(
-        constants: &Constants,
-        lr: f64,
-        param: Tensor<D>,
-        grad: Tensor<D>,
-        state: AdamState<D>,
-    ) -> (Tensor<D>, AdamState<D>) {
-        let &Constants {
-            beta_1,
-            beta_2,
-            epsilon,
-            decay,
-        } = constants;
-        let time = state.momentum.time + 1;
-        // As Burn takes the corrections: both are in the factor and in ε.
-        let exponent = i32::try_from(time).unwrap_or(i32::MAX);
-        let root = (1.0 - beta_2.powi(exponent)).sqrt();
-        let rate = lr as f32 * root / (1.0 - beta_1.powi(exponent));
-        let floor = epsilon * root;
-
-        let param = primitive(param);
-        let mut grad = primitive(grad);
-        let mut first = primitive(state.momentum.moment_1);
-        let mut second = primitive(state.momentum.moment_2);
-        let values: &[f32] = param.storage();
-        // Written over where nobody else holds them: only then does `storage_mut` not copy.
-        let new = grad.storage_mut::<f32>().par_chunks_mut(CHUNK);
-        let moments = first.storage_mut::<f32>().par_chunks_mut(CHUNK);
-        let moments = moments.zip(second.storage_mut::<f32>().par_chunks_mut(CHUNK));
-        new.zip(moments).zip(values.par_chunks(CHUNK)).for_each(
-            |((new, (first, second)), values)| {
-                let moments = first.iter_mut().zip(second);
-                for ((new, (m, v)), &p) in new.iter_mut().zip(moments).zip(values) {
-                    let g = *new + decay * p;
-                    *m = beta_1 * *m + (1.0 - beta_1) * g;
-                    *v = beta_2 * *v + (1.0 - beta_2) * g * g;
-                    *new = p - rate * *m / (v.sqrt() + floor);
-                }
-            },
-        );
-        let momentum = AdaptiveMomentumState::new(time, tensor(first), tensor(second));
-        (tensor(grad), AdamState::new(momentum))
     }
 }
 

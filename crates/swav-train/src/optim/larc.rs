@@ -3,6 +3,8 @@
 use burn::optim::{LearningRate, Optimizer};
 use burn::tensor::{Device, Tensor};
 
+#[cfg(any(feature = "flex", feature = "cube"))]
+use super::passes;
 use super::sgd::{Sgd, SgdState};
 
 /// LARC without clipping, as the paper trains with (You et al., "Large Batch Training of
@@ -15,8 +17,7 @@ use super::sgd::{Sgd, SgdState};
 /// ```
 ///
 /// and otherwise g stays as it is, without decay: a bias that starts at zero takes its first step
-/// unscaled. Then a step of SGD. The ratio never leaves the device; on the CPU (crate feature `flex`) all of it is two
-/// passes, one for the norms and one for the step.
+/// unscaled. Then a step of SGD. The ratio never leaves the device.
 #[derive(Clone, Copy, Debug)]
 pub struct Larc {
     /// η, how far a step may go relative to the length of the parameter.
@@ -30,7 +31,8 @@ pub struct Larc {
 impl Larc {
     /// η of the paper's runs.
     pub const TRUST: f64 = 0.001;
-    const FLOOR: f64 = 1e-8;
+    /// Added to the length of a gradient, so that none divides by zero.
+    pub(super) const FLOOR: f64 = 1e-8;
 
     /// The gradient after decay and scaling.
     fn adapt<const D: usize>(&self, param: &Tensor<D>, grad: Tensor<D>) -> Tensor<D> {
@@ -60,9 +62,15 @@ impl Optimizer for Larc {
         grad: Tensor<D>,
         state: Option<SgdState<D>>,
     ) -> (Tensor<D>, Option<SgdState<D>>) {
-        #[cfg(feature = "flex")]
-        if super::sgd::flex::serves(&param, &grad, state.as_ref()) {
-            return flex::step(self, lr, param, grad, state);
+        #[cfg(any(feature = "flex", feature = "cube"))]
+        if passes::serve(&param) {
+            let numbers = passes::Momentum {
+                rate: lr,
+                momentum: self.sgd.momentum,
+                decay: self.weight_decay,
+                trust: Some(self.trust),
+            };
+            return SgdState::after(param, grad, state, numbers);
         }
         let grad = self.adapt(&param, grad);
         self.sgd.step(lr, param, grad, state)
@@ -76,66 +84,6 @@ impl Optimizer for Larc {
 /// Euclidean norm over all elements, `[1]`.
 fn norm<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
     tensor.square().sum().sqrt()
-}
-
-#[cfg(feature = "flex")]
-mod flex {
-    use burn::tensor::Tensor;
-    use rayon::prelude::*;
-
-    use super::Larc;
-    use crate::optim::flex::{CHUNK, primitive, tensor};
-    use crate::optim::sgd::SgdState;
-    use crate::optim::sgd::flex::{Scaling, step as scaled_step};
-
-    pub(super) fn step<const D: usize>(
-        larc: &Larc,
-        lr: f64,
-        param: Tensor<D>,
-        grad: Tensor<D>,
-        state: Option<SgdState<D>>,
-    ) -> (Tensor<D>, Option<SgdState<D>>) {
-        let (param, grad) = (primitive(param), primitive(grad));
-        let scaling = scaling(larc, norm(param.storage()), norm(grad.storage()));
-        let (param, grad) = (tensor(param), tensor(grad));
-        scaled_step(larc.sgd.momentum, scaling, lr, param, grad, state)
-    }
-
-    fn scaling(larc: &Larc, param: f64, grad: f64) -> Scaling {
-        if param == 0.0 || grad == 0.0 {
-            return Scaling {
-                ratio: 1.0,
-                decay: 0.0,
-            };
-        }
-        let limit = grad + larc.weight_decay * param + Larc::FLOOR;
-        Scaling {
-            ratio: (larc.trust * param / limit) as f32,
-            decay: larc.weight_decay as f32,
-        }
-    }
-
-    /// The Euclidean norm; sums are cut by the length alone, so the number of threads changes nothing.
-    fn norm(values: &[f32]) -> f64 {
-        let chunks = values.par_chunks(CHUNK).map(sum_of_squares);
-        let sums: Vec<f64> = chunks.collect();
-        sums.iter().sum::<f64>().sqrt()
-    }
-
-    fn sum_of_squares(values: &[f32]) -> f64 {
-        const LANES: usize = 16;
-        let mut sums = [0.0_f32; LANES];
-        let (vectors, rest) = values.as_chunks::<LANES>();
-        for vector in vectors {
-            for (sum, value) in sums.iter_mut().zip(vector) {
-                *sum += value * value;
-            }
-        }
-        for (sum, value) in sums.iter_mut().zip(rest) {
-            *sum += value * value;
-        }
-        sums.iter().map(|&sum| f64::from(sum)).sum()
-    }
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -2,9 +2,9 @@
 //! [`Schedule`] of the learning rate.
 
 mod adam;
-#[cfg(feature = "flex")]
-mod flex;
 mod larc;
+#[cfg(any(feature = "flex", feature = "cube"))]
+mod passes;
 mod schedule;
 mod sgd;
 

@@ -1,7 +1,10 @@
-//! SGD with momentum, in one pass over each parameter where its values are at hand.
+//! SGD with momentum, in one pass over each parameter where there are kernels for it.
 
 use burn::optim::{LearningRate, Optimizer, RecordState, StateSink, StateSource};
 use burn::tensor::{Device, Tensor};
+
+#[cfg(any(feature = "flex", feature = "cube"))]
+use super::passes;
 
 /// Stochastic gradient descent with momentum as PyTorch has it, without dampening.
 ///
@@ -11,7 +14,7 @@ use burn::tensor::{Device, Tensor};
 /// v ← μv + (g + λp)     p ← p − lr · v
 /// ```
 ///
-/// where v begins as the first g + λp. On the CPU (crate feature `flex`) this is one pass, into the memory of the gradient.
+/// where v begins as the first g + λp.
 #[derive(Clone, Copy, Debug)]
 pub struct Sgd {
     /// μ.
@@ -30,13 +33,15 @@ impl Optimizer for Sgd {
         grad: Tensor<D>,
         state: Option<SgdState<D>>,
     ) -> (Tensor<D>, Option<SgdState<D>>) {
-        #[cfg(feature = "flex")]
-        if flex::serves(&param, &grad, state.as_ref()) {
-            let scaling = flex::Scaling {
-                ratio: 1.0,
-                decay: self.weight_decay as f32,
+        #[cfg(any(feature = "flex", feature = "cube"))]
+        if passes::serve(&param) {
+            let numbers = passes::Momentum {
+                rate: lr,
+                momentum: self.momentum,
+                decay: self.weight_decay,
+                trust: None,
             };
-            return flex::step(self.momentum, scaling, lr, param, grad, state);
+            return SgdState::after(param, grad, state, numbers);
         }
         let grad = if self.weight_decay == 0.0 {
             grad
@@ -65,6 +70,21 @@ pub struct SgdState<const D: usize> {
     pub velocity: Tensor<D>,
 }
 
+#[cfg(any(feature = "flex", feature = "cube"))]
+impl<const D: usize> SgdState<D> {
+    /// The new parameter, and the state after a step by a kernel.
+    pub(super) fn after(
+        param: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<Self>,
+        numbers: passes::Momentum,
+    ) -> (Tensor<D>, Option<Self>) {
+        let velocity = state.map(|state| state.velocity);
+        let (param, velocity) = passes::momentum_step(param, grad, velocity, numbers);
+        (param, Some(Self { velocity }))
+    }
+}
+
 /// By hand, and under the name of Burn's own: the derivation is for Burn's own crates.
 impl<const D: usize> RecordState for SgdState<D> {
     fn state_flatten(&self, prefix: &str, out: &mut StateSink) {
@@ -78,60 +98,3 @@ impl<const D: usize> RecordState for SgdState<D> {
 }
 
 const VELOCITY: &str = "momentum.velocity";
-
-#[cfg(feature = "flex")]
-pub(super) mod flex {
-    use burn::tensor::Tensor;
-    use rayon::prelude::*;
-
-    use super::SgdState;
-    use crate::optim::flex::{self, CHUNK, primitive, tensor};
-
-    /// What becomes of a gradient: `ratio · (g + decay · p)`.
-    #[derive(Clone, Copy)]
-    pub(in crate::optim) struct Scaling {
-        pub(in crate::optim) ratio: f32,
-        pub(in crate::optim) decay: f32,
-    }
-
-    pub(in crate::optim) fn serves<const D: usize>(
-        param: &Tensor<D>,
-        grad: &Tensor<D>,
-        state: Option<&SgdState<D>>,
-    ) -> bool {
-        flex::serves(&[param, grad, state.map_or(param, |state| &state.velocity)])
-    }
-
-    /// A step with the gradient scaled.
-    pub(in crate::optim) fn step<const D: usize>(
-        momentum: f64,
-        scaling: Scaling,
-        lr: f64,
-        param: Tensor<D>,
-        grad: Tensor<D>,
-        state: Option<SgdState<D>>,
-    ) -> (Tensor<D>, Option<SgdState<D>>) {
-        let Scaling { ratio, decay } = scaling;
-        let (rate, momentum) = (lr as f32, momentum as f32);
-        let (mut velocity, momentum) = match state {
-            Some(state) => (primitive(state.velocity), momentum),
-            // Of numbers that count for nothing.
-            None => (primitive(param.zeros_like()), 0.0),
-        };
-        let (param, mut grad) = (primitive(param), primitive(grad));
-        let values: &[f32] = param.storage();
-        // Written over where nobody else holds them: only then does `storage_mut` not copy.
-        let new = grad.storage_mut::<f32>().par_chunks_mut(CHUNK);
-        let velocities = velocity.storage_mut::<f32>().par_chunks_mut(CHUNK);
-        new.zip(velocities)
-            .zip(values.par_chunks(CHUNK))
-            .for_each(|((new, velocity), values)| {
-                for ((new, v), &p) in new.iter_mut().zip(velocity).zip(values) {
-                    *v = momentum * *v + ratio * (*new + decay * p);
-                    *new = p - rate * *v;
-                }
-            });
-        let velocity = tensor(velocity);
-        (tensor(grad), Some(SgdState { velocity }))
-    }
-}

@@ -15,8 +15,7 @@
 //! What the chunks leave is put together by one more launch, over C columns alone. Every sum is taken in an order that
 //! depends on the shape alone, so results are the same to the bit each time.
 
-use burn::backend::DispatchDevice;
-use burn::tensor::{DType, Device, Shape};
+use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::ops::{permute_nchw_to_nhwc, permute_nhwc_to_nchw};
@@ -39,12 +38,6 @@ const CHUNKS: usize = 512;
 const ROWS: usize = 4;
 /// Rows that are added up before their sum goes into a larger one.
 const BLOCK: u32 = 64;
-
-/// Returns whether the device is one of CubeCL's, and the kernels can count to the last of so many values.
-pub(super) fn serves(device: &Device, values: usize) -> bool {
-    let device = device.clone().inner();
-    matches!(device.as_dispatch(), DispatchDevice::Cube(_)) && u32::try_from(values).is_ok()
-}
 
 /// The rows of this cube's chunk: the first of this thread, and the end.
 #[cube]

@@ -15,7 +15,7 @@ mod passes;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 use burn_autodiff::NodeId;
 use burn_autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn_autodiff::grads::Gradients;
@@ -27,19 +27,7 @@ use super::{Normalised, Then};
 pub(super) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
     !super::is_plain()
         && x.dtype() == DType::F32
-        && has_kernels(&x.device(), x.shape().num_elements())
-}
-
-fn has_kernels(device: &Device, _values: usize) -> bool {
-    #[cfg(feature = "flex")]
-    if *device == Device::flex() {
-        return true;
-    }
-    #[cfg(feature = "cube")]
-    if cube::serves(device, _values) {
-        return true;
-    }
-    false
+        && super::has_kernels(&x.device(), x.shape().num_elements())
 }
 
 /// The passes over a map `x`, `[N, C, …]`, that a backend brings. Weight, bias, mean and variance are `[C]`.
