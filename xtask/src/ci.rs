@@ -1,6 +1,5 @@
 //! What a change must pass.
 
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -105,7 +104,7 @@ pub fn run() -> anyhow::Result<()> {
         let began = Instant::now();
         let arguments = arguments.concat();
         println!("==> {name}: cargo {}", arguments.join(" "));
-        let status = Command::new(example::cargo())
+        let status = example::cargo()
             .args(arguments)
             .envs(variables.iter().copied())
             .current_dir(root())

@@ -1,6 +1,5 @@
 //! Programs that benchmarks run, since this one knows nothing of Burn: swav itself, an example, and the peers.
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -86,7 +85,7 @@ fn build_swav(arguments: &[&str]) -> anyhow::Result<PathBuf> {
 }
 
 fn cargo_build(arguments: &[&str]) -> anyhow::Result<()> {
-    let status = Command::new(cargo())
+    let status = cargo()
         .args(["build", "--release"])
         .args(arguments)
         .current_dir(root())
@@ -159,9 +158,20 @@ pub fn mib(megabytes: Option<f64>) -> String {
     megabytes.map_or(String::new(), |mib| format!("{mib:.0} MiB"))
 }
 
-/// The cargo that runs this, or the one in the path.
-pub fn cargo() -> OsString {
-    std::env::var_os("CARGO").unwrap_or("cargo".into())
+/// The cargo that runs this, or the one in the path, without what cargo has told this program of itself: build scripts look at
+/// those variables, and what they are part of would be built again.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let of_this = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
+        if of_this
+            .iter()
+            .any(|start| name.to_string_lossy().starts_with(start))
+        {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// What a process has taken, where the system says so.

@@ -296,7 +296,7 @@ struct Package {
 impl Crates {
     /// Asks cargo, which downloads the crates where they are not there yet.
     fn find() -> anyhow::Result<Self> {
-        let mut cargo = Command::new(example::cargo());
+        let mut cargo = example::cargo();
         cargo
             .args(["metadata", "--format-version", "1", "--locked"])
             .args(["--all-features"])

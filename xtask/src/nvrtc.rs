@@ -55,7 +55,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         Err(error) => return Err(error.context("the kernels for CUDA need NVRTC")),
     };
     // Not `CUDA_PATH`: cudarc's build script reads that, and what it is part of would be built anew.
-    let status = Command::new(example::cargo())
+    let status = example::cargo()
         .args(ci::GPU_TESTS)
         .args(["--lib", "--", "--ignored", "nvrtc", "--nocapture"])
         .env("SWAV_CUDA_PATH", &toolkit)
