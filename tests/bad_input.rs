@@ -473,7 +473,7 @@ fn settings_that_a_method_cannot_work_with_are_refused_by_the_name_of_their_fiel
                 &["method.momentum = 1.001", "[0, 1]"],
             ),
             (&[moco, "method.momentum=-1"], &["method.momentum = -1"]),
-            (&[moco, "method.momentum=nan"], &["method.momentum = NaN"]),
+            (&[moco, "method.momentum=nan"], &["method.momentum = nan"]),
             (
                 &[moco, "method.queue={length=800}"],
                 &["method.queue.length = 800", "longer than the 16 images"],

@@ -97,15 +97,22 @@ impl Case {
 
     /// Starts `run` and sends `signal` as soon as `step` is done; returns exit code and stderr.
     fn signalled(&self, run: &str, signal: &str, step: u64) -> Output {
+        self.signalled_often(run, &[signal], step)
+    }
+
+    /// The same with several signals at once.
+    fn signalled_often(&self, run: &str, signals: &[&str], step: u64) -> Output {
         let mut child = self.start(run).arg("--json").spawn();
         self.wait_for(run, step, &mut child);
+        let kill = |signal: &&str| format!("kill -{signal} {}", child.id());
+        let kills: Vec<_> = signals.iter().map(kill).collect();
         let sent = Command::new("sh")
-            .args(["-c", &format!("kill -{signal} {}", child.id())])
+            .args(["-c", &kills.join(" && ")])
             .status();
         assert!(sent.expect("a shell").success());
         let output = child.wait_with_output().expect("an end");
         Output {
-            call: format!("{run}, {signal}"),
+            call: format!("{run}, {}", signals.join(" ")),
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -185,7 +192,13 @@ impl Case {
     /// Interrupts runs as Ctrl-C does, and continues them.
     fn survives_ctrl_c(&self) {
         let reference = self.reference();
-        for (signal, at) in [("INT", 2), ("INT", 7), ("TERM", 12)] {
+        for (signal, at) in [
+            ("INT", 2),
+            ("HUP", 5),
+            ("USR1", 7),
+            ("USR2", 9),
+            ("TERM", 12),
+        ] {
             let run = format!("stopped-{at}");
             let output = self.signalled(&run, signal, at);
             assert_eq!(output.code, Some(130), "{}", output.told());
@@ -308,6 +321,227 @@ fn ctrl_c_saves_the_very_step_of_a_run_with_accumulation() {
 #[test]
 fn ctrl_c_saves_the_very_step_of_a_run_with_a_queue() {
     Case::new(QUEUE).survives_ctrl_c();
+}
+
+/// How often what goes by chance is tried.
+fn tries() -> usize {
+    let asked = std::env::var("SWAV_TEST_TRIES").ok();
+    asked.and_then(|tries| tries.parse().ok()).unwrap_or(2)
+}
+
+/// As `timeout` sends them, to the process and again to its group.
+#[test]
+fn two_signals_within_a_moment_are_one_and_the_state_is_saved() {
+    let case = Case::new(QUEUE);
+    let reference = case.reference();
+    for i in 0..tries() {
+        for signals in [["TERM", "TERM"], ["INT", "INT"], ["TERM", "INT"]] {
+            let run = format!("{}-{i}", signals.join("-"));
+            let output = case.signalled_often(&run, &signals, 4);
+            assert_eq!(output.code, Some(130), "{}", output.told());
+            let last = case.space.losses(&run).last().map(|(step, _)| *step);
+            let newest = case.space.checkpoints(&run).pop();
+            assert_eq!(newest, last.map(|step| format!("step-{step:08}")));
+            case.resume(&run).run().succeeded();
+            assert_eq!(case.space.losses(&run), reference, "{signals:?}");
+        }
+    }
+}
+
+#[test]
+fn a_run_whose_terminal_is_closed_saves_its_state() {
+    let case = Case::new(QUEUE);
+    let reference = case.reference();
+    for i in 0..tries() {
+        for plain in [false, true] {
+            let run = format!("run-{i}-{plain}");
+            let terminal = portable_pty::native_pty_system()
+                .openpty(portable_pty::PtySize::default())
+                .unwrap();
+            let mut command = portable_pty::CommandBuilder::new(env!("CARGO_BIN_EXE_swav"));
+            command.cwd(case.space.path(""));
+            command.args(["train", "--data", "set", "--out", &run]);
+            for setting in &case.settings {
+                command.args(["--set", setting]);
+            }
+            if plain {
+                command.arg("--plain");
+            }
+            let mut child = terminal.slave.spawn_command(command).unwrap();
+            // Somebody reads what is shown, as a terminal does.
+            let mut reader = terminal.master.try_clone_reader().unwrap();
+            let shown =
+                std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+            let began = Instant::now();
+            while case.space.losses(&run).len() < 4 {
+                assert!(began.elapsed() < Duration::from_secs(60), "step 4 of {run}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let group = child.process_id().unwrap();
+            drop((terminal.slave, terminal.master));
+            // The reader holds the terminal too: a hang-up by hand is what the session gets when it is gone.
+            let hung_up = Command::new("sh")
+                .args(["-c", &format!("kill -HUP {group}")])
+                .status();
+            assert!(hung_up.unwrap().success());
+            let status = child.wait().unwrap();
+            let _ = shown.join();
+            assert_eq!(status.exit_code(), 130, "{run}");
+            let last = case.space.losses(&run).last().map(|(step, _)| *step);
+            let newest = case.space.checkpoints(&run).pop();
+            assert_eq!(newest, last.map(|step| format!("step-{step:08}")), "{run}");
+            case.resume(&run).run().succeeded();
+            assert_eq!(case.space.losses(&run), reference, "{run}");
+        }
+    }
+}
+
+#[test]
+fn runs_of_every_method_survive_being_killed_at_any_moment() {
+    let methods: [&[&str]; 5] = [
+        &["method.queue={length=16,start=\"2 steps\"}"],
+        &["method.name=deepcluster-v2", "model.prototypes=[4]"],
+        &["method.name=sela-v2", "model.prototypes=[4]"],
+        &["method.name=simclr"],
+        &["method.name=moco-v2"],
+    ];
+    for settings in methods {
+        let mut case = match settings.len() {
+            1 if settings[0].starts_with("method.queue") => Case::new(settings),
+            _ => Case::of_method(settings),
+        };
+        // One checkpoint, at every step: a save is under way most of the time.
+        case.settings
+            .extend(["train.keep=1", "train.checkpoint=always"]);
+        let began = Instant::now();
+        let reference = case.reference();
+        let whole = began.elapsed();
+        for i in 0..tries() {
+            let run = format!("run-{i}");
+            let mut child = case.start(&run).arg("--resume").spawn();
+            // Spread over the run: the share of a golden section.
+            let share = ((i + 1) as f64 * 0.618_034).fract();
+            std::thread::sleep(whole.mul_f64(share));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            case.start(&run).arg("--resume").run().succeeded();
+            assert_eq!(case.space.losses(&run), reference, "{settings:?}, {share}");
+        }
+    }
+}
+
+#[test]
+fn two_processes_do_not_train_in_one_directory() {
+    let case = Case::new(ADAM);
+    let reference = case.reference();
+    let mut child = case.start("run").spawn();
+    case.wait_for("run", 2, &mut child);
+    let holder = format!("process {}", child.id());
+    // Stopped, so that it cannot end meanwhile.
+    let kill = |signal: &str| {
+        Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status()
+    };
+    assert!(kill("-STOP").unwrap().success());
+    let second = case.resume("run").run();
+    assert!(kill("-CONT").unwrap().success());
+    second.failed(2, &["run", "is being trained", &holder]);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(case.space.losses("run"), reference);
+    case.resume("run").run().succeeded();
+}
+
+#[test]
+fn what_changes_no_number_may_be_another_when_a_run_is_continued() {
+    let case = Case::new(ADAM);
+    let reference = case.reference();
+    let output = case.signalled("run", "INT", 4);
+    assert_eq!(output.code, Some(130), "{}", output.told());
+    let output = case
+        .resume("run")
+        .sets(&[
+            "data.workers=1",
+            "data.prefetch=2",
+            "train.keep=9",
+            "train.checkpoint=always",
+            "train.on_collapse=warn",
+            "train.tensorboard=true",
+        ])
+        .run()
+        .succeeded();
+    assert!(
+        output.stderr.contains("train.keep was 2, is now 9"),
+        "{}",
+        output.told()
+    );
+    assert_eq!(case.space.losses("run"), reference);
+    assert_eq!(case.space.checkpoints("run").len(), 9);
+    // Kept for the next time, and a setting given alone is held against the rest of the recipe.
+    let output = case.resume("run").set("train.keep=9").run().succeeded();
+    assert!(!output.stderr.contains("is now"), "{}", output.told());
+    case.resume("run")
+        .set("optimizer.lr=0.5")
+        .run()
+        .failed(2, &["optimizer.lr was 0.003, is now 0.5", "train.keep"]);
+}
+
+#[test]
+fn a_plan_whose_checkpoints_never_come_can_be_read_again() {
+    let case = Case::new(ADAM);
+    let reference = case.reference();
+    for (i, when) in ["never", "9000000000000000000 steps", "1e300 epochs"]
+        .iter()
+        .enumerate()
+    {
+        let run = format!("run-{i}");
+        case.start(&run)
+            .set(&format!("train.checkpoint={when}"))
+            .run()
+            .succeeded();
+        assert_eq!(case.space.checkpoints(&run), ["step-00000030"], "{when}");
+        case.resume(&run).run().succeeded();
+        assert_eq!(case.space.losses(&run), reference, "{when}");
+    }
+}
+
+#[test]
+fn new_directories_and_files_have_the_modes_that_the_umask_leaves() {
+    use std::os::unix::fs::PermissionsExt;
+    let case = Case::new(ADAM);
+    let script = format!(
+        "umask 027; exec {} train --data set --out run {}",
+        env!("CARGO_BIN_EXE_swav"),
+        case.settings
+            .iter()
+            .map(|setting| format!("--set '{setting}'"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    );
+    let status = Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(case.space.path(""))
+        .output()
+        .unwrap();
+    assert!(
+        status.status.success(),
+        "{}",
+        String::from_utf8_lossy(&status.stderr)
+    );
+    let mut open = vec![case.space.path("run")];
+    while let Some(path) = open.pop() {
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        if path.is_dir() {
+            assert_eq!(mode, 0o750, "{}", path.display());
+            open.extend(
+                std::fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        } else {
+            assert_eq!(mode, 0o640, "{}", path.display());
+        }
+    }
 }
 
 #[test]

@@ -22,8 +22,9 @@ use crate::device::Choice;
         swav quickstart                      see it work on the images that ship inside\n  \
         swav plan --data photos/             what would run on your images, and why\n  \
         swav train --data photos/            train on them\n\n\
-        Results go to stdout, all else to stderr. Exit codes: 0 done, 2 wrong usage or configuration,\n\
-        3 data, 4 device, 5 training stopped itself, 130 interrupted with the state saved."
+        Results go to stdout, all else to stderr. Exit codes: 0 done, 1 stdout cannot be\n\
+        written, 2 wrong usage or configuration, 3 data, 4 device, 5 training stopped itself, 7 disk full,\n\
+        70 a defect of swav, 130 interrupted with the state saved."
 )]
 pub struct Cli {
     /// What to do.
@@ -109,10 +110,8 @@ impl RecipeArgs {
 pub struct RunArgs {
     /// A run directory, one checkpoint of a run, or weights: PyTorch's .pth or .pth.tar, SafeTensors, burnpack.
     pub run: PathBuf,
-    /// Side of the centre crop that is seen of each image; by default that of the largest training crop, and of
-    /// weights 224, or 32 with the stem for small images.
-    #[arg(long, value_name = "PIXELS")]
-    pub size: Option<u32>,
+    #[command(flatten)]
+    pub view: ViewArgs,
 }
 
 /// What is judged, and how it looks at images.
@@ -122,10 +121,29 @@ pub struct RunsArgs {
     /// .pth or .pth.tar, SafeTensors, burnpack.
     #[arg(value_name = "RUN", required = true)]
     pub runs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub view: ViewArgs,
+}
+
+/// How images are looked at.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ViewArgs {
     /// Side of the centre crop that is seen of each image; by default that of the largest training crop, and of
     /// weights 224, or 32 with the stem for small images.
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=16_384))]
     pub size: Option<u32>,
+    /// Share of the images that may be corrupt and are skipped, from 0 to 1; by default that of the run, which is 0.01 where
+    /// its recipe says nothing.
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub corrupt_budget: Option<f64>,
+}
+
+/// A number from 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("expected a number from 0 to 1".to_string()),
+    }
 }
 
 /// Where it runs.
@@ -448,7 +466,7 @@ pub struct Assign {
 }
 
 /// `--layer`
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LayerArg {
     /// The backbone's pooled output, for other tasks.
     Features,

@@ -8,6 +8,7 @@ mod device;
 mod failure;
 mod memory;
 mod output;
+mod signals;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -24,13 +25,7 @@ fn main() -> ExitCode {
     keep_memory();
     quieten_drivers();
     failure::listen();
-    // These have no state to save, and end at the first signal.
-    let stop = match cli.command {
-        Command::Bench(_) | Command::Devices(_) | Command::Export(_) | Command::Plan(_) => {
-            Stop::default()
-        }
-        _ => stop_on_signals(),
-    };
+    let stop = signals::listen();
     match catch_unwind(AssertUnwindSafe(|| run(cli, &stop))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         // The panic's own message has been printed; a device that fails in the middle ends here too.
@@ -111,23 +106,4 @@ fn quieten_drivers() {
         // SAFETY: there is no other thread yet.
         unsafe { std::env::set_var("XDG_RUNTIME_DIR", std::env::temp_dir()) };
     }
-}
-
-/// The first Ctrl-C asks for a clean stop, the second ends the program: checkpoints are complete
-/// or not there, so that nothing is lost but the steps since the last one.
-fn stop_on_signals() -> Stop {
-    let stop = Stop::default();
-    let flag = stop.clone();
-    let handler = move || {
-        if flag.request() {
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-        say("stopping after this step; once more to stop at once");
-    };
-    if let Err(error) = ctrlc::set_handler(handler) {
-        say(format_args!(
-            "note: Ctrl-C will not save the state: {error}"
-        ));
-    }
-    stop
 }

@@ -28,7 +28,7 @@ impl CropSpec {
     /// Names the first field that is out of range, and the range.
     pub fn validate(&self) -> Result<(), String> {
         if !(1..=1 << 16).contains(&self.count) {
-            return Err(format!("crops.count = {}: expected 1 or more", self.count));
+            return Err(format!("crops.count = {}: expected 1 to 65536", self.count));
         }
         if !(1..=1 << 14).contains(&self.size) {
             return Err(format!(

@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::Tensor;
+use burn::tensor::activation::relu;
 
 use crate::batch_norm::BatchNorm;
 use crate::draw::Draw;
@@ -15,6 +16,8 @@ pub struct HeadConfig {
     pub input: usize,
     /// Width of the hidden layer; 0 makes the head a single linear layer without batch norm.
     pub hidden: usize,
+    /// Whether batch norm follows the hidden layer.
+    pub norm: bool,
     /// Dimensions of the embedding; 0: no head at all, features pass as they are.
     pub output: usize,
 }
@@ -38,7 +41,9 @@ impl HeadConfig {
         }
         ProjectionHead {
             first: Some(linear(self.input, self.hidden, true, draw)),
-            norm: Some(BatchNorm::new(self.hidden, draw.device())),
+            norm: self
+                .norm
+                .then(|| BatchNorm::new(self.hidden, draw.device())),
             second: Some(linear(self.hidden, self.output, true, draw)),
         }
     }
@@ -52,11 +57,12 @@ impl HeadConfig {
         if self.hidden == 0 {
             return linear(self.input, self.output);
         }
-        linear(self.input, self.hidden) + 2 * self.hidden as u64 + linear(self.hidden, self.output)
+        let norm = if self.norm { 2 * self.hidden as u64 } else { 0 };
+        linear(self.input, self.hidden) + norm + linear(self.hidden, self.output)
     }
 }
 
-/// Linear, batch norm, ReLU, Linear; or a single Linear; or nothing.
+/// Linear, batch norm (but for MoCo's), ReLU, Linear; or a single Linear; or nothing.
 ///
 /// Its output is not normalised: [`Network`](crate::Network) does that.
 #[derive(Module, Debug)]
@@ -76,13 +82,14 @@ impl ProjectionHead {
             Some(first) => first.forward(x),
             None => x,
         };
-        if let Some(norm) = &self.norm {
-            x = norm.forward_then(x, Then::Relu);
-        }
-        match &self.second {
-            Some(second) => second.forward(x),
-            None => x,
-        }
+        let Some(second) = &self.second else {
+            return x;
+        };
+        x = match &self.norm {
+            Some(norm) => norm.forward_then(x, Then::Relu),
+            None => relu(x),
+        };
+        second.forward(x)
     }
 }
 

@@ -42,6 +42,7 @@
 //! let network = NetworkConfig {
 //!     backbone: BackboneConfig { name: "resnet18".parse()?, width: 0.25, stem: Stem::Cifar },
 //!     hidden: 64,
+//!     head_norm: true,
 //!     dim: 16,
 //!     prototypes: vec![10],
 //! }

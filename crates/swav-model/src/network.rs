@@ -17,10 +17,18 @@ pub struct NetworkConfig {
     pub backbone: BackboneConfig,
     /// Width of the head's hidden layer; 0 makes the head a single linear layer.
     pub hidden: usize,
+    /// Whether batch norm follows the hidden layer, as in every method here but MoCo.
+    #[serde(default = "with_norm", skip_serializing_if = "Clone::clone")]
+    pub head_norm: bool,
     /// What the head gives; 0: there is no head, and an embedding is the features brought to unit length.
     pub dim: usize,
     /// Number of prototypes of each head.
     pub prototypes: Vec<usize>,
+}
+
+/// What configurations mean that were written before there was a choice.
+fn with_norm() -> bool {
+    true
 }
 
 impl NetworkConfig {
@@ -52,6 +60,7 @@ impl NetworkConfig {
         HeadConfig {
             input: self.backbone.dim(),
             hidden: self.hidden,
+            norm: self.head_norm,
             output: self.dim,
         }
     }

@@ -145,6 +145,7 @@ fn check(case: Case) {
     let config = NetworkConfig {
         backbone: case.config,
         hidden: 0,
+        head_norm: true,
         dim: 1,
         prototypes: vec![],
     };
@@ -248,6 +249,7 @@ fn head_prototypes_and_the_multi_crop_forward_are_pytorchs() {
     let config = NetworkConfig {
         backbone: backbone("resnet18", 0.25, Stem::Cifar),
         hidden: 64,
+        head_norm: true,
         dim: 16,
         prototypes: vec![10, 7],
     };

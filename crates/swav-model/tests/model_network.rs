@@ -46,10 +46,11 @@ fn the_estimate_of_parameters_is_the_number_built() {
     for name in ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"] {
         for stem in [Stem::Imagenet, Stem::Cifar] {
             let config = backbone(name, 0.25, stem);
-            for hidden in [0, 24] {
+            for (hidden, head_norm) in [(0, true), (24, true), (24, false)] {
                 let network = NetworkConfig {
                     backbone: config,
                     hidden,
+                    head_norm,
                     ..small()
                 };
                 let tensors = swav_model::weights::export(&network.init(0, &device));
@@ -126,6 +127,7 @@ fn weights_are_drawn_as_pytorch_draws_them() {
     let config = NetworkConfig {
         backbone: backbone("resnext50_32x4d", 1.0, Stem::Imagenet),
         hidden: 128,
+        head_norm: true,
         dim: 16,
         prototypes: vec![],
     };
@@ -209,6 +211,7 @@ fn embeddings_are_of_unit_length_and_zero_has_no_gradient() {
     // A head of a single layer maps zero to its bias; without one the embedding is zero over zero.
     let config = NetworkConfig {
         hidden: 0,
+        head_norm: true,
         ..small()
     };
     let network = init(&config, 1, &device);
@@ -299,6 +302,7 @@ fn a_single_layer_head_is_a_linear_map() {
     let config = HeadConfig {
         input: 6,
         hidden: 0,
+        norm: true,
         output: 3,
     };
     let head = config.init(&mut Draw::new(2, &device));
@@ -310,6 +314,29 @@ fn a_single_layer_head_is_a_linear_map() {
     let sum = head.forward(x.clone() + y.clone()) + head.forward(x.zeros_like());
     let parts = head.forward(x) + head.forward(y);
     assert!(relative(&host(sum), &host(parts)) < 1e-5);
+}
+
+#[test]
+fn a_head_without_batch_norm_looks_at_each_row_alone() {
+    let device = Device::flex().autodiff();
+    let config = HeadConfig {
+        input: 6,
+        hidden: 5,
+        norm: false,
+        output: 3,
+    };
+    let head = config.init(&mut Draw::new(2, &device));
+    assert_eq!(head.num_params(), 6 * 5 + 5 + 5 * 3 + 3);
+    let (x, y) = (
+        image::<2>("x", [2, 6], &device),
+        image::<2>("y", [2, 6], &device),
+    );
+    let together = head.forward(Tensor::cat(vec![x.clone(), y.clone()], 0));
+    let apart = Tensor::cat(vec![head.forward(x.clone()), head.forward(y)], 0);
+    assert!(relative(&host(together), &host(apart)) < 1e-6);
+    // It is no linear map: there is a ReLU in it.
+    let doubled = head.forward(x.clone() * 2.0) + head.forward(x.zeros_like());
+    assert!(relative(&host(doubled), &host(head.forward(x) * 2.0)) > 1e-3);
 }
 
 #[test]

@@ -26,6 +26,7 @@ fn tiny() -> NetworkConfig {
     NetworkConfig {
         backbone: backbone("resnet18", 1.0 / 64.0, Stem::Imagenet),
         hidden: 96,
+        head_norm: true,
         dim: 24,
         prototypes: vec![30],
     }
@@ -84,6 +85,7 @@ fn a_classifier_is_left_over_and_makes_no_head() {
     let file = Pretrained::open(&golden("reference_plain.pth")).unwrap();
     let headless = NetworkConfig {
         hidden: 0,
+        head_norm: true,
         dim: 0,
         prototypes: Vec::new(),
         ..tiny()
@@ -107,7 +109,12 @@ fn what_is_saved_here_is_recognised_by_its_shapes() {
         small(),
         NetworkConfig {
             hidden: 0,
+            head_norm: true,
             prototypes: Vec::new(),
+            ..small()
+        },
+        NetworkConfig {
+            head_norm: false,
             ..small()
         },
         NetworkConfig {

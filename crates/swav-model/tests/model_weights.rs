@@ -262,6 +262,7 @@ fn safetensors_carry_torchvisions_names_and_pytorchs_layout() {
 fn a_single_head_and_a_single_layer_have_the_names_of_the_reference() {
     let config = NetworkConfig {
         hidden: 0,
+        head_norm: true,
         prototypes: vec![10],
         ..small()
     };

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! runs/NAME/
+//!   recipe.toml                 what the user asked for
 //!   plan.toml                   what runs
 //!   metrics.jsonl               one line per logged step
+//!   .lock                       held while a process trains
 //!   checkpoints/step-00001234/
 //!     model.bpk                 weights and batch-norm statistics
 //!     optimizer.bpk             velocities or moments
@@ -12,8 +14,8 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -136,6 +138,11 @@ impl RunDirectory {
         self.path.join("plan.toml")
     }
 
+    /// `recipe.toml`, what the user asked for.
+    pub fn recipe(&self) -> PathBuf {
+        self.path.join(RECIPE)
+    }
+
     /// `metrics.jsonl`.
     pub fn metrics(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
@@ -200,7 +207,7 @@ impl RunDirectory {
         let mut old = self.list()?;
         old.truncate(old.len().saturating_sub(keep.max(1)));
         for (_, path) in old {
-            fs::remove_dir_all(&path).map_err(TrainError::io(&path))?;
+            remove(&path)?;
         }
         Ok(target)
     }
@@ -217,7 +224,7 @@ impl RunDirectory {
         Ok(target)
     }
 
-    /// Removes what an interrupted save left behind.
+    /// Removes what an interrupted save left behind, and puts back what it had in its hands.
     ///
     /// # Errors
     /// If the directory cannot be read or written.
@@ -225,22 +232,87 @@ impl RunDirectory {
         let directory = self.checkpoints();
         for entry in fs::read_dir(&directory).map_err(TrainError::io(&directory))? {
             let path = entry.map_err(TrainError::io(&directory))?.path();
-            let partial = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .is_some_and(|name| name.starts_with(PARTIAL));
-            if partial {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            if let Some(name) = name.strip_prefix(REPLACED)
+                && let target = directory.join(name)
+                && !target.exists()
+            {
+                fs::rename(&path, &target).map_err(TrainError::io(&target))?;
+            } else if name.starts_with(PARTIAL) || name.starts_with(REPLACED) {
                 fs::remove_dir_all(&path).map_err(TrainError::io(&path))?;
             }
         }
         Ok(())
     }
+
+    /// Holds the run, so that no second process trains in it. The system gives it free when this value is dropped or the
+    /// process dies.
+    ///
+    /// # Errors
+    /// If another process holds it, with who that is, or the directory cannot be written.
+    pub fn lock(&self) -> Result<RunLock, TrainError> {
+        let path = self.path.join(LOCK);
+        let mut file = File::options()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(TrainError::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Where a file that is locked cannot be read, there is nothing to tell.
+                let _ = file.read_to_string(&mut holder);
+                let holder = match holder.trim() {
+                    "" => "another process",
+                    holder => holder,
+                };
+                return Err(TrainError::checkpoint(
+                    &self.path,
+                    format!("is being trained by {holder}: wait until it ends, or stop it"),
+                ));
+            }
+            // Some network file systems know no locks; there the user is on their own.
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) => return Err(TrainError::io(&path)(error)),
+        }
+        let holder = format!("process {} on {}\n", std::process::id(), host());
+        file.set_len(0)
+            .and_then(|()| file.write_all(holder.as_bytes()))
+            .map_err(TrainError::io(&path))?;
+        Ok(RunLock { _file: file })
+    }
 }
 
+/// A run that is held by this process: see [`RunDirectory::lock`].
+#[derive(Debug)]
+pub struct RunLock {
+    _file: File,
+}
+
+/// What this machine is called.
+fn host() -> String {
+    #[cfg(unix)]
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    #[cfg(not(unix))]
+    let name = std::env::var("COMPUTERNAME").unwrap_or_else(|_| "this machine".to_string());
+    name
+}
+
+const LOCK: &str = ".lock";
+const RECIPE: &str = "recipe.toml";
 const PARTIAL: &str = ".partial-";
+const REPLACED: &str = ".replaced-";
 
 /// Whether `path` holds nothing, or no more than a run leaves that was killed before its plan was
-/// written: temporary files and an empty folder for checkpoints.
+/// written: its recipe, temporary files and an empty folder for checkpoints.
 fn is_blank(path: &Path) -> Result<bool, TrainError> {
     for entry in fs::read_dir(path).map_err(TrainError::io(path))? {
         let entry = entry.map_err(TrainError::io(path))?;
@@ -250,7 +322,7 @@ fn is_blank(path: &Path) -> Result<bool, TrainError> {
                 .map_err(TrainError::io(entry.path()))?
                 .next()
                 .is_none(),
-            Some(name) => name.starts_with(TEMPORARY),
+            Some(name) => [LOCK, RECIPE].contains(&name) || name.starts_with(TEMPORARY),
             None => false,
         };
         if !blank {
@@ -263,10 +335,12 @@ fn is_blank(path: &Path) -> Result<bool, TrainError> {
 /// Writes the whole state beside `target`, and gives it its name when it is complete and durable.
 fn save(state: &State, target: &Path) -> Result<(), TrainError> {
     let parent = target.parent().unwrap_or(Path::new("."));
-    let partial = tempfile::Builder::new()
-        .prefix(PARTIAL)
-        .tempdir_in(parent)
-        .map_err(TrainError::io(parent))?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PARTIAL);
+    // As any new directory, less the umask, instead of a temporary one's 0700.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    let partial = builder.tempdir_in(parent).map_err(TrainError::io(parent))?;
     let directory = partial.path();
 
     weights::save(&state.network, &directory.join(MODEL))?;
@@ -274,7 +348,7 @@ fn save(state: &State, target: &Path) -> Result<(), TrainError> {
     state
         .optimizer
         .save(&optimizer)
-        .map_err(|error| TrainError::checkpoint(&optimizer, error.to_string()))?;
+        .map_err(|error| TrainError::written(&optimizer, error.to_string()))?;
     state.method.save(directory)?;
 
     let mut files = BTreeMap::new();
@@ -298,24 +372,41 @@ fn save(state: &State, target: &Path) -> Result<(), TrainError> {
     write_atomic(&directory.join(STATE), text.as_bytes())?;
     sync_directory(directory)?;
 
-    if target.exists() {
-        fs::remove_dir_all(target).map_err(TrainError::io(target))?;
-    }
-    let directory = partial.keep();
-    fs::rename(&directory, target).map_err(TrainError::io(target))?;
-    open_to_readers(target)?;
+    publish(&partial.keep(), target)?;
     sync_directory(parent)
 }
 
-/// Temporary directories are made for their owner alone; a checkpoint is an ordinary one.
-fn open_to_readers(directory: &Path) -> Result<(), TrainError> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
-            .map_err(TrainError::io(directory))?;
+/// Gives a complete directory its name. What had the name before is there until then.
+fn publish(directory: &Path, target: &Path) -> Result<(), TrainError> {
+    if !target.exists() {
+        return fs::rename(directory, target).map_err(TrainError::io(target));
     }
-    Ok(())
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        if renameat_with(CWD, directory, CWD, target, RenameFlags::EXCHANGE).is_ok() {
+            return fs::remove_dir_all(directory).map_err(TrainError::io(directory));
+        }
+    }
+    // Without an exchange there is a moment with no directory of the name; `clean` puts this one back.
+    let aside = aside(target);
+    fs::rename(target, &aside).map_err(TrainError::io(target))?;
+    fs::rename(directory, target).map_err(TrainError::io(target))?;
+    fs::remove_dir_all(&aside).map_err(TrainError::io(&aside))
+}
+
+/// Removes a checkpoint so that no part of it is ever taken for a whole.
+fn remove(target: &Path) -> Result<(), TrainError> {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let partial = target.with_file_name(format!("{PARTIAL}{name}"));
+    fs::rename(target, &partial).map_err(TrainError::io(target))?;
+    fs::remove_dir_all(&partial).map_err(TrainError::io(&partial))
+}
+
+/// Where a checkpoint waits while another takes its name.
+fn aside(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!("{REPLACED}{name}"))
 }
 
 /// The manifest of a checkpoint whose files are all as they were written.
@@ -362,7 +453,7 @@ fn verify(directory: &Path) -> Result<Manifest, TrainError> {
 /// If the checkpoint is damaged or belongs to another architecture.
 pub fn load(directory: &Path, plan: &Plan, device: &Device) -> Result<State, TrainError> {
     let manifest = verify(directory)?;
-    let mut state = State::of(State::untrained(plan, device), plan, device);
+    let mut state = State::of(State::drawn(plan, device), plan, device);
     state.network = weights::load(state.network, &directory.join(MODEL))?;
     let path = directory.join(OPTIMIZER);
     state.optimizer = plan

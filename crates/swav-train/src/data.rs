@@ -56,9 +56,17 @@ pub fn open_labelled(
 /// # Errors
 /// If the current directory is gone.
 pub fn resolve(path: &Path) -> Result<PathBuf, TrainError> {
+    if path.as_os_str().is_empty() {
+        return Err(TrainError::Recipe(
+            "an empty path names no file: leave the option out, or give it a value".to_string(),
+        ));
+    }
     match builtin_part(path) {
         Some(_) => Ok(path.to_path_buf()),
-        None => std::path::absolute(path).map_err(TrainError::io(path)),
+        // Without what makes two names of one place differ: `set/` is `set`.
+        None => std::path::absolute(path)
+            .map(|path| path.components().collect())
+            .map_err(|error| TrainError::io(path)(error)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What can go wrong in a run, each kind with the exit code that the binary gives it.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use swav_data::DataError;
@@ -45,15 +46,30 @@ pub enum TrainError {
 }
 
 impl TrainError {
-    /// The process's exit code: 2 configuration, 3 data, 4 device, 5 training stopped itself,
+    /// The process's exit code: 2 configuration, 3 data, 4 device, 5 training stopped itself, 7 disk full,
     /// 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Io { source, .. } | Self::Weights(WeightsError::Io { source, .. })
+                if is_full(source.kind()) =>
+            {
+                7
+            }
             Self::Recipe(_) | Self::Checkpoint { .. } | Self::Weights(_) | Self::Io { .. } => 2,
             Self::Data(_) => 3,
             Self::Device(_) => 4,
             Self::Stopped(_) => 5,
             Self::Interrupted => 130,
+        }
+    }
+
+    /// An error of a library that tells of it in words alone.
+    pub(crate) fn written(path: impl Into<PathBuf>, reason: String) -> Self {
+        // What Linux, macOS and Windows say.
+        let full = ["No space left", "quota exceeded", "not enough space"];
+        match full.iter().any(|words| reason.contains(words)) {
+            true => Self::io(path)(ErrorKind::StorageFull.into()),
+            false => Self::checkpoint(path, reason),
         }
     }
 
@@ -70,4 +86,9 @@ impl TrainError {
             reason: reason.into(),
         }
     }
+}
+
+/// Whether there is no room left, on the disk or of the user's share of it.
+fn is_full(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }

@@ -42,6 +42,7 @@ mod tests {
                 stem: Stem::Imagenet,
             },
             hidden: 8,
+            head_norm: true,
             dim: 8,
             prototypes: vec![4],
         };

@@ -60,6 +60,7 @@ pub fn follow(
     }
     if network.dim > 0 && model.hidden.is_none() && model.dim.is_none() {
         (model.hidden, model.dim) = (Some(network.hidden), Some(network.dim));
+        model.head_norm.get_or_insert(network.head_norm);
     }
     let mut plan = Plan::derive(&followed, facts)?;
     let planned = &plan.model.backbone;
@@ -105,6 +106,12 @@ fn file(path: &Path) -> Result<PathBuf, TrainError> {
 }
 
 fn tell_unused(path: &Path, pretrained: &Pretrained) {
+    if let Some(front) = pretrained.front() {
+        say(format_args!(
+            "note: {}: the network is taken from the tensors under `{front}`",
+            path.display()
+        ));
+    }
     tell(path, "left over", pretrained.left_over());
     tell(path, "not read", pretrained.beside());
 }

@@ -37,12 +37,19 @@ impl State {
     /// # Errors
     /// If the plan names weights to begin with, and they cannot be read or are of another backbone.
     pub fn first(plan: &Plan, device: &Device) -> Result<Self, TrainError> {
-        let network = Self::untrained(plan, device);
-        let network = match &plan.init {
-            Some(init) => pretrained::begin(network, init)?,
-            None => network,
-        };
-        Ok(Self::of(network, plan, device))
+        Ok(Self::of(Self::initial(plan, device)?, plan, device))
+    }
+
+    /// The network before the first step: with the weights that the plan begins with, or those that its seed draws.
+    ///
+    /// # Errors
+    /// If the plan names weights to begin with, and they cannot be read or are of another backbone.
+    pub fn initial(plan: &Plan, device: &Device) -> Result<Network, TrainError> {
+        let network = Self::drawn(plan, device);
+        match &plan.init {
+            Some(init) => pretrained::begin(network, init),
+            None => Ok(network),
+        }
     }
 
     /// A state around a network of which nothing is known but the weights.
@@ -63,7 +70,7 @@ impl State {
     }
 
     /// The network with the weights that the plan's seed draws.
-    pub fn untrained(plan: &Plan, device: &Device) -> Network {
+    pub(crate) fn drawn(plan: &Plan, device: &Device) -> Network {
         plan.model.init(plan.train.seed, device)
     }
 }

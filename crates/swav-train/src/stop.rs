@@ -5,16 +5,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A flag that anyone may raise and every loop looks at.
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct Stop(Arc<Flags>);
+
+#[derive(Debug, Default)]
+struct Flags {
+    requested: AtomicBool,
+    heeded: AtomicBool,
+}
 
 impl Stop {
     /// Asks for an end; returns whether it had been asked for before.
     pub fn request(&self) -> bool {
-        self.0.swap(true, Ordering::SeqCst)
+        self.0.requested.swap(true, Ordering::SeqCst)
     }
 
     /// Whether an end has been asked for.
     pub fn requested(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.0.heeded.store(true, Ordering::SeqCst);
+        self.0.requested.load(Ordering::SeqCst)
+    }
+
+    /// Whether something has ever looked at the flag, and so will look again.
+    pub fn is_heeded(&self) -> bool {
+        self.0.heeded.load(Ordering::SeqCst)
     }
 }

@@ -37,7 +37,8 @@ impl Events {
         let mut events = Self { path, file };
         events.write(0, &bytes(FILE_VERSION, b"brain.Event:2"))?;
         if step > 0 {
-            events.write(step, &bytes(SESSION, &varint(STATUS, START)))?;
+            // TensorBoard drops what it knows of this step and of later ones, and the run has done this one.
+            events.write(step + 1, &bytes(SESSION, &varint(STATUS, START)))?;
         }
         Ok(events)
     }
@@ -207,10 +208,10 @@ mod tests {
             records.push(data.to_vec());
             rest = &rest[16 + length..];
         }
-        // The version, the beginning at step 40, the measurement.
+        // The version, the beginning after step 40, the measurement.
         assert_eq!(records.len(), 3);
         assert!(records[0].ends_with(b"brain.Event:2"));
-        assert!(records[1].ends_with(&[0x10, 40, 0x3a, 2, 0x08, 1]));
+        assert!(records[1].ends_with(&[0x10, 41, 0x3a, 2, 0x08, 1]));
         let half = 0.5_f32.to_le_bytes();
         assert!(records[2].ends_with(&half), "{:?}", records[2]);
     }

@@ -14,8 +14,8 @@ use burn::tensor::{Device, Tensor};
 use swav_data::{Loader, Source};
 use swav_model::Network;
 
-use crate::checkpoint::{self, RunDirectory};
-use crate::config::{OnCollapse, Span};
+use crate::checkpoint::{self, RunDirectory, RunLock};
+use crate::config::{Interval, OnCollapse, Span};
 use crate::display::Display;
 use crate::eval::read;
 use crate::feed::{Fed, Feed, Portions};
@@ -29,12 +29,13 @@ use crate::report::{self, Report, Subject};
 use crate::state::State;
 use crate::tensorboard::Events;
 use crate::upload::{Normalisation, Uploader};
-use crate::{Stop, TrainError};
+use crate::{Recipe, Stop, TrainError};
 
 /// Trains by a plan, from a state, into a run directory.
 pub struct Trainer {
     plan: Plan,
     run: RunDirectory,
+    _lock: RunLock,
     state: State,
     source: Arc<dyn Source>,
     feed: Feed,
@@ -44,7 +45,7 @@ pub struct Trainer {
     uploader: Uploader,
     metrics: MetricsFile,
     events: Option<Events>,
-    report_steps: u64,
+    report_interval: Interval,
     display: Box<dyn Display>,
     stop: Stop,
     window: Window,
@@ -116,22 +117,34 @@ impl Trainer {
     /// continued, it needs their file no more.
     ///
     /// # Errors
-    /// If the data, the directory or the weights cannot be used.
-    pub fn start(plan: Plan, run: RunDirectory, parts: Parts) -> Result<Self, TrainError> {
+    /// If the data, the directory or the weights cannot be used, or another process trains in the directory.
+    pub fn start(
+        recipe: Recipe,
+        plan: Plan,
+        run: RunDirectory,
+        parts: Parts,
+    ) -> Result<Self, TrainError> {
+        let lock = run.lock()?;
         let state = State::first(&plan, &parts.device.clone().autodiff())?;
+        recipe.save(&run.recipe())?;
         plan.save(&run.plan())?;
         if plan.init.is_some() {
             run.save(&state, plan.train.keep)?;
         }
-        Self::assemble(plan, run, state, parts)
+        Self::assemble(plan, run, lock, state, parts)
     }
 
-    /// Continues `run` from its newest checkpoint, or from its beginning if there is none.
+    /// Continues `run` from its newest checkpoint, or from its beginning if there is none, with a plan that gives the same
+    /// numbers as the run's own.
     ///
     /// # Errors
-    /// If the checkpoint is damaged or the data is not what it was.
-    pub fn resume(run: RunDirectory, parts: Parts) -> Result<Self, TrainError> {
-        let plan = Plan::load(&run.plan())?;
+    /// If the checkpoint is damaged, the data is not what it was, or another process trains in the directory.
+    pub fn resume(
+        recipe: Recipe,
+        plan: Plan,
+        run: RunDirectory,
+        parts: Parts,
+    ) -> Result<Self, TrainError> {
         let images = parts.source.len();
         if images != plan.data.images {
             return Err(TrainError::Recipe(format!(
@@ -154,18 +167,24 @@ impl Trainer {
                     .display()
             )));
         }
+        let lock = run.lock()?;
         run.clean()?;
+        if plan != Plan::load(&run.plan())? {
+            recipe.save(&run.recipe())?;
+            plan.save(&run.plan())?;
+        }
         let device = parts.device.clone().autodiff();
         let state = match run.list()?.pop() {
             Some((_, newest)) => checkpoint::load(&newest, &plan, &device)?,
             None => State::first(&plan, &device)?,
         };
-        Self::assemble(plan, run, state, parts)
+        Self::assemble(plan, run, lock, state, parts)
     }
 
     fn assemble(
         plan: Plan,
         run: RunDirectory,
+        lock: RunLock,
         state: State,
         parts: Parts,
     ) -> Result<Self, TrainError> {
@@ -177,7 +196,7 @@ impl Trainer {
             stop,
             report_every,
         } = parts;
-        let knn = (plan.train.knn_steps > 0).then(|| OnlineKnn::new(source.clone(), test));
+        let knn = (!plan.train.knn_steps.is_never()).then(|| OnlineKnn::new(source.clone(), test));
         let loader = Loader::new(
             source.clone(),
             loader_config(&plan, plan.crops.clone()),
@@ -201,9 +220,10 @@ impl Trainer {
             window: Window::open(Duration::ZERO),
             loss_sum: None,
             noted: HashSet::new(),
-            report_steps: report_every.steps(plan.train.steps_per_epoch),
+            report_interval: Interval::of(report_every, plan.train.steps_per_epoch),
             plan,
             run,
+            _lock: lock,
             state,
             source,
             knn,
@@ -245,7 +265,12 @@ impl Trainer {
             self.report();
         }
         while self.state.step < self.plan.train.steps {
-            if self.due(self.plan.train.steps_per_epoch) && !self.before_epoch()? {
+            if self
+                .state
+                .step
+                .is_multiple_of(self.plan.train.steps_per_epoch)
+                && !self.before_epoch()?
+            {
                 if saved != self.state.step {
                     self.save()?;
                 }
@@ -269,7 +294,7 @@ impl Trainer {
                 self.save()?;
                 saved = self.state.step;
             }
-            if last || self.report_steps > 0 && self.due(self.report_steps) {
+            if last || self.due(self.report_interval) {
                 self.report();
             }
             if unmeasured || self.interrupted() && !last {
@@ -392,9 +417,9 @@ impl Trainer {
         Ok(batch)
     }
 
-    /// Whether the step just done is a multiple of `every`.
-    fn due(&self, every: u64) -> bool {
-        self.state.step.is_multiple_of(every)
+    /// Whether what happens at this interval is due after the step just done.
+    fn due(&self, interval: Interval) -> bool {
+        interval.is_due(self.state.step)
     }
 
     fn epoch(&self) -> f64 {
@@ -505,7 +530,7 @@ impl Trainer {
 
     /// Writes the report anew, if there is to be one. A run does not end because its report fails.
     fn report(&mut self) {
-        if self.report_steps == 0 {
+        if self.report_interval.is_never() {
             return;
         }
         let network = self.state.network.valid();
@@ -592,6 +617,7 @@ mod tests {
                 stem: Stem::Imagenet,
             },
             hidden: 8,
+            head_norm: true,
             dim: 8,
             prototypes: vec![4],
         };

@@ -60,6 +60,7 @@ fn network(prototypes: usize, dim: usize, device: &Device) -> Network {
             stem: Stem::Cifar,
         },
         hidden: 8,
+        head_norm: true,
         dim,
         prototypes: vec![prototypes],
     };

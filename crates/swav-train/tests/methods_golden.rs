@@ -33,6 +33,7 @@ fn network(dim: usize, prototypes: &[usize], device: &Device) -> Network {
             stem: Stem::Cifar,
         },
         hidden: 8,
+        head_norm: true,
         dim,
         prototypes: prototypes.to_vec(),
     };
@@ -257,6 +258,7 @@ fn encoder(golden: &Golden, device: &Device) -> Network {
             stem: Stem::Cifar,
         },
         hidden: 8,
+        head_norm: true,
         dim: 8,
         prototypes: Vec::new(),
     };

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use swav_data::Format;
 use swav_train::display::{Progress, say};
-use swav_train::{Extraction, Layer, RowFormat, RowWriter, Stop, checkpoint, data};
+use swav_train::{Extraction, Layer, RowFormat, RowWriter, Stop, TrainError, checkpoint, data};
 
 use super::setup;
 use crate::args::{Embed, LayerArg};
@@ -24,6 +24,13 @@ struct Report<'a> {
 pub fn embed(args: &Embed, stop: &Stop) -> anyhow::Result<()> {
     let format = RowFormat::of(&args.out)?;
     let (plan, checkpoint) = setup::trained(&args.run)?;
+    if args.layer == LayerArg::Embeddings && plan.model.dim == 0 {
+        return Err(TrainError::Recipe(format!(
+            "--layer embeddings: {} has no projection head; its features are what it gives",
+            args.run.run.display()
+        ))
+        .into());
+    }
     let source = data::open(&args.data, Format::Auto)?;
     // Before the work: a wrong path must not cost an hour.
     let mut writer = RowWriter::create(&args.out, format)?;

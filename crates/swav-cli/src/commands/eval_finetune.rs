@@ -40,7 +40,7 @@ pub fn eval_finetune(args: &Finetune, stop: &Stop) -> anyhow::Result<()> {
     let device = args.device.device.open()?.device;
     let tracked = device.clone().autodiff();
     let network = if args.untrained {
-        State::untrained(&plan, &tracked)
+        State::initial(&plan, &tracked)?
     } else {
         checkpoint::load_network(&checkpoint, &plan, &tracked)?
     };

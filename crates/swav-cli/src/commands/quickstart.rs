@@ -45,7 +45,7 @@ pub fn quickstart(args: &Quickstart, stop: &Stop) -> anyhow::Result<()> {
     }
 
     let sets = [&source, &test];
-    let untrained = State::untrained(&plan, &found.device);
+    let untrained = State::initial(&plan, &found.device)?;
     let trained = checkpoint::load_network(&run.latest()?, &plan, &found.device)?;
     let measure = |layer, network| accuracy(layer, network, &plan, sets, &found.device, stop);
     let report = Report {

@@ -12,8 +12,10 @@ use burn::tensor::Device;
 use crate::args::{RecipeArgs, RunArgs, RunsArgs};
 use crate::device::Found;
 
-/// A plan and the images it was made for.
+/// A plan, the recipe that it was made by, and the images it was made for.
 pub struct Prepared {
+    /// What was asked for.
+    pub recipe: Recipe,
     /// What will run.
     pub plan: Plan,
     /// The training images.
@@ -24,9 +26,15 @@ pub struct Prepared {
 
 /// The recipe that the arguments ask for, with absolute paths.
 pub fn recipe(args: &RecipeArgs) -> Result<Recipe, TrainError> {
+    recipe_over(Recipe::default(), args)
+}
+
+/// The recipe that the arguments ask for, with absolute paths; what they leave open is as in `base`, unless they name a recipe
+/// of their own.
+pub fn recipe_over(base: Recipe, args: &RecipeArgs) -> Result<Recipe, TrainError> {
     let mut recipe = match &args.config {
         Some(path) => Recipe::from_file(path)?,
-        None => Recipe::default(),
+        None => base,
     };
     for assignment in &args.overrides {
         recipe = recipe.set(assignment)?;
@@ -72,18 +80,28 @@ pub fn prepare(
             pretrained::follow(recipe, init, &network, &facts)?
         }
     };
-    Ok(Prepared { plan, source, test })
+    Ok(Prepared {
+        recipe: recipe.clone(),
+        plan,
+        source,
+        test,
+    })
 }
 
 /// Opens the data of a saved plan. What fitted when the run began may be tight now, and is tried; what is more than the device
 /// has is refused.
-pub fn reopen(plan: Plan, device: &Found) -> Result<Prepared, TrainError> {
+pub fn reopen(recipe: Recipe, plan: Plan, device: &Found) -> Result<Prepared, TrainError> {
     if let Some(memory) = device.memory {
         plan.require_memory(memory.total)?;
     }
     let source = training_images(&plan)?;
     let test = open_test(plan.data.test.as_deref(), source.as_ref())?;
-    Ok(Prepared { plan, source, test })
+    Ok(Prepared {
+        recipe,
+        plan,
+        source,
+        test,
+    })
 }
 
 /// The images that a run was planned for.
@@ -156,8 +174,11 @@ pub fn run_path(out: Option<&Path>, name: &str) -> PathBuf {
 /// The plan of a run, with the checkpoint that is meant, or of a file of weights.
 pub fn trained(args: &RunArgs) -> Result<(Plan, PathBuf), TrainError> {
     let (mut plan, checkpoint) = checkpoint::find(&args.run)?;
-    if let Some(size) = args.size {
+    if let Some(size) = args.view.size {
         plan.see_at(size as usize)?;
+    }
+    if let Some(budget) = args.view.corrupt_budget {
+        plan.data.corrupt_budget = budget;
     }
     Ok((plan, checkpoint))
 }
@@ -178,7 +199,7 @@ impl Trained {
     /// The network on `device`, or as it was before training.
     pub fn network(&self, untrained: bool, device: &Device) -> Result<Network, TrainError> {
         if untrained {
-            return Ok(State::untrained(&self.plan, device));
+            return State::initial(&self.plan, device);
         }
         checkpoint::load_network(&self.checkpoint, &self.plan, device)
     }
@@ -190,7 +211,7 @@ pub fn all_trained(args: &RunsArgs) -> Result<Vec<Trained>, TrainError> {
     for run in &args.runs {
         let (plan, checkpoint) = trained(&RunArgs {
             run: run.clone(),
-            size: args.size,
+            view: args.view,
         })?;
         let called = |path: Option<&Path>| {
             let name = path.and_then(Path::file_name);

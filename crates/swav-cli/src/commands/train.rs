@@ -1,11 +1,12 @@
 //! `swav train`
 
+use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
 use swav_train::config::Span;
 use swav_train::display::{Dashboard, Display, Lines, say};
-use swav_train::{Outcome, Parts, Plan, RunDirectory, Stop, TrainError, Trainer};
+use swav_train::{Outcome, Parts, Plan, Recipe, RunDirectory, Stop, TrainError, Trainer};
 
 use super::plan::summary;
 use super::setup::{self, Prepared};
@@ -31,18 +32,16 @@ pub fn train(args: &Train, stop: &Stop) -> anyhow::Result<()> {
         Some(out) => {
             let run = RunDirectory::open(out)?;
             let prepared = continued(args, &run, &found)?;
+            let (recipe, plan) = (prepared.recipe.clone(), prepared.plan.clone());
             let parts = parts(prepared, &found, args.watch(), stop);
-            let trainer = Trainer::resume(run.clone(), parts)?;
+            let trainer = Trainer::resume(recipe, plan, run.clone(), parts)?;
             (run, trainer.run()?)
         }
         None => {
             let recipe = setup::recipe(&args.recipe)?;
             if args.resume && recipe.data.path.is_none() {
                 let out = args.out.as_deref().unwrap_or(Path::new("."));
-                return Err(RunDirectory::open(out).err().map_or_else(
-                    || anyhow::anyhow!("{} holds no run", out.display()),
-                    Into::into,
-                ));
+                RunDirectory::open(out)?;
             }
             let prepared = setup::prepare(&recipe, &found, None)?;
             let name = args
@@ -94,46 +93,99 @@ pub fn start(
         summary(&prepared.plan, &prepared.source.describe(), found),
         path.display()
     ));
-    let plan = prepared.plan.clone();
-    let trainer = Trainer::start(plan, run.clone(), parts(prepared, found, watch, stop))?;
+    let (recipe, plan) = (prepared.recipe.clone(), prepared.plan.clone());
+    let parts = parts(prepared, found, watch, stop);
+    let trainer = Trainer::start(recipe, plan, run.clone(), parts)?;
     Ok((run, trainer.run()?))
 }
 
 /// The data of a run to be continued. Settings may be given again, so that one command line both
-/// starts and continues, but they must be the ones that the run was started with.
+/// starts and continues. Those that do not change the numbers may be others now; the rest must be what the run was started
+/// with.
 fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared, TrainError> {
     let saved = Plan::load(&run.plan())?;
+    let begun_with = match run.recipe() {
+        path if path.is_file() => Recipe::from_file(&path)?,
+        // Runs of earlier versions kept the plan alone.
+        _ => Recipe::default(),
+    };
     if args.recipe.is_empty() {
-        return setup::reopen(saved, found);
+        return setup::reopen(begun_with, saved, found);
     }
-    let mut recipe = setup::recipe(&args.recipe)?;
+    let recipe = setup::recipe_over(begun_with, &args.recipe)?;
+    if recipe.data.path.is_none() {
+        return Err(TrainError::Recipe(format!(
+            "the run in {} was made by an earlier version, which kept no recipe: give all that it was started with \
+             (--config, --data, --set), or nothing",
+            run.path().display()
+        )));
+    }
     // Derived from the memory that there was, which may be another now.
-    recipe
+    let mut wanted = recipe.clone();
+    wanted
         .train
         .accumulate
         .get_or_insert(saved.train.accumulate);
     // The file of the weights that it began with may be gone.
     let known = (recipe.model.init == saved.init).then_some(&saved.model);
-    let mut prepared = setup::prepare(&recipe, found, known)?;
+    let mut prepared = setup::prepare(&wanted, found, known)?;
+    prepared.recipe = recipe;
     // What the images are is not a setting.
     prepared.plan.data.side = saved.data.side;
-    let differences = differences(&saved, &prepared.plan);
-    if differences.is_empty() {
-        return Ok(prepared);
+    prepared.plan.notes.clear();
+    let (free, fixed): (Vec<_>, Vec<_>) = differences(&saved, &prepared.plan)
+        .into_iter()
+        .partition(|difference| FREE.contains(&difference.field.as_str()));
+    let told = |differences: &[Difference]| {
+        let texts: Vec<_> = differences.iter().map(ToString::to_string).collect();
+        texts.join("; ")
+    };
+    if !fixed.is_empty() {
+        return Err(TrainError::Recipe(format!(
+            "the run in {} was started with other settings: {}. Leave them as they were to continue it, or start a new \
+             run in another --out. May be changed: {}",
+            run.path().display(),
+            told(&fixed),
+            FREE.join(", ")
+        )));
     }
-    Err(TrainError::Recipe(format!(
-        "the run in {} was started with other settings: {}. Leave --config, --data and --set away \
-         to continue it as it is, or start a new run in another --out",
-        run.path().display(),
-        differences.join("; ")
-    )))
+    if !free.is_empty() {
+        say(format_args!("note: continued with {}", told(&free)));
+    }
+    Ok(prepared)
 }
 
-/// The fields in which two plans differ, as `train.epochs was 2, is now 3`.
-fn differences(saved: &Plan, given: &Plan) -> Vec<String> {
+/// What may be another when a run is continued, because no weight depends on it.
+const FREE: [&str; 10] = [
+    "data.workers",
+    "data.prefetch",
+    "data.corrupt_budget",
+    "train.checkpoint",
+    "train.keep",
+    "train.log",
+    "train.knn",
+    "train.on_collapse",
+    "train.tensorboard",
+    "data.test",
+];
+
+/// A field in which two plans differ.
+struct Difference {
+    field: String,
+    was: serde_json::Value,
+    is: serde_json::Value,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} was {}, is now {}", self.field, self.was, self.is)
+    }
+}
+
+fn differences(saved: &Plan, given: &Plan) -> Vec<Difference> {
     /// What the user can set for a field of the plan.
-    fn known_as(path: String) -> String {
-        let name = match path.as_str() {
+    fn known_as(path: &str) -> &str {
+        match path {
             "init" => "model.init",
             "optimizer.schedule.base" => "optimizer.lr",
             "optimizer.schedule.final" => "optimizer.final_lr",
@@ -144,11 +196,10 @@ fn differences(saved: &Plan, given: &Plan) -> Vec<String> {
             "train.checkpoint_steps" => "train.checkpoint",
             "train.log_steps" => "train.log",
             "train.knn_steps" => "train.knn",
-            _ => return path,
-        };
-        name.to_string()
+            _ => path,
+        }
     }
-    fn walk(path: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut Vec<String>) {
+    fn walk(path: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut Vec<Difference>) {
         match (a, b) {
             (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
                 for key in a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))) {
@@ -166,10 +217,11 @@ fn differences(saved: &Plan, given: &Plan) -> Vec<String> {
                 }
             }
             _ if a == b => {}
-            _ => found.push(format!(
-                "{} was {a}, is now {b}",
-                known_as(path.to_string())
-            )),
+            _ => found.push(Difference {
+                field: known_as(path).to_string(),
+                was: a.clone(),
+                is: b.clone(),
+            }),
         }
     }
     let mut found = Vec::new();

@@ -114,8 +114,14 @@ fn summary(config: &NetworkConfig) -> String {
     let NetworkConfig {
         backbone,
         hidden,
+        head_norm,
         dim,
         prototypes,
     } = config;
-    format!("{backbone}, head {hidden} → {dim}, prototypes {prototypes:?}")
+    let norm = if *head_norm {
+        ""
+    } else {
+        " without batch norm"
+    };
+    format!("{backbone}, head {hidden} → {dim}{norm}, prototypes {prototypes:?}")
 }

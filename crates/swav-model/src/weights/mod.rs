@@ -24,6 +24,7 @@
 //! `prototypes.prototypes0.weight` and so on. Linear weights are `[out, in]`, as PyTorch keeps them.
 
 mod burnpack;
+mod locate;
 mod names;
 mod onnx;
 mod pickle;

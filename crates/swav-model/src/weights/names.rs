@@ -132,12 +132,21 @@ fn torch_name(path: &str, config: &NetworkConfig) -> String {
         return path
             .replacen("first.", "projection_head.0.", 1)
             .replacen("norm.", "projection_head.1.", 1)
-            .replacen("second.", "projection_head.3.", 1);
+            .replacen(
+                "second.",
+                &format!("projection_head.{}.", second(config)),
+                1,
+            );
     }
     if config.prototypes.len() == 1 {
         return path.replacen("heads.0.", "", 1);
     }
     path.replacen("heads.", "prototypes", 1)
+}
+
+/// The place of a head's last layer in PyTorch's sequence, behind the first, perhaps a batch norm, and the ReLU.
+pub(super) fn second(config: &NetworkConfig) -> usize {
+    if config.head_norm { 3 } else { 2 }
 }
 
 fn backbone_name(path: &str) -> String {

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use burn::tensor::TensorData;
 
+use super::names::second;
 use super::safetensors::replace;
 use super::{Tensors, WeightsError, export, malformed};
 use crate::conv::ConvSpec;
@@ -158,9 +159,11 @@ impl Graph {
             return self.linear("features", "projection_head");
         }
         let mut x = self.linear("features", "projection_head.0");
-        x = self.norm(&x, "projection_head.1");
+        if config.head_norm {
+            x = self.norm(&x, "projection_head.1");
+        }
         x = self.then("Relu", &x);
-        self.linear(&x, "projection_head.3")
+        self.linear(&x, &format!("projection_head.{}", second(config)))
     }
 
     fn conv(&mut self, spec: &ConvSpec, x: &str, name: &str) -> String {

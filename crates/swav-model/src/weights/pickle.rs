@@ -1,8 +1,9 @@
 //! Python's pickles, read as data.
 //!
 //! A pickle is a program for a small stack machine, and two of its instructions call whatever it names. Here nothing is
-//! called: tensors are noted by where their numbers lie, ordinary objects that training programs keep beside the weights
-//! become [`Object::Other`], and a name that belongs to neither ends the reading. The instructions are those that
+//! called: tensors are noted by where their numbers lie, dictionaries of any class are dictionaries, and all other objects
+//! that training programs keep beside the weights become [`Object::Other`]. A name that would do harm in Python ends the
+//! reading. The instructions are those that
 //! `pickletools` of CPython documents, of protocols 2 to 5.
 //!
 //! Objects live in one list and refer to each other by number: sharing and cycles cost nothing, nothing recurses, and the
@@ -97,58 +98,53 @@ pub(super) struct TensorPlace {
     pub(super) strides: Vec<u64>,
 }
 
-/// Names that stand beside the weights in the checkpoints of training programs. What is made of them is passed over.
-const BESIDE: &[(&str, &[&str])] = &[
-    ("_codecs", &["encode"]),
-    ("argparse", &["Namespace"]),
-    (
-        "builtins",
-        &["bytearray", "complex", "frozenset", "set", "slice"],
-    ),
-    (
-        "__builtin__",
-        &["bytearray", "complex", "frozenset", "set", "slice"],
-    ),
-    (
-        "collections",
-        &["Counter", "OrderedDict", "defaultdict", "deque"],
-    ),
-    ("datetime", &["date", "datetime", "timedelta"]),
-    ("numpy", &["dtype", "ndarray"]),
-    ("numpy.core.multiarray", &["_reconstruct", "scalar"]),
-    ("numpy._core.multiarray", &["_reconstruct", "scalar"]),
-    (
-        "pathlib",
-        &[
-            "Path",
-            "PosixPath",
-            "PurePosixPath",
-            "PureWindowsPath",
-            "WindowsPath",
-        ],
-    ),
-    (
-        "torch",
-        &[
-            "Size", "bfloat16", "bool", "device", "float16", "float32", "float64", "int16",
-            "int32", "int64", "int8", "uint8",
-        ],
-    ),
-    (
-        "torch._utils",
-        &[
-            "_rebuild_parameter",
-            "_rebuild_tensor",
-            "_rebuild_tensor_v2",
-        ],
-    ),
+/// Modules whose functions do things. No checkpoint has a reason to name them, and though nothing is called here, a file that would
+/// call them in Python is not to be passed on.
+const HARMFUL: &[&str] = &[
+    "asyncio",
+    "code",
+    "commands",
+    "ctypes",
+    "importlib",
+    "multiprocessing",
+    "nt",
+    "os",
+    "pickle",
+    "pip",
+    "posix",
+    "pty",
+    "requests",
+    "runpy",
+    "shutil",
+    "socket",
+    "subprocess",
+    "sys",
+    "urllib",
+    "webbrowser",
 ];
 
-fn is_known(module: &str, name: &str) -> bool {
-    Element::of(&format!("{module}.{name}")).is_some()
-        || BESIDE
-            .iter()
-            .any(|(known, names)| *known == module && names.contains(&name))
+/// The same of functions that Python always knows.
+const HARMFUL_BUILTINS: &[&str] = &[
+    "__import__",
+    "breakpoint",
+    "compile",
+    "delattr",
+    "eval",
+    "exec",
+    "execfile",
+    "getattr",
+    "globals",
+    "input",
+    "open",
+    "setattr",
+];
+
+fn is_harmful(module: &str, name: &str) -> bool {
+    let outermost = module.split('.').next().unwrap_or_default();
+    match outermost {
+        "builtins" | "__builtin__" => HARMFUL_BUILTINS.contains(&name),
+        outermost => HARMFUL.contains(&outermost),
+    }
 }
 
 /// Everything that a pickle holds.
@@ -171,6 +167,7 @@ impl Pickle {
             stack: Vec::new(),
             marks: Vec::new(),
             memo: HashMap::new(),
+            nested: 0,
         };
         let root = loop {
             if let Some(root) = machine.step()? {
@@ -222,6 +219,8 @@ struct Machine<R> {
     stack: Vec<Id>,
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
+    /// Calls within calls.
+    nested: usize,
 }
 
 impl<R: Read> Machine<R> {
@@ -557,10 +556,11 @@ impl<R: Read> Machine<R> {
     }
 
     fn name(&mut self, module: &str, name: &str) -> Result<(), String> {
-        if !is_known(module, name) {
+        if is_harmful(module, name) {
             return Err(format!(
-                "its pickle names `{module}.{name}`, which is neither a tensor nor a plain value. A checkpoint is read as \
-                 data, nothing in it is called. In PyTorch, save the weights alone: torch.save(model.state_dict(), FILE)"
+                "its pickle names `{module}.{name}`, which has no place in a checkpoint: in Python, loading it may run a \
+                 program. Here it is read as data, and nothing in it is called. If you trust its origin, save the weights \
+                 alone: torch.save(model.state_dict(), FILE)"
             ));
         }
         self.push(Object::Named(format!("{module}.{name}")))
@@ -572,15 +572,33 @@ impl<R: Read> Machine<R> {
         let (Object::Named(name), Object::Tuple(arguments)) =
             (&self.objects[callee], &self.objects[arguments])
         else {
-            return Err(self.damaged());
+            // What was itself made by a call, such as a class made on the way.
+            return self.push(Object::Other);
         };
         match (name.as_str(), arguments.as_slice()) {
             ("torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor", arguments) => {
                 let place = self.tensor(arguments).ok_or_else(|| self.damaged())?;
                 self.push(Object::Tensor(Box::new(place)))
             }
-            ("torch._utils._rebuild_parameter", &[tensor, ..]) => self.push_id(tensor),
-            ("collections.OrderedDict", []) => self.push(Object::Dict(Vec::new())),
+            (
+                "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state",
+                &[tensor, ..],
+            ) => self.push_id(tensor),
+            // A subclass: the function that makes a plain tensor, the class, and the arguments.
+            ("torch._tensor._rebuild_from_type_v2", &[make, _, arguments, ..]) => {
+                self.push_id(make)?;
+                self.nested += 1;
+                if self.nested > MOST_AXES {
+                    return Err(self.damaged());
+                }
+                let made = self.make(arguments);
+                self.nested -= 1;
+                made
+            }
+            // What is filled like a dictionary is one: OrderedDict, defaultdict, AttributeDict.
+            (name, _) if name.to_ascii_lowercase().ends_with("dict") => {
+                self.push(Object::Dict(Vec::new()))
+            }
             _ => self.push(Object::Other),
         }
     }

@@ -17,17 +17,20 @@ pub(super) fn recognise(shapes: &Shapes) -> Result<NetworkConfig, String> {
         Some(&[rows, _]) => rows,
         _ => 0,
     };
-    let (hidden, dim) = match rows("projection_head.weight") {
-        0 => (
-            rows("projection_head.0.weight"),
-            rows("projection_head.3.weight"),
-        ),
-        dim => (0, dim),
+    let hidden = rows("projection_head.0.weight");
+    let (hidden, head_norm, dim) = match (
+        rows("projection_head.weight"),
+        rows("projection_head.2.weight"),
+    ) {
+        (0, 0) => (hidden, true, rows("projection_head.3.weight")),
+        (0, dim) => (hidden, false, dim),
+        (dim, _) => (0, true, dim),
     };
     // Half a head is none: what there is of it will be left over.
     let head = NetworkConfig {
         backbone,
         hidden: if dim > 0 { hidden } else { 0 },
+        head_norm,
         dim,
         prototypes: Vec::new(),
     };

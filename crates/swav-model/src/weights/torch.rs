@@ -4,7 +4,7 @@
 //! were five pickles (a magic number, the version, the machine, the object, the storages' keys), then the storages. Numbers
 //! of both are little-endian.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Seek, SeekFrom};
 use std::ops::Range;
@@ -13,30 +13,35 @@ use std::path::Path;
 use burn::tensor::{DType, TensorData};
 
 use super::pickle::{Element, LONGEST, Object, Pickle, TensorPlace};
+use super::transfer::Shapes;
 use super::zip::{self, at};
-use super::{Tensors, WeightsError, malformed};
+use super::{WeightsError, malformed};
 
 /// What the oldest layout begins with: 0x1950a86a20f9469cfc6c as a pickle.
 pub(super) const LEGACY: &[u8] = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.";
 
-/// Names that weights go by where a checkpoint holds more than them.
-const WEIGHTS: [&str; 3] = ["state_dict", "model", "model_state_dict"];
+/// How deep dictionaries of weights lie in others, at most.
+const DEEPEST: usize = 8;
+/// Entries of dictionaries that are looked at, at most, counting those of a dictionary as often as it is in there.
+const MOST_ENTRIES: usize = 1 << 20;
 
 /// Characters of a name that are read: no tensor's is longer.
 const LONGEST_NAME: usize = 250;
 
-/// The tensors of a checkpoint, and what else is in it.
+/// A checkpoint: what it holds by name. Dictionaries in dictionaries join their names by dots. No number has been read yet.
 pub(super) struct Checkpoint {
-    pub(super) tensors: Tensors,
-    /// Names of the entries that are no weights: the epoch, the optimizer.
-    pub(super) beside: Vec<String>,
+    archive: Archive,
+    /// Where each tensor with floating-point values lies.
+    places: BTreeMap<String, TensorPlace>,
+    /// The entries that are neither tensors nor dictionaries, and the outermost dictionaries, in the order of the file.
+    pub(super) others: Vec<String>,
 }
 
-/// Reads the tensors of a checkpoint.
+/// Opens a checkpoint.
 ///
 /// # Errors
 /// If the file cannot be read, is cut off, holds no tensors, or is not what it claims to be.
-pub(super) fn read(path: &Path) -> Result<Checkpoint, WeightsError> {
+pub(super) fn open(path: &Path) -> Result<Checkpoint, WeightsError> {
     let io = |source| WeightsError::Io {
         path: path.to_owned(),
         source,
@@ -49,12 +54,42 @@ pub(super) fn read(path: &Path) -> Result<Checkpoint, WeightsError> {
         .map_err(|reason| malformed(path, reason))
 }
 
+impl Checkpoint {
+    /// Shapes of the tensors.
+    pub(super) fn shapes(&self) -> Shapes {
+        let shape = |place: &TensorPlace| place.shape.iter().map(|&n| n as usize).collect();
+        let places = self.places.iter();
+        places
+            .map(|(name, place)| (name.clone(), shape(place)))
+            .collect()
+    }
+
+    /// Whether two names are of one tensor.
+    pub(super) fn is_same(&self, one: &str, other: &str) -> bool {
+        match (self.places.get(one), self.places.get(other)) {
+            (Some(one), Some(other)) => {
+                let key = |place: &TensorPlace| self.archive.pickle.text(place.storage.key);
+                one.offset == other.offset && one.shape == other.shape && key(one) == key(other)
+            }
+            _ => false,
+        }
+    }
+
+    /// Reads a tensor.
+    pub(super) fn read(&mut self, name: &str) -> Result<TensorData, String> {
+        let place = self.places.get(name).ok_or("it is not there")?.clone();
+        self.archive.tensor(&place)
+    }
+}
+
 /// A checkpoint with the places of its storages.
 struct Archive {
     file: File,
     length: u64,
     pickle: Pickle,
-    storages: HashMap<String, Range<u64>>,
+    storages: HashMap<String, Stored>,
+    /// Storages whose checksum was found to be right.
+    checked: HashSet<String>,
     /// Bytes that tensors may yet take: no more than the file has, however they overlap.
     left: u64,
 }
@@ -72,57 +107,83 @@ impl Archive {
             length,
             pickle,
             storages,
+            checked: HashSet::new(),
             left: length,
         })
     }
 
-    fn checkpoint(mut self) -> Result<Checkpoint, String> {
+    fn checkpoint(self) -> Result<Checkpoint, String> {
         let pickle = &self.pickle;
-        let root = pickle.root();
-        let Object::Dict(outer) = root else {
-            return Err("it holds no dictionary of tensors".to_owned());
+        let Object::Dict(root) = pickle.root() else {
+            return Err(
+                "it holds no dictionary of tensors: in PyTorch, save torch.save(model.state_dict(), FILE)"
+                    .to_owned(),
+            );
         };
-        let inner = WEIGHTS.iter().find_map(|name| {
-            let entry = pickle.entry(root, name)?;
-            matches!(entry, Object::Dict(_)).then_some((*name, entry))
-        });
-        let (weights, beside) = match inner {
-            Some((name, Object::Dict(weights))) => {
-                let others = outer
-                    .iter()
-                    .filter(|(key, _)| pickle.text(*key) != Some(name));
-                (weights, others.map(|(key, _)| *key).collect())
+        let mut places = BTreeMap::new();
+        let (mut others, mut too_large) = (Vec::new(), None);
+        let mut open = vec![(String::new(), root, 0)];
+        let mut looked_at = 0;
+        while let Some((front, entries, depth)) = open.pop() {
+            looked_at += entries.len();
+            if looked_at > MOST_ENTRIES {
+                return Err(format!(
+                    "its dictionaries hold more than {MOST_ENTRIES} entries: these are no mere weights"
+                ));
             }
-            _ => (outer, Vec::new()),
-        };
-        let name = |key| {
-            let name = pickle.text(key).unwrap_or("an entry without a name");
-            name.chars().take(LONGEST_NAME).collect::<String>()
-        };
-        let mut beside: Vec<String> = beside.into_iter().map(name).collect();
-        let mut places = Vec::new();
-        for &(key, value) in weights {
-            match pickle.get(value) {
-                // An integer counter of PyTorch's, which nothing reads.
-                _ if name(key).ends_with("num_batches_tracked") => {}
-                Object::Tensor(place) if float(place.storage.element).is_some() => {
-                    places.push((name(key), (**place).clone()));
+            for &(key, value) in entries {
+                let Some(key) = pickle.text(key) else {
+                    if depth == 0 {
+                        others.push("an entry without a name".to_owned());
+                    }
+                    continue;
+                };
+                let key: String = key.chars().take(LONGEST_NAME).collect();
+                let name = format!("{front}{key}");
+                match pickle.get(value) {
+                    // An integer counter of PyTorch's, which nothing reads.
+                    _ if name.ends_with("num_batches_tracked") => {}
+                    Object::Tensor(place) if float(place.storage.element).is_some() => {
+                        let bytes = product(&place.shape)
+                            .and_then(|count| count.checked_mul(place.storage.element.bytes()));
+                        match bytes {
+                            Some(bytes) if bytes <= self.length => {
+                                places.insert(name, (**place).clone());
+                            }
+                            // One number seen as many; no weight is.
+                            _ => {
+                                too_large.get_or_insert_with(|| name.clone());
+                                others.push(name);
+                            }
+                        }
+                    }
+                    Object::Dict(inner) => {
+                        if depth == 0 {
+                            others.push(name.clone());
+                        }
+                        if depth < DEEPEST {
+                            open.push((format!("{name}."), inner, depth + 1));
+                        }
+                    }
+                    _ => others.push(name),
                 }
-                _ => beside.push(name(key)),
             }
+        }
+        if let (true, Some(name)) = (places.is_empty(), too_large) {
+            return Err(format!("tensor `{name}` takes more than the whole file"));
         }
         if places.is_empty() {
-            return Err("it holds no tensors".to_owned());
+            let keys: Vec<_> = others.iter().take(20).map(String::as_str).collect();
+            return Err(format!(
+                "it holds no tensors with floating-point values; its entries are {}",
+                keys.join(", ")
+            ));
         }
-        let mut tensors = Tensors::new();
-        for (name, place) in places {
-            let data = self.tensor(&place);
-            tensors.insert(
-                name.clone(),
-                data.map_err(|why| format!("tensor `{name}`: {why}"))?,
-            );
-        }
-        Ok(Checkpoint { tensors, beside })
+        Ok(Checkpoint {
+            archive: self,
+            places,
+            others,
+        })
     }
 
     /// Reads the part of a storage that a tensor lies in, and brings its numbers into their order.
@@ -140,8 +201,8 @@ impl Archive {
             )
         };
         let key = self.pickle.text(storage.key).unwrap_or_default();
-        let range = self.storages.get(key);
-        let range = range.ok_or("its storage is not there")?;
+        let stored = self.storages.get(key);
+        let Stored { range, checksum } = stored.ok_or("its storage is not there")?.clone();
         let dtype = float(storage.element).ok_or_else(no_such)?;
         let width = storage.element.bytes();
 
@@ -161,6 +222,11 @@ impl Archive {
         if last > range.end - range.start {
             return Err("its storage is cut off".to_owned());
         }
+        if let Some(checksum) = checksum
+            && self.checked.insert(key.to_owned())
+        {
+            zip::check(&mut self.file, range.clone(), checksum)?;
+        }
         let bytes = at(
             &mut self.file,
             self.length,
@@ -176,7 +242,15 @@ impl Archive {
     }
 }
 
-fn zipped(file: &mut File, length: u64) -> Result<(Pickle, HashMap<String, Range<u64>>), String> {
+/// Where a storage lies.
+#[derive(Clone, Debug)]
+struct Stored {
+    range: Range<u64>,
+    /// CRC-32 of its bytes, where the file has one.
+    checksum: Option<u32>,
+}
+
+fn zipped(file: &mut File, length: u64) -> Result<(Pickle, HashMap<String, Stored>), String> {
     let entries = zip::entries(file)?;
     let roots = entries
         .keys()
@@ -188,24 +262,35 @@ fn zipped(file: &mut File, length: u64) -> Result<(Pickle, HashMap<String, Range
         .ok_or("it is a zip archive without the `data.pkl` of PyTorch")?
         .to_owned();
     let entry = |name: &str| entries.get(&format!("{root}{name}"));
-    if let Some(order) = entry("byteorder").filter(|order| order.end - order.start < 16) {
+    if let Some(order) = entry("byteorder").map(|entry| entry.range.clone())
+        && order.end - order.start < 16
+    {
         let order = at(file, length, order.start, order.end - order.start)?;
         if order != b"little" {
             return Err("its numbers are big-endian".to_owned());
         }
     }
-    let pickle = entry("data.pkl").cloned().unwrap_or(0..0);
-    let size = pickle.end - pickle.start;
-    let bytes = at(file, length, pickle.start, size.min(LONGEST))?;
+    let (place, checksum) = entry("data.pkl").map_or((0..0, 0), |e| (e.range.clone(), e.checksum));
+    let size = place.end - place.start;
+    let bytes = at(file, length, place.start, size.min(LONGEST))?;
+    if checksum != 0 {
+        zip::check(file, place, checksum)?;
+    }
     let pickle = Pickle::read(&mut bytes.as_slice())?;
     let data = format!("{root}data/");
     let storages = entries.into_iter();
-    let storages =
-        storages.filter_map(|(name, range)| Some((name.strip_prefix(&data)?.to_owned(), range)));
+    let storages = storages.filter_map(|(name, entry)| {
+        let stored = Stored {
+            range: entry.range,
+            // PyTorch can be told to compute none.
+            checksum: (entry.checksum != 0).then_some(entry.checksum),
+        };
+        Some((name.strip_prefix(&data)?.to_owned(), stored))
+    });
     Ok((pickle, storages.collect()))
 }
 
-fn legacy(file: &mut File, length: u64) -> Result<(Pickle, HashMap<String, Range<u64>>), String> {
+fn legacy(file: &mut File, length: u64) -> Result<(Pickle, HashMap<String, Stored>), String> {
     file.seek(SeekFrom::Start(0))
         .map_err(|error| error.to_string())?;
     let mut input = BufReader::new(&mut *file);
@@ -240,7 +325,11 @@ fn legacy(file: &mut File, length: u64) -> Result<(Pickle, HashMap<String, Range
             .and_then(|size| (start + 8).checked_add(size))
             .filter(|end| *end <= length);
         let end = end.ok_or_else(|| format!("storage `{key}` is cut off"))?;
-        storages.insert(key.to_owned(), start + 8..end);
+        let stored = Stored {
+            range: start + 8..end,
+            checksum: None,
+        };
+        storages.insert(key.to_owned(), stored);
         start = end;
     }
     Ok((pickle, storages))

@@ -13,11 +13,20 @@ const LARGEST_DIRECTORY: u64 = 16 << 20;
 /// The end record with the longest comment behind it.
 const LONGEST_END: u64 = 22 + 0xffff;
 
-/// Where each entry's bytes lie in `file`, by name.
+/// An entry of an archive.
+#[derive(Clone, Debug)]
+pub(super) struct Placed {
+    /// Where its bytes lie.
+    pub(super) range: Range<u64>,
+    /// Their CRC-32.
+    pub(super) checksum: u32,
+}
+
+/// The entries of `file`, by name.
 ///
 /// # Errors
 /// If it is no zip archive, is cut off, or holds anything compressed or encrypted.
-pub(super) fn entries(file: &mut File) -> Result<HashMap<String, Range<u64>>, String> {
+pub(super) fn entries(file: &mut File) -> Result<HashMap<String, Placed>, String> {
     let length = file.metadata().map_err(|error| error.to_string())?.len();
     let directory = directory(file, length)?;
     let size = directory.end - directory.start;
@@ -43,7 +52,11 @@ pub(super) fn entries(file: &mut File) -> Result<HashMap<String, Range<u64>>, St
         let before = 30 + u64::from(u16_at(&local, 26)) + u64::from(u16_at(&local, 28));
         let start = entry.header + before;
         let end = start.checked_add(entry.size).filter(|end| *end <= length);
-        found.insert(entry.name, start..end.ok_or_else(cut_off)?);
+        let placed = Placed {
+            range: start..end.ok_or_else(cut_off)?,
+            checksum: entry.checksum,
+        };
+        found.insert(entry.name, placed);
         rest = &rest[entry.length..];
     }
     Ok(found)
@@ -78,6 +91,7 @@ fn directory(file: &mut File, length: u64) -> Result<Range<u64>, String> {
 struct Entry {
     name: String,
     packed: bool,
+    checksum: u32,
     size: u64,
     /// Where the header before its data lies.
     header: u64,
@@ -103,6 +117,7 @@ impl Entry {
         let (flags, method) = (u16_at(fixed, 8), u16_at(fixed, 10));
         Some(Self {
             name: String::from_utf8_lossy(name).into_owned(),
+            checksum: u32_at(fixed, 16),
             packed: method != 0 || flags & 1 != 0 || stored != size,
             size,
             header,
@@ -133,6 +148,31 @@ pub(super) fn at(file: &mut File, length: u64, start: u64, size: u64) -> Result<
         .and_then(|_| file.read_exact(&mut bytes))
         .map_err(|error| error.to_string())?;
     Ok(bytes)
+}
+
+/// Holds the bytes of an entry against their checksum.
+///
+/// # Errors
+/// If they are not those that were written.
+pub(super) fn check(file: &mut File, range: Range<u64>, checksum: u32) -> Result<(), String> {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut buffer = vec![0; 1 << 16];
+    file.seek(SeekFrom::Start(range.start))
+        .map_err(|error| error.to_string())?;
+    let mut left = range.end - range.start;
+    while left > 0 {
+        let part = left.min(buffer.len() as u64) as usize;
+        file.read_exact(&mut buffer[..part])
+            .map_err(|error| error.to_string())?;
+        hasher.update(&buffer[..part]);
+        left -= part as u64;
+    }
+    match hasher.finalize() {
+        found if found == checksum => Ok(()),
+        found => Err(format!(
+            "the file is damaged: a part of it has the checksum {found:08x}, written was {checksum:08x}"
+        )),
+    }
 }
 
 fn cut_off() -> String {

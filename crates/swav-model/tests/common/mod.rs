@@ -15,6 +15,7 @@ pub fn small() -> NetworkConfig {
     NetworkConfig {
         backbone: backbone("resnet18", 0.125, Stem::Cifar),
         hidden: 24,
+        head_norm: true,
         dim: 12,
         prototypes: vec![10, 7],
     }

@@ -51,6 +51,7 @@ pub(super) fn network(
     };
     let config = NetworkConfig {
         hidden: backbone.dim(),
+        head_norm: true,
         backbone,
         dim: DIM,
         prototypes: vec![prototypes],

@@ -5,6 +5,7 @@
 //! nearest known name, and an override from the command line (`--set train.epochs=2`) is held to
 //! the same rules as the file.
 
+mod bounds;
 mod parse;
 mod span;
 
@@ -14,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use swav_data::{Augment, CropSpec, Format};
 use swav_model::Stem;
 
-pub use span::Span;
+pub(crate) use bounds::problems;
+pub(crate) use span::LONGEST;
+pub use span::{Interval, Span};
 
 use crate::method::{LabelKind, MethodName};
 
@@ -36,6 +39,16 @@ pub struct Recipe {
     pub optimizer: OptimizerRecipe,
     /// Length, batch, seed, checkpoints and monitors.
     pub train: TrainRecipe,
+    /// How images are seen in evaluation.
+    pub evaluation: EvaluationRecipe,
+}
+
+/// `[evaluation]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluationRecipe {
+    /// Side of the centre crop, in pixels; absent: that of the largest crop trained on.
+    pub size: Option<usize>,
 }
 
 /// `[data]`
@@ -74,6 +87,8 @@ pub struct ModelRecipe {
     pub stem: Option<Stem>,
     /// Width of the projection head's hidden layer; 0: a single linear layer.
     pub hidden: Option<usize>,
+    /// Whether batch norm follows the hidden layer.
+    pub head_norm: Option<bool>,
     /// Length of an embedding.
     pub dim: Option<usize>,
     /// Number of prototypes of each head.

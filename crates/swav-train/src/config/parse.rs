@@ -7,6 +7,7 @@ use toml::{Table, Value};
 
 use super::Recipe;
 use crate::TrainError;
+use crate::files::write_atomic;
 
 impl Recipe {
     /// Reads a recipe file.
@@ -21,6 +22,16 @@ impl Recipe {
             ))
         })?;
         Self::from_toml(&text, &path.display().to_string())
+    }
+
+    /// Writes the recipe, so that [`from_file`](Self::from_file) reads it back.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), TrainError> {
+        let text = toml::to_string_pretty(self)
+            .map_err(|error| TrainError::checkpoint(path, error.to_string()))?;
+        write_atomic(path, text.as_bytes())
     }
 
     /// Parses a recipe; `origin` is what errors call it.
@@ -47,8 +58,28 @@ impl Recipe {
             wrong("write section.field=value, for instance train.epochs=2".to_string())
         })?;
         let mut root = Value::try_from(&self).map_err(|error| wrong(error.to_string()))?;
-        insert(&mut root, key.trim(), value(text.trim())).map_err(wrong)?;
-        Self::deserialize(root).map_err(|error| wrong(with_suggestion(error.to_string().trim())))
+        let (key, text) = (key.trim(), text.trim());
+        if text
+            .parse::<i128>()
+            .is_ok_and(|n| i64::try_from(n).is_err())
+        {
+            return Err(wrong(format!(
+                "the number is too large: at most {} can be written in a recipe",
+                i64::MAX
+            )));
+        }
+        insert(&mut root, key, value(text)).map_err(wrong)?;
+        Self::deserialize(root).map_err(|error| {
+            let message = error.to_string();
+            let message = message.trim();
+            wrong(if message.contains("expected a sequence") {
+                format!("expected a list: write {key}=[{text}]")
+            } else if message.contains("expected struct") {
+                format!("`{key}` is a section: write {key}.FIELD=VALUE for one of its fields")
+            } else {
+                with_suggestion(message)
+            })
+        })
     }
 }
 
@@ -164,6 +195,21 @@ mod tests {
             .to_string();
         assert!(message.contains("did you mean `batch_size`?"), "{message}");
         assert!(Recipe::default().set("train.epochs").is_err());
+    }
+
+    #[test]
+    fn an_override_of_the_wrong_kind_says_what_to_write() {
+        for (assignment, advice) in [
+            ("model.prototypes=10", "model.prototypes=[10]"),
+            ("train=5", "train.FIELD=VALUE"),
+            (
+                "train.seed=9223372036854775808",
+                "at most 9223372036854775807",
+            ),
+        ] {
+            let message = Recipe::default().set(assignment).unwrap_err().to_string();
+            assert!(message.contains(advice), "{message}");
+        }
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub struct Dashboard {
     own: HashSet<String>,
     /// Said again on stderr when the terminal is ours again.
     notes: Vec<String>,
+    /// Behind the renderer in this list, and so given back after it.
+    #[cfg(unix)]
+    stderr: Option<Aside>,
 }
 
 const METRICS: [(&str, bool); 5] = [
@@ -49,6 +52,8 @@ impl Dashboard {
     /// Takes over the terminal.
     pub fn new() -> Self {
         let interrupter = Interrupter::new();
+        #[cfg(unix)]
+        let stderr = Aside::begin();
         let mut dashboard = Self {
             renderer: Some(default_renderer(interrupter.clone(), None)),
             interrupter,
@@ -57,6 +62,8 @@ impl Dashboard {
             killed: false,
             own: HashSet::new(),
             notes: Vec::new(),
+            #[cfg(unix)]
+            stderr,
         };
         #[cfg(unix)]
         keep_ctrl_c();
@@ -84,6 +91,8 @@ impl Dashboard {
         let renderer = self.renderer.take();
         // Dropping it after a kill panics once more, after its thread has been told to end.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(renderer)));
+        #[cfg(unix)]
+        drop(self.stderr.take());
     }
 
     fn show(&mut self, metric: &str, value: f64, text: String) {
@@ -185,6 +194,41 @@ impl Display for Dashboard {
 impl Drop for Dashboard {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// What is written to stderr while the terminal shows the dashboard: put aside in a file, and written to stderr at the end.
+///
+/// It would tear the picture. And where the terminal is closed, the renderer's thread finds an error, ends, and finds another
+/// while it ends; telling of that on a stderr that is closed too is a panic within a panic, which ends the process.
+#[cfg(unix)]
+struct Aside {
+    stderr: rustix::fd::OwnedFd,
+    file: std::fs::File,
+}
+
+#[cfg(unix)]
+impl Aside {
+    /// None if stderr is no terminal, and so in nobody's way.
+    fn begin() -> Option<Self> {
+        if !std::io::stderr().is_terminal() {
+            return None;
+        }
+        let file = tempfile::tempfile().ok()?;
+        let stderr = rustix::io::dup(std::io::stderr()).ok()?;
+        rustix::stdio::dup2_stderr(&file).ok()?;
+        Some(Self { stderr, file })
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Aside {
+    fn drop(&mut self) {
+        use std::io::{Seek, copy, stderr};
+        // Without a terminal there is nobody to tell of a failure.
+        let _ = rustix::stdio::dup2_stderr(&self.stderr);
+        let _ = self.file.rewind();
+        let _ = copy(&mut self.file, &mut stderr());
     }
 }
 

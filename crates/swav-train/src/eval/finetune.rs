@@ -111,6 +111,7 @@ impl Finetuning<'_> {
         let config = NetworkConfig {
             backbone: self.plan.model.backbone,
             hidden: 0,
+            head_norm: true,
             dim: classes,
             prototypes: Vec::new(),
         };

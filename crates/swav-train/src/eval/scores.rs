@@ -11,8 +11,14 @@ pub struct Scores {
     pub top1: f64,
     /// Share of the images whose label was among the five highest.
     pub top5: f64,
-    /// `confusion[label][guess]`: images of a class, by what they were taken for.
+    /// `confusion[label][guess]`: images of a class, by what they were taken for. Serialised up to a hundred classes: beyond
+    /// them it is a table for a file of its own.
+    #[serde(skip_serializing_if = "is_for_a_file")]
     pub confusion: Vec<Vec<u32>>,
+}
+
+fn is_for_a_file(confusion: &[Vec<u32>]) -> bool {
+    confusion.len() > 100
 }
 
 impl Scores {

@@ -1,6 +1,7 @@
 //! What cannot work.
 
 use super::{Ledger, Plan};
+use crate::config::LONGEST;
 use crate::method::MethodName;
 
 /// Adds everything that cannot work in `plan` to the ledger.
@@ -34,7 +35,8 @@ fn check_data(plan: &Plan, ledger: &mut Ledger) {
 fn check_crops(plan: &Plan, ledger: &mut Ledger) {
     for (i, crop) in plan.crops.iter().enumerate() {
         if let Err(reason) = crop.validate() {
-            ledger.problems.push(format!("crops[{i}]: {reason}"));
+            let reason = reason.trim_start_matches("crops");
+            ledger.problems.push(format!("crops[{i}]{reason}"));
         }
         let least = plan.model.backbone.min_size();
         ledger.require(crop.size >= least, || {
@@ -45,7 +47,7 @@ fn check_crops(plan: &Plan, ledger: &mut Ledger) {
         });
     }
     if let Err(reason) = plan.augment.validate() {
-        ledger.problems.push(format!("augment.{reason}"));
+        ledger.problems.push(reason);
     }
 }
 
@@ -86,7 +88,9 @@ pub(crate) fn check_no_prototypes(plan: &Plan, ledger: &mut Ledger) {
 fn check_batch(plan: &Plan, ledger: &mut Ledger) {
     let train = &plan.train;
     let (batch, micro) = (train.batch_size, train.batch_size / train.accumulate);
-    ledger.require(batch >= 1, || "train.batch_size = 0".to_string());
+    ledger.require(batch >= 1, || {
+        "train.batch_size = 0: a step needs at least 2 images".to_string()
+    });
     ledger.require(batch <= plan.data.images, || {
         format!(
             "train.batch_size = {batch} is more than the {} images there are; lower it",
@@ -143,10 +147,13 @@ fn check_optimizer(plan: &Plan, ledger: &mut Ledger) {
         )
     });
     ledger.require(steps == 0 || schedule.warmup < steps, || {
+        let warmup = match schedule.warmup {
+            LONGEST => "always".to_string(),
+            steps => format!("{steps} steps"),
+        };
         format!(
-            "optimizer.warmup lasts {} steps of a run of {steps}: nothing is left to train; \
-             shorten it or train longer",
-            schedule.warmup
+            "optimizer.warmup = {warmup}: the run has {steps} steps, and nothing is left to train after the warm-up; \
+             shorten it or train longer"
         )
     });
 }

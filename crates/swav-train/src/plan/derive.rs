@@ -5,7 +5,7 @@ use swav_model::{BackboneConfig, NetworkConfig, Stem};
 
 use super::{Facts, Ledger, TrainPlan};
 use crate::TrainError;
-use crate::config::{OnCollapse, OptimizerName, Precision, Recipe, Span};
+use crate::config::{Interval, OnCollapse, OptimizerName, Precision, Recipe, Span};
 use crate::method::MethodName;
 use crate::optim::{OptimizerPlan, Schedule};
 
@@ -78,9 +78,8 @@ pub(super) fn train(
         0
     });
     let every = |span: Option<Span>, default: u64| match span {
-        Some(Span::Never) => 0,
-        Some(span) => span.steps(steps_per_epoch).max(1),
-        None => default,
+        Some(span) => Interval::of(span, steps_per_epoch),
+        None => Interval::every(default),
     };
     let log_steps = if facts.accelerated { 10 } else { 1 };
     TrainPlan {
@@ -91,14 +90,11 @@ pub(super) fn train(
         seed: wanted.seed.unwrap_or(0),
         steps_per_epoch,
         steps,
-        checkpoint_steps: match every(wanted.checkpoint, 500) {
-            0 => u64::MAX,
-            steps => steps,
-        },
+        checkpoint_steps: every(wanted.checkpoint, 500),
         keep: wanted.keep.unwrap_or(3),
-        log_steps: every(wanted.log, log_steps).max(1),
+        log_steps: every(wanted.log, log_steps),
         knn_steps: match facts.single_labels {
-            false => 0,
+            false => Interval::NEVER,
             true => every(wanted.knn, steps_per_epoch.max(1)),
         },
         on_collapse: wanted.on_collapse.unwrap_or(OnCollapse::Stop),
@@ -179,6 +175,7 @@ pub(super) fn model(
     Ok(NetworkConfig {
         backbone,
         hidden,
+        head_norm: wanted.head_norm.unwrap_or(method != MethodName::MocoV2),
         dim,
         prototypes,
     })

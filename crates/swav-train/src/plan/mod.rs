@@ -23,7 +23,7 @@ pub use ledger::Note;
 pub use memory::{Memory, readable as readable_bytes};
 
 use crate::TrainError;
-use crate::config::{OnCollapse, Precision, Recipe};
+use crate::config::{self, Interval, OnCollapse, Precision, Recipe};
 use crate::method::{Draft, MethodName, MethodPlan};
 use crate::monitor::OnlineKnn;
 use crate::optim::OptimizerPlan;
@@ -167,14 +167,14 @@ pub struct TrainPlan {
     pub steps_per_epoch: u64,
     /// Optimizer steps of the run.
     pub steps: u64,
-    /// Steps between two checkpoints.
-    pub checkpoint_steps: u64,
+    /// Steps between two checkpoints; 0: only at the end.
+    pub checkpoint_steps: Interval,
     /// Checkpoints kept.
     pub keep: usize,
-    /// Steps between two lines of `metrics.jsonl`.
-    pub log_steps: u64,
+    /// Steps between two lines of `metrics.jsonl`; 0: only at the end.
+    pub log_steps: Interval,
     /// Steps between two measurements of kNN accuracy; 0: never.
-    pub knn_steps: u64,
+    pub knn_steps: Interval,
     /// What happens when the features collapse.
     pub on_collapse: OnCollapse,
     /// Whether the run also writes event files for TensorBoard.
@@ -220,6 +220,7 @@ impl Plan {
     /// # Errors
     /// Lists every problem found, each with what to change.
     pub fn derive(recipe: &Recipe, facts: &Facts) -> Result<Self, TrainError> {
+        refuse(config::problems(recipe))?;
         let mut ledger = Ledger::default();
         let path = recipe.data.path.clone().ok_or_else(|| {
             TrainError::Recipe("no data: give --data or [data] path in the recipe".to_string())
@@ -240,7 +241,8 @@ impl Plan {
         let optimizer = derive::optimizer(recipe, name, facts, &train, &mut ledger);
 
         let largest = crops.iter().map(|crop| crop.size).max().unwrap_or(0);
-        let evaluation = EvaluationPlan::of(largest, model.backbone.stem);
+        let size = recipe.evaluation.size.unwrap_or(largest);
+        let evaluation = EvaluationPlan::of(size, model.backbone.stem);
         let mut plan = Self {
             version: Self::VERSION,
             init: recipe.model.init.clone(),
@@ -276,15 +278,8 @@ impl Plan {
             problems.append(&mut ledger.problems);
         }
         plan.notes = ledger.notes;
-        match problems.as_slice() {
-            [] => Ok(plan),
-            [one] => Err(TrainError::Recipe(one.clone())),
-            many => Err(TrainError::Recipe(format!(
-                "this cannot work, for {} reasons:\n  - {}",
-                many.len(),
-                many.join("\n  - ")
-            ))),
-        }
+        refuse(problems)?;
+        Ok(plan)
     }
 
     /// What cannot work in the plan as it stands.
@@ -339,5 +334,18 @@ impl Plan {
             }
             _ => table.try_into().map_err(no_plan),
         }
+    }
+}
+
+/// Refuses a recipe that has problems, with all of them.
+fn refuse(problems: Vec<String>) -> Result<(), TrainError> {
+    match problems.as_slice() {
+        [] => Ok(()),
+        [one] => Err(TrainError::Recipe(one.clone())),
+        many => Err(TrainError::Recipe(format!(
+            "this cannot work, for {} reasons:\n  - {}",
+            many.len(),
+            many.join("\n  - ")
+        ))),
     }
 }

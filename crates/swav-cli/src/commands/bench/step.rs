@@ -200,6 +200,7 @@ impl Case<'_> {
         let backbone = BackboneConfig { name, width, stem };
         Ok(NetworkConfig {
             hidden: backbone.dim().min(2048),
+            head_norm: true,
             backbone,
             dim: 128,
             prototypes: vec![self.0.prototypes],
