@@ -48,12 +48,16 @@ fn quickstart(space: &Space, device: &str, run: &str) -> Call {
     tuned(call)
 }
 
-/// A run that is never stopped, with fused operations.
+/// Runs that are never stopped: one with fused operations, and one of each operation by itself.
 static WHOLE: LazyLock<Space> = LazyLock::new(|| {
     let space = Space::new();
-    quickstart(&space, "wgpu", "whole").run().succeeded();
+    quickstart(&space, "wgpu", FUSED).run().succeeded();
+    let unfused = quickstart(&space, "wgpu", ONE_BY_ONE);
+    unfused.env(UNFUSED.0, UNFUSED.1).run().succeeded();
     space
 });
+const FUSED: &str = "fused";
+const ONE_BY_ONE: &str = "one-by-one";
 
 fn losses(space: &Space, run: &str) -> Vec<f64> {
     let steps = space.losses(run).into_iter();
@@ -65,16 +69,10 @@ fn the_quickstart_has_the_losses_of_the_cpu_with_fused_operations_and_without() 
     let _turn = turn();
     let space = Space::new();
     quickstart(&space, "cpu", "cpu").run().succeeded();
-    quickstart(&space, "wgpu", "unfused")
-        .env(UNFUSED.0, UNFUSED.1)
-        .run()
-        .succeeded();
     let expected = losses(&space, "cpu");
     assert!(expected.len() >= STEPS, "{} steps", expected.len());
-    for (way, found) in [
-        ("fused", losses(&WHOLE, "whole")),
-        ("one by one", losses(&space, "unfused")),
-    ] {
+    for way in [FUSED, ONE_BY_ONE] {
+        let found = losses(&WHOLE, way);
         assert_eq!(found.len(), expected.len());
         for (step, (found, expected)) in found.iter().zip(&expected).take(STEPS).enumerate() {
             let off = (found / expected - 1.0).abs();
@@ -94,29 +92,37 @@ const ROUNDING: f64 = 1e-3;
 fn a_run_that_is_killed_continues_with_the_losses_of_one_that_is_not() {
     let _turn = turn();
     let space = Space::new();
-    let mut child = quickstart(&space, "wgpu", "killed").spawn();
-    let began = Instant::now();
-    while losses(&space, "killed").len() < 12 {
-        assert!(
-            began.elapsed() < Duration::from_secs(1200),
-            "step 12 never came"
-        );
-        assert!(
-            child.try_wait().expect("a child").is_none(),
-            "it ended by itself"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    child.kill().expect("a signal");
-    child.wait().expect("an end");
-    tuned(space.swav("train --resume --device wgpu --out killed"))
-        .run()
-        .succeeded();
-    let (found, expected) = (losses(&space, "killed"), losses(&WHOLE, "whole"));
-    assert_eq!(found.len(), expected.len(), "each step once");
-    for (step, (found, expected)) in found.iter().zip(&expected).enumerate() {
-        let off = (found / expected - 1.0).abs();
-        assert!(off < ROUNDING, "step {step}: {found} instead of {expected}");
+    for (way, within) in [(FUSED, ROUNDING), (ONE_BY_ONE, 0.0)] {
+        let as_asked = |call: Call| match way {
+            ONE_BY_ONE => call.env(UNFUSED.0, UNFUSED.1),
+            _ => call,
+        };
+        let mut child = as_asked(quickstart(&space, "wgpu", way)).spawn();
+        let began = Instant::now();
+        while losses(&space, way).len() < 12 {
+            assert!(
+                began.elapsed() < Duration::from_secs(1200),
+                "{way}: step 12 never came"
+            );
+            assert!(
+                child.try_wait().expect("a child").is_none(),
+                "{way}: it ended by itself"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child.kill().expect("a signal");
+        child.wait().expect("an end");
+        let resumed = space.swav(&format!("train --resume --device wgpu --out {way}"));
+        as_asked(tuned(resumed)).run().succeeded();
+        let (found, expected) = (losses(&space, way), losses(&WHOLE, way));
+        assert_eq!(found.len(), expected.len(), "{way}: each step once");
+        for (step, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let off = (found / expected - 1.0).abs();
+            assert!(
+                off <= within,
+                "{way}, step {step}: {found} instead of {expected}"
+            );
+        }
     }
 }
 
