@@ -84,8 +84,8 @@ fn the_quickstart_has_the_losses_of_the_cpu_with_fused_operations_and_without() 
     }
 }
 
-/// Burn decides in each process anew which operations it fuses, and the first steps of a process round otherwise than later
-/// ones: a resumed run follows within this, relative.
+/// Burn decides in each process anew which operations it fuses, and the first steps of a process may round otherwise than
+/// later ones: a resumed run follows within this, relative.
 const ROUNDING: f64 = 1e-3;
 
 #[test]

@@ -44,7 +44,7 @@ const CHECKS: &[Check] = &[
         &[
             &["clippy", "--release", "--all-targets"],
             &["-p", "swav-ot", "-p", "swav-model", "-p", "swav-train"],
-            &["--features", "swav-ot/cube,swav-model/cube,swav-train/cube"],
+            &["--features", "swav-ot/wgpu,swav-model/wgpu,swav-train/cube"],
             &["--", "-D", "warnings"],
         ],
         &[],

@@ -58,8 +58,8 @@ fn sum_lines(one: f32, other: f32, shared: &mut Shared<[f32]>) -> (f32, f32) {
         lines /= 2;
         if UNIT_POS_Y < lines {
             let from = at + (lines * LANES) as usize;
-            shared[at] = shared[at] + shared[from];
-            shared[at + THREADS] = shared[at + THREADS] + shared[from + THREADS];
+            shared[at] += shared[from];
+            shared[at + THREADS] += shared[from + THREADS];
         }
         sync_cube();
     }

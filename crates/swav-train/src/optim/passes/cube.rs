@@ -40,9 +40,8 @@ fn sum_threads(one: f32, other: f32) -> (f32, f32) {
         threads /= 2;
         if UNIT_POS_X < threads {
             let from = at + threads as usize;
-            shared[at] = shared[at] + shared[from];
-            shared[at + THREADS as usize] =
-                shared[at + THREADS as usize] + shared[from + THREADS as usize];
+            shared[at] += shared[from];
+            shared[at + THREADS as usize] += shared[from + THREADS as usize];
         }
         sync_cube();
     }
