@@ -9,8 +9,16 @@
 //! | alpha (any kind, also a transparent palette entry) | dropped, the colour under it stays, as Pillow does; nothing is composited |
 //! | CMYK, YCCK (JPEG) | R = C·K/255, after Adobe's inverted convention, as Pillow does |
 //! | 16 bits a channel | scaled by 255/65535 and rounded. Pillow clips 16-bit grey at 255, which turns almost every such image white; that we do not copy |
-//! | EXIF orientation | applied, so that up is up |
+//! | associated (premultiplied) alpha in TIFF | divided out of the colours, then dropped |
+//! | floating-point TIFF | 0 to 1 become 0 to 255; with other values the file is refused |
+//! | orientation in EXIF, or else in XMP | applied, so that up is up |
 //! | animation, several pages | the first picture |
+//!
+//! The colour model of a JPEG file is decided as libjpeg decides it: JFIF means YCbCr, then Adobe's
+//! transform counts, then the identifiers of the components.
+//!
+//! **A kind of file that is not read is no damaged file.** It is refused as
+//! [`DataError::Unsupported`], with what to do about it.
 //!
 //! **A file that is cut short is a bad file.** PNG, WebP, BMP and TIFF decoders notice by themselves.
 //! JPEG decoders fill what is missing with grey and carry on, so JPEG data must also reach its
@@ -28,10 +36,14 @@ use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 
+mod jpeg;
+mod orientation;
+
 use crate::error::DataError;
 use crate::health::panic_reason;
 use crate::reduced;
 use crate::source::Sample;
+use jpeg::Model;
 
 /// The size at which an image is refused, in pixels: 178,956,970, or some 13,377 × 13,377.
 ///
@@ -40,7 +52,9 @@ use crate::source::Sample;
 pub const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
 
 /// File extensions that count as images, in any case.
-pub const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "jpe"];
+pub const EXTENSIONS: [&str; 10] = [
+    "jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "jpe", "jfif",
+];
 
 /// A decoded image: RGB, 8 bits a channel. The default is the only one without pixels: a place for
 /// [`decode_into`].
@@ -77,8 +91,8 @@ impl Image {
 /// Decodes `sample`, called `name` in errors, unless it has more than `max_pixels` pixels.
 ///
 /// # Errors
-/// [`DataError::TooLarge`] from the header alone; [`DataError::Decode`] for everything that is not a
-/// whole image of a known kind.
+/// [`DataError::TooLarge`] from the header alone; [`DataError::Unsupported`] for a kind of image that is
+/// not read; [`DataError::Decode`] for everything that is not a whole image.
 pub fn decode(sample: &Sample, name: &str, max_pixels: u64) -> Result<Image, DataError> {
     let mut image = Image::default();
     decode_into(sample, name, max_pixels, &mut image)?;
@@ -135,7 +149,7 @@ pub(crate) fn decode_reduced(
             Err(DataError::decode(name, "the file is empty"))
         }
         Sample::Encoded(bytes) if bytes.starts_with(&JPEG_START) => {
-            jpeg(bytes, name, check, image, reduction)
+            decode_jpeg(bytes, name, check, image, reduction)
         }
         // A damaged file may make one of these decoders panic.
         Sample::Encoded(bytes) => {
@@ -152,7 +166,7 @@ pub(crate) fn decode_reduced(
 const JPEG_START: [u8; 3] = [0xFF, 0xD8, 0xFF];
 
 /// Decodes a JPEG file.
-fn jpeg(
+fn decode_jpeg(
     bytes: &[u8],
     name: &str,
     check: impl Fn(u32, u32) -> Result<(), DataError>,
@@ -161,6 +175,10 @@ fn jpeg(
 ) -> Result<[u32; 2], DataError> {
     let failed =
         |error: zune_jpeg::errors::DecodeErrors| DataError::decode(name, error.to_string());
+    let header = jpeg::Header::read(bytes);
+    if let Some(reason) = header.unsupported() {
+        return Err(DataError::unsupported(name, reason));
+    }
     // Not strict: strictness refuses stray bytes between segments, which every other reader skips
     // and real photographs have. What matters, missing data, is looked for below.
     let options = DecoderOptions::default()
@@ -181,10 +199,7 @@ fn jpeg(
             "cut short: the end-of-image marker is missing",
         ));
     }
-    let orientation = decoder
-        .exif()
-        .and_then(|exif| Orientation::from_exif_chunk(exif));
-    let orientation = orientation.unwrap_or(Orientation::NoTransforms);
+    let orientation = orientation::named(header.orientation());
     let whole = match orientation {
         Orientation::NoTransforms
         | Orientation::Rotate180
@@ -202,14 +217,39 @@ fn jpeg(
         }
         divisor => divisor,
     };
-    if divisor == 1 || reduced::decode(bytes, [width, height], divisor, image).is_none() {
+    let model = header.model();
+    // What the reduced decoder takes three components for.
+    let plain = matches!(model, Some(Model::Grey | Model::YCbCr));
+    let is_reduced =
+        divisor != 1 && plain && reduced::decode(bytes, [width, height], divisor, image).is_some();
+    if !is_reduced {
         (image.width, image.height) = (width, height);
-        // Of damaged data not every row may be written: nothing of an earlier image must show.
-        image.rgb.clear();
-        image
-            .rgb
-            .resize(usize::from(info.width) * usize::from(info.height) * 3, 0);
-        decoder.decode_into(&mut image.rgb).map_err(failed)?;
+        match model {
+            Some(model) if header.misleads_zune() => {
+                let failed = |reason| DataError::decode(name, reason);
+                let decoded = AssertUnwindSafe(|| {
+                    jpeg::decode_slowly(bytes, model, &mut image.rgb).map_err(failed)
+                });
+                catch_unwind(decoded).unwrap_or_else(|panic| {
+                    Err(DataError::decode(name, panic_reason(panic.as_ref())))
+                })?;
+            }
+            _ => {
+                // Of damaged data not every row may be written: nothing of an earlier image must show.
+                image.rgb.clear();
+                image
+                    .rgb
+                    .resize(usize::from(info.width) * usize::from(info.height) * 3, 0);
+                decoder.decode_into(&mut image.rgb).map_err(failed)?;
+            }
+        }
+        let expected = u64::from(width) * u64::from(height) * 3;
+        if image.rgb.len() as u64 != expected {
+            return Err(DataError::decode(
+                name,
+                "the decoder and the header differ in size",
+            ));
+        }
     }
     if orientation != Orientation::NoTransforms {
         *image = upright(std::mem::take(image), orientation);
@@ -259,20 +299,29 @@ fn reaches_end_of_image(jpeg: &[u8]) -> bool {
     false
 }
 
-/// Decodes PNG, WebP, BMP and TIFF.
+/// Decodes PNG, WebP, BMP, TIFF and GIF.
 fn other(
     bytes: &[u8],
     name: &str,
     max_pixels: u64,
     check: impl Fn(u32, u32) -> Result<(), DataError>,
 ) -> Result<Image, DataError> {
-    use ImageFormat::{Bmp, Jpeg, Png, Tiff, WebP};
-    let failed = |error: image::ImageError| DataError::decode(name, error.to_string());
+    use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
+    let failed = |error: image::ImageError| match error {
+        image::ImageError::Unsupported(error) => {
+            DataError::unsupported(name, format!("{error}; {CONVERT}"))
+        }
+        error => DataError::decode(name, error.to_string()),
+    };
+    if let Some(kind) = named_kind(bytes) {
+        return Err(DataError::unsupported(name, format!("{kind}; {CONVERT}")));
+    }
     let format = match image::guess_format(bytes) {
-        Ok(format @ (Bmp | Jpeg | Png | Tiff | WebP)) => format,
+        Ok(format @ (Bmp | Gif | Jpeg | Png | Tiff | WebP)) => format,
         Ok(format) => {
-            let reason = format!("{format:?} is not among JPEG, PNG, WebP, BMP and TIFF");
-            return Err(DataError::decode(name, reason));
+            let reason =
+                format!("{format:?} is not among JPEG, PNG, WebP, BMP, TIFF and GIF; {CONVERT}");
+            return Err(DataError::unsupported(name, reason));
         }
         Err(_) => {
             let start = bytes.get(..16).unwrap_or(bytes).escape_ascii();
@@ -293,13 +342,94 @@ fn other(
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(max_pixels.saturating_mul(16).saturating_add(1 << 20));
     decoder.set_limits(limits).map_err(failed)?;
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let rgb = DynamicImage::from_decoder(decoder)
-        .map_err(failed)?
-        .into_rgb8()
-        .into_raw();
+    let orientation = match format {
+        Png => orientation::named(orientation::of_png(bytes)),
+        WebP => orientation::named(orientation::of_webp(bytes)),
+        Tiff if orientation::Directory::read(bytes).is_some() => {
+            orientation::named(orientation::of_tiff(bytes))
+        }
+        _ => decoder.orientation().unwrap_or(Orientation::NoTransforms),
+    };
+    let mut pixels = DynamicImage::from_decoder(decoder).map_err(failed)?;
+    if format == Tiff {
+        if !is_within_one(&pixels) {
+            let reason = "TIFF with floating-point samples outside 0 to 1: the file does not say \
+                          what is white; scale the samples to 8 or 16 bits";
+            return Err(DataError::unsupported(name, reason));
+        }
+        if has_associated_alpha(bytes) {
+            divide_by_alpha(&mut pixels);
+        }
+    }
+    let rgb = pixels.into_rgb8().into_raw();
     let image = Image::new(width, height, rgb).map_err(|reason| DataError::decode(name, reason))?;
     Ok(upright(image, orientation))
+}
+
+/// What to do about an image of a kind that is not read.
+const CONVERT: &str = "convert the image to JPEG or PNG";
+
+/// The name of a known kind of image in a container of the ISO base media format.
+fn named_kind(bytes: &[u8]) -> Option<&'static str> {
+    if bytes.get(4..8)? != b"ftyp" {
+        return None;
+    }
+    match bytes.get(8..12)? {
+        b"avif" | b"avis" => Some("AVIF"),
+        b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" => Some("HEIC"),
+        // The general brand: the compatible ones behind it tell.
+        b"mif1" | b"msf1" => {
+            let length = u32::from_be_bytes(*bytes.first_chunk()?) as usize;
+            let brands = bytes.get(16..length).unwrap_or_default().as_chunks::<4>().0;
+            match brands.contains(b"avif") {
+                true => Some("AVIF"),
+                false => Some("HEIC"),
+            }
+        }
+        _ => None,
+    }
+}
+
+/// Whether floating-point samples, if `pixels` are such, lie between 0 and 1.
+fn is_within_one(pixels: &DynamicImage) -> bool {
+    let within = |samples: &[f32]| samples.iter().all(|sample| (0.0..=1.0).contains(sample));
+    match pixels {
+        DynamicImage::ImageRgb32F(pixels) => within(pixels.as_raw()),
+        DynamicImage::ImageRgba32F(pixels) => within(pixels.as_raw()),
+        _ => true,
+    }
+}
+
+/// Whether the colours of a TIFF file are stored multiplied by their alpha.
+fn has_associated_alpha(tiff: &[u8]) -> bool {
+    const EXTRA_SAMPLES: u16 = 338;
+    let directory = orientation::Directory::read(tiff);
+    directory.is_some_and(|directory| directory.numbers(EXTRA_SAMPLES).first() == Some(&1))
+}
+
+/// Divides colours by their alpha; where that is zero they are black, as in Pillow.
+fn divide_by_alpha(pixels: &mut DynamicImage) {
+    match pixels {
+        DynamicImage::ImageRgba8(pixels) => {
+            for image::Rgba([colours @ .., alpha]) in pixels.pixels_mut() {
+                let divided = |value: u8| u32::from(value) * 255 / u32::from((*alpha).max(1));
+                *colours = colours.map(|value| divided(value).min(255) as u8);
+            }
+        }
+        DynamicImage::ImageRgba16(pixels) => {
+            for image::Rgba([colours @ .., alpha]) in pixels.pixels_mut() {
+                let divided = |value: u16| u64::from(value) * 65_535 / u64::from((*alpha).max(1));
+                *colours = colours.map(|value| divided(value).min(65_535) as u16);
+            }
+        }
+        DynamicImage::ImageRgba32F(pixels) => {
+            for image::Rgba([colours @ .., alpha]) in pixels.pixels_mut() {
+                let alpha = alpha.max(f32::MIN_POSITIVE);
+                *colours = colours.map(|value| (value / alpha).min(1.0));
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Whether the palette of a PNG, if it has one, holds three bytes a colour; the decoder panics at others.

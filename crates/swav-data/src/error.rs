@@ -44,6 +44,14 @@ pub enum DataError {
         /// What the decoder found.
         reason: String,
     },
+    /// The file is an image of a kind that is not read. It is not damaged.
+    #[error("{file}: not supported: {reason}")]
+    Unsupported {
+        /// Path, or `archive:member`.
+        file: String,
+        /// The kind of the image, and what to do.
+        reason: String,
+    },
     /// The header announces more pixels than the limit allows; nothing was decoded.
     #[error(
         "{file}: {width} × {height} is {} pixels, more than the limit of {limit}",
@@ -98,6 +106,14 @@ impl DataError {
     /// A [`DataError::Decode`] of `file`.
     pub(crate) fn decode(file: &str, reason: impl Into<String>) -> Self {
         Self::Decode {
+            file: file.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// A [`DataError::Unsupported`] of `file`.
+    pub(crate) fn unsupported(file: &str, reason: impl Into<String>) -> Self {
+        Self::Unsupported {
             file: file.into(),
             reason: reason.into(),
         }

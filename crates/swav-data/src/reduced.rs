@@ -7,7 +7,7 @@
 //!
 //! This takes what cameras write: baseline, 8 bits, grey or YCbCr, all components in one scan.
 //! Anything else, and anything that looks damaged, is left to the decoder of whole images, so nothing
-//! here decides whether a file is good.
+//! here decides whether a file is good. Whether three components are YCbCr is the caller's to know.
 
 use crate::decode::Image;
 use crate::simd::{Kernel, dispatch};
@@ -94,10 +94,6 @@ impl<'a> Frame<'a> {
                 0xDD => {
                     frame.restart = usize::from(u16::from_be_bytes(*segment.first_chunk()?));
                 }
-                // Adobe's word that the components are red, green and blue.
-                0xEE if segment.starts_with(b"Adobe") && segment.get(11) == Some(&0) => {
-                    return None;
-                }
                 0xDA => {
                     frame.start_of_scan(segment)?;
                     frame.scan = rest;
@@ -143,8 +139,7 @@ impl<'a> Frame<'a> {
             [grey] => (grey.across, grey.down) = (1, 1),
             [y, chroma @ ..] => {
                 let whole = |c: &Component| c.across <= y.across && c.down <= y.down;
-                let letters = (y.id, chroma[0].id) == (b'R', b'G');
-                if letters || !chroma.iter().all(whole) {
+                if !chroma.iter().all(whole) {
                     return None;
                 }
             }

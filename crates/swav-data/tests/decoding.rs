@@ -113,9 +113,73 @@ fn text_with_an_image_extension_is_no_image() {
     );
 }
 
+fn unsupported(bytes: Vec<u8>) -> String {
+    match decoded(bytes) {
+        Err(DataError::Unsupported { file, reason }) => {
+            assert_eq!(file, "a file");
+            reason
+        }
+        other => panic!("expected an unsupported image, got {other:?}"),
+    }
+}
+
 #[test]
-fn a_gif_is_named_as_what_it_is() {
-    assert!(reason(b"GIF89a\x01\0\x01\0\0\0\0;".to_vec()).contains("Gif"));
+fn heic_and_avif_are_refused_by_name() {
+    for (brands, name) in [
+        (&b"heic\0\0\0\0mif1"[..], "HEIC"),
+        (b"mif1\0\0\0\0heic", "HEIC"),
+        (b"avif\0\0\0\0mif1", "AVIF"),
+        (b"mif1\0\0\0\0avif", "AVIF"),
+    ] {
+        let reason = unsupported([b"\0\0\0\x14ftyp", brands].concat());
+        assert!(
+            reason.starts_with(name) && reason.contains("convert"),
+            "{reason}"
+        );
+    }
+}
+
+#[test]
+fn kinds_of_jpeg_without_a_decoder_are_unsupported_and_not_corrupt() {
+    let file = fixture("rgb.jpg");
+    let frame = file.windows(2).position(|two| two == [0xFF, 0xC0]).unwrap();
+    for (marker, name) in [
+        (0xC3, "lossless"),
+        (0xC5, "hierarchical"),
+        (0xC9, "arithmetic"),
+    ] {
+        let mut other = file.clone();
+        other[frame + 1] = marker;
+        assert!(unsupported(other).contains(name));
+    }
+    let mut deep = file.clone();
+    (deep[frame + 1], deep[frame + 4]) = (0xC1, 12);
+    assert!(unsupported(deep).contains("12 bits"));
+}
+
+/// An RGB TIFF of two pixels of the given floating-point samples.
+fn float_tiff(samples: [f32; 6]) -> Vec<u8> {
+    let mut file = Vec::new();
+    let image = image::Rgb32FImage::from_raw(2, 1, samples.to_vec()).unwrap();
+    image::DynamicImage::ImageRgb32F(image)
+        .write_to(
+            &mut std::io::Cursor::new(&mut file),
+            image::ImageFormat::Tiff,
+        )
+        .unwrap();
+    file
+}
+
+#[test]
+fn floating_point_tiff_outside_0_to_1_is_unsupported_and_not_white() {
+    let rgb = decoded(float_tiff([0.0, 0.5, 1.0, 0.2, 0.4, 0.6]))
+        .unwrap()
+        .rgb;
+    assert_eq!(rgb, [0, 128, 255, 51, 102, 153]);
+    for odd in [255.0, -0.5, f32::NAN, f32::INFINITY] {
+        let reason = unsupported(float_tiff([0.0, odd, 1.0, 0.2, 0.4, 0.6]));
+        assert!(reason.contains("outside 0 to 1"), "{reason}");
+    }
 }
 
 #[test]
