@@ -396,7 +396,7 @@ fn damaged_images_neither_panic_nor_hang_nor_take_memory() {
                 assert_eq!(image.rgb.len() as u64, 3 * pixels, "input {number}");
                 0
             }
-            Err(DataError::Decode { file, .. }) => {
+            Err(DataError::Decode { file, .. } | DataError::Unsupported { file, .. }) => {
                 assert_eq!(file, "damaged");
                 1
             }

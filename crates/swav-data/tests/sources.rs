@@ -156,11 +156,11 @@ fn missing_and_empty_are_different_errors() {
             "{format}"
         );
     }
-    put(root.path(), "a.gif", b"");
+    put(root.path(), "a.psd", b"");
     put(root.path(), "b.txt", b"");
     fs::create_dir(root.path().join("sub")).unwrap();
     let message = failure(root.path(), Format::Auto).to_string();
-    for part in [".jpg", ".webp", "2 files (.gif, .txt) and 1 folder"] {
+    for part in [".jpg", ".webp", "2 files (.psd, .txt) and 1 folder"] {
         assert!(message.contains(part), "{message}");
     }
 }

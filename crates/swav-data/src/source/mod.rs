@@ -306,7 +306,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(found)
 }
 
-/// "3 files (.gif, .txt) and 2 folders": what an error names when there is no image.
+/// "3 files (.psd, .txt) and 2 folders": what an error names when there is no image.
 fn inventory(folder: &Path) -> String {
     let Ok(entries) = entries(folder) else {
         return "nothing readable".into();
