@@ -234,6 +234,7 @@ const IMAGENET: Facts = Facts {
     side: 400,
     accelerated: true,
     memory: None,
+    digest: None,
 };
 
 fn planned(name: &str, facts: &Facts) -> Plan {
@@ -572,6 +573,7 @@ fn the_slim_recipes_differ_in_the_method_alone() {
         side: 32,
         accelerated: false,
         memory: None,
+        digest: None,
     };
     let swav = planned("cifar10-slim.toml", &facts);
     for method in ["simclr", "moco-v2", "supervised"] {
@@ -595,6 +597,7 @@ fn the_recipe_for_cifar_takes_the_settings_that_comparisons_are_made_with() {
         side: 32,
         accelerated: false,
         memory: None,
+        digest: None,
     };
     let plan = planned("cifar10-slim.toml", &facts);
     assert_eq!(plan.train.steps_per_epoch, 195);

@@ -696,3 +696,48 @@ fn to_resume_where_there_is_no_run_and_nothing_to_start_is_refused() {
         .run()
         .failed(2, &["--out"]);
 }
+
+#[test]
+fn data_that_have_moved_are_found_again_and_others_are_refused() {
+    let case = Case::new(ADAM);
+    let reference = case.reference();
+    let output = case.signalled("run", "INT", 4);
+    assert_eq!(output.code, Some(130), "{}", output.told());
+    let set = case.space.path("set");
+    let put_back = case.space.path("as-it-was");
+    common::copy(&set, &put_back);
+    let refused = |what: &str| {
+        case.resume("run")
+            .run()
+            .failed(2, &["set", "not the set", what]);
+        std::fs::remove_dir_all(&set).unwrap();
+        common::copy(&put_back, &set);
+    };
+
+    std::fs::rename(set.join("a/000.png"), set.join("a/0000.png")).unwrap();
+    refused("names");
+    // Two images change places.
+    let [one, other] = ["a/000.png", "a/001.png"].map(|name| set.join(name));
+    let [a, b] = [&one, &other].map(|path| std::fs::read(path).unwrap());
+    assert_ne!(a.len(), b.len(), "such a change shows in the sizes alone");
+    std::fs::write(&one, b).unwrap();
+    std::fs::write(&other, a).unwrap();
+    refused("sizes");
+    std::fs::rename(set.join("a/000.png"), set.join("b/0000.png")).unwrap();
+    std::fs::rename(set.join("b/000.png"), set.join("a/0000.png")).unwrap();
+    refused("names");
+    std::fs::rename(set.join("d"), set.join("e")).unwrap();
+    refused("labels");
+
+    std::fs::rename(&set, case.space.path("moved")).unwrap();
+    case.resume("run")
+        .run()
+        .failed(3, &["set", "no such file", "--data"]);
+    case.space
+        .swav("train --resume --out run --data moved/")
+        .run()
+        .succeeded();
+    assert_eq!(case.space.losses("run"), reference);
+    // It is known from now on.
+    case.resume("run").run().succeeded();
+}

@@ -96,6 +96,7 @@
 pub mod augment;
 mod cache;
 mod decode;
+mod digest;
 mod error;
 mod health;
 mod loader;
@@ -110,6 +111,7 @@ mod source;
 
 pub use augment::{Augment, Blur, Jitter};
 pub use decode::{DEFAULT_MAX_PIXELS, EXTENSIONS, Image, decode, decode_into};
+pub use digest::Digest;
 pub use error::DataError;
 pub use health::{BadFile, HealthReport};
 pub use loader::{Batch, CropGroup, Loader, LoaderConfig, Memory};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
-use swav_data::{Loader, Source};
+use swav_data::{Digest, Loader, Source};
 use swav_model::Network;
 
 use crate::checkpoint::{self, RunDirectory, RunLock};
@@ -166,6 +166,18 @@ impl Trainer {
                     .unwrap_or(&plan.data.path)
                     .display()
             )));
+        }
+        if let Some(then) = &plan.data.digest {
+            let now = Digest::of(parts.source.as_ref());
+            let differ = then.differences(&now);
+            if !differ.is_empty() {
+                return Err(TrainError::Recipe(format!(
+                    "{} is not the set that the run was started on: other {}. The same images cannot be met again; restore \
+                     them or start a new run",
+                    plan.data.path.display(),
+                    differ.join(" and ")
+                )));
+            }
         }
         let lock = run.lock()?;
         run.clean()?;

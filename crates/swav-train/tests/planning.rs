@@ -11,6 +11,7 @@ const CIFAR: Facts = Facts {
     side: 32,
     accelerated: false,
     memory: None,
+    digest: None,
 };
 const IMAGENET: Facts = Facts {
     images: 1_281_167,
@@ -19,6 +20,7 @@ const IMAGENET: Facts = Facts {
     side: 375,
     accelerated: true,
     memory: None,
+    digest: None,
 };
 const FOLDER: Facts = Facts {
     images: 1300,
@@ -27,6 +29,7 @@ const FOLDER: Facts = Facts {
     side: 600,
     accelerated: false,
     memory: None,
+    digest: None,
 };
 
 fn plan(settings: &[&str], facts: &Facts) -> Result<Plan, TrainError> {

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use swav_data::{Format, Source};
+use swav_data::{DataError, Format, Source};
 use swav_model::{Network, NetworkConfig};
+use swav_train::display::say;
 use swav_train::{Facts, Plan, Recipe, State, TrainError, checkpoint, data, pretrained};
 
 use burn::tensor::Device;
@@ -94,7 +95,11 @@ pub fn reopen(recipe: Recipe, plan: Plan, device: &Found) -> Result<Prepared, Tr
     if let Some(memory) = device.memory {
         plan.require_memory(memory.total)?;
     }
-    let source = training_images(&plan)?;
+    let source = training_images(&plan).inspect_err(|error| {
+        if matches!(error, TrainError::Data(DataError::NotFound { .. })) {
+            say("note: if the images have moved, say where to with --data");
+        }
+    })?;
     let test = open_test(plan.data.test.as_deref(), source.as_ref())?;
     Ok(Prepared {
         recipe,

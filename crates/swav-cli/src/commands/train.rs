@@ -130,12 +130,17 @@ fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared
     let known = (recipe.model.init == saved.init).then_some(&saved.model);
     let mut prepared = setup::prepare(&wanted, found, known)?;
     prepared.recipe = recipe;
-    // What the images are is not a setting.
+    // What the images are is not a setting; whether they are the same is asked when the run goes on.
     prepared.plan.data.side = saved.data.side;
+    prepared.plan.data.digest = saved.data.digest.clone();
     prepared.plan.notes.clear();
     let (free, fixed): (Vec<_>, Vec<_>) = differences(&saved, &prepared.plan)
         .into_iter()
-        .partition(|difference| FREE.contains(&difference.field.as_str()));
+        .partition(|difference| {
+            let field = difference.field.as_str();
+            // Data may have moved where it can be told that they are the same.
+            FREE.contains(&field) || field == "data.path" && saved.data.digest.is_some()
+        });
     let told = |differences: &[Difference]| {
         let texts: Vec<_> = differences.iter().map(ToString::to_string).collect();
         texts.join("; ")
@@ -143,7 +148,7 @@ fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared
     if !fixed.is_empty() {
         return Err(TrainError::Recipe(format!(
             "the run in {} was started with other settings: {}. Leave them as they were to continue it, or start a new \
-             run in another --out. May be changed: {}",
+             run in another --out. May be changed: {}, and data.path where the images have moved",
             run.path().display(),
             told(&fixed),
             FREE.join(", ")

@@ -160,6 +160,11 @@ impl Source for FolderSource {
         Some(self.below(index))
     }
 
+    fn bytes(&self, index: usize) -> Option<u64> {
+        let metadata = fs::metadata(self.root.join(self.below(index)));
+        metadata.ok().map(|metadata| metadata.len())
+    }
+
     fn label(&self, index: usize) -> Option<u32> {
         assert!(index < self.len(), "sample {index} of {}", self.len());
         let class = self.starts.partition_point(|&first| first <= index);

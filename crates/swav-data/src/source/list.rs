@@ -181,6 +181,15 @@ impl Source for ListSource {
         self.file(index).to_string_lossy().into_owned()
     }
 
+    fn key(&self, index: usize) -> Vec<u8> {
+        self.names.get(index)
+    }
+
+    fn bytes(&self, index: usize) -> Option<u64> {
+        let metadata = fs::metadata(self.file(index));
+        metadata.ok().map(|metadata| metadata.len())
+    }
+
     fn label(&self, index: usize) -> Option<u32> {
         assert!(index < self.len(), "sample {index} of {}", self.len());
         self.labels.get(index).copied()

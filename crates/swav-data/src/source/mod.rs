@@ -107,6 +107,28 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// What tells sample `index` from the others of the set, wherever the set lies: its name within it, or its place in an
+    /// archive, whichever takes no reading.
+    ///
+    /// # Panics
+    /// When `index` is not below [`len`](Source::len).
+    fn key(&self, index: usize) -> Vec<u8> {
+        let name = match self.relative_path(index) {
+            Some(path) => return path.into_os_string().into_encoded_bytes(),
+            None => self.name(index),
+        };
+        let last = name.rsplit(['/', '\\']).next().unwrap_or(&name);
+        last.as_bytes().to_vec()
+    }
+
+    /// How many bytes sample `index` takes where it is kept, if that is known without reading it.
+    ///
+    /// # Panics
+    /// When `index` is not below [`len`](Source::len).
+    fn bytes(&self, _index: usize) -> Option<u64> {
+        None
+    }
+
     /// What a person should know who opens the set, one line each: that an index was made anew, or
     /// cannot be kept.
     fn notes(&self) -> &[String] {

@@ -301,6 +301,14 @@ impl Source for TagSource {
         self.source.relative_path(index)
     }
 
+    fn key(&self, index: usize) -> Vec<u8> {
+        self.source.key(index)
+    }
+
+    fn bytes(&self, index: usize) -> Option<u64> {
+        self.source.bytes(index)
+    }
+
     fn notes(&self) -> &[String] {
         self.source.notes()
     }

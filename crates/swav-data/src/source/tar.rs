@@ -232,6 +232,19 @@ impl Source for TarSource {
         self.member(index)
     }
 
+    fn key(&self, index: usize) -> Vec<u8> {
+        let shard = self.shard(index) as u64;
+        let place = [
+            shard.to_le_bytes(),
+            u64::from(self.offsets[index]).to_le_bytes(),
+        ];
+        place.concat()
+    }
+
+    fn bytes(&self, index: usize) -> Option<u64> {
+        self.sizes.get(index).map(|&size| size.into())
+    }
+
     fn label(&self, index: usize) -> Option<u32> {
         assert!(index < self.len(), "sample {index} of {}", self.len());
         self.labels.get(index).copied()

@@ -261,6 +261,14 @@ impl Source for Subset {
         self.source.relative_path(self.indices[index])
     }
 
+    fn key(&self, index: usize) -> Vec<u8> {
+        self.source.key(self.indices[index])
+    }
+
+    fn bytes(&self, index: usize) -> Option<u64> {
+        self.source.bytes(self.indices[index])
+    }
+
     fn describe(&self) -> String {
         format!("{} of {}", self.indices.len(), self.source.describe())
     }

@@ -14,7 +14,7 @@ mod weights;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use swav_data::{Augment, CropSpec, DEFAULT_MAX_PIXELS, Format, Source, View, decode};
+use swav_data::{Augment, CropSpec, DEFAULT_MAX_PIXELS, Digest, Format, Source, View, decode};
 use swav_model::{NetworkConfig, Stem};
 
 pub(crate) use check::{check_no_prototypes, check_prototypes, check_several_crops};
@@ -43,6 +43,8 @@ pub struct Facts {
     pub accelerated: bool,
     /// Bytes of memory that training may take, if that is known.
     pub memory: Option<u64>,
+    /// What tells the set from others, where it was looked at.
+    pub digest: Option<Digest>,
 }
 
 impl Facts {
@@ -81,6 +83,7 @@ impl Facts {
                 side,
                 accelerated,
                 memory,
+                digest: Some(Digest::of(source)),
             }),
             (None, Some(error)) => Err(error.into()),
             (None, None) => Err(TrainError::Recipe("the data set is empty".to_string())),
@@ -136,6 +139,9 @@ pub struct DataPlan {
     pub images: usize,
     /// Classes, 0 without labels.
     pub classes: usize,
+    /// What tells the set from others; a resumed run must find the same. Earlier versions kept none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
     /// Median short side of a few images, in pixels; 0 in plans that did not look.
     #[serde(default)]
     pub side: usize,
@@ -253,6 +259,7 @@ impl Plan {
                 labels: recipe.data.labels.clone(),
                 images: facts.images,
                 classes: facts.classes,
+                digest: facts.digest.clone(),
                 side: facts.side,
                 workers: recipe.data.workers.unwrap_or(0),
                 prefetch: recipe.data.prefetch.unwrap_or(4),

@@ -37,6 +37,7 @@ impl Plan {
             side,
             accelerated: false,
             memory: None,
+            digest: None,
         };
         let mut plan = Self::derive(&recipe, &facts)?;
         plan.model = network.clone();
