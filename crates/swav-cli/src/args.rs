@@ -502,7 +502,7 @@ pub struct ReportArgs {
 /// `swav data …`
 #[derive(Debug, Subcommand)]
 pub enum Data {
-    /// Decode every image; list what is corrupt, twice there or too small.
+    /// Decode every image; list what is corrupt, unsupported, twice there or too small.
     #[command(after_help = SCAN_HELP)]
     Scan(Scan),
     /// Write images as tar shards, which give the same samples in the same order.
@@ -511,9 +511,10 @@ pub enum Data {
 }
 
 const SCAN_HELP: &str = "\
-    The table has three columns, with tabs between them: corrupt, duplicate or small; the file; and the\n\
-    reason, the first file with the same bytes, or WIDTHxHEIGHT.\n\n\
-    Exit codes: 0 no file is corrupt (duplicates and small images are listed, and are no fault), 3 some are.\n\n\
+    The table has three columns, with tabs between them: corrupt, unsupported, duplicate or small; the\n\
+    file; and the reason, the first file with the same bytes, or WIDTHxHEIGHT.\n\n\
+    Exit codes: 0 no file is corrupt (unsupported, duplicate and small images are listed, and are no\n\
+    fault), 3 some are.\n\n\
     Examples:\n  \
     swav data scan photos/\n  \
     swav data scan photos/ --min-size 64 --out found.csv";

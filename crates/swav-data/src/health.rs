@@ -2,7 +2,9 @@
 //!
 //! A crawl of a million images holds a few that are cut short. They must not end a run in its third
 //! day, and they must not go by unseen either. So the loader replaces a bad file (see
-//! [`Loader`](crate::Loader)), keeps a list, and stops when the list outgrows a budget.
+//! [`Loader`](crate::Loader)), keeps a list, and stops when the corrupt ones outgrow a budget. An image of
+//! a kind that is not read is replaced and listed too, but says nothing about how sound the set is:
+//! it counts against no budget.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,6 +15,15 @@ use crate::decode::{Image, Reduction, decode_reduced};
 use crate::error::DataError;
 use crate::source::{Sample, Source};
 
+/// Why a file gives no image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadKind {
+    /// It is damaged, no image at all, too large, or cannot be read. It counts against the budget.
+    Corrupt,
+    /// It is a whole image of a kind that is not read. It does not count against the budget.
+    Unsupported,
+}
+
 /// A file that could not be read or decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadFile {
@@ -20,14 +31,16 @@ pub struct BadFile {
     pub index: usize,
     /// Its path, or `archive:member`.
     pub name: String,
+    /// Whether it is corrupt or of a kind that is not read.
+    pub kind: BadKind,
     /// What is wrong with it.
     pub reason: String,
 }
 
-/// The corrupt files seen so far, each once, in the order of their indices.
+/// The corrupt and unsupported files seen so far, each once, in the order of their indices.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HealthReport {
-    /// The corrupt files.
+    /// The files of either kind.
     pub bad: Vec<BadFile>,
     /// How many samples the source has.
     pub total: usize,
@@ -41,9 +54,27 @@ impl HealthReport {
         allowed(self.budget, self.total)
     }
 
-    /// Whether more files are corrupt than the budget allows, or all of them are.
+    /// How many files are corrupt.
+    pub fn corrupt(&self) -> usize {
+        self.of_kind(BadKind::Corrupt).count()
+    }
+
+    /// How many files are images of a kind that is not read.
+    pub fn unsupported(&self) -> usize {
+        self.of_kind(BadKind::Unsupported).count()
+    }
+
+    /// Whether more files are corrupt than the budget allows, or no file gives an image.
     pub fn exceeded(&self) -> bool {
-        self.bad.len() > self.allowed() || (self.total > 0 && self.bad.len() == self.total)
+        self.corrupt() > self.allowed() || self.nothing_left()
+    }
+
+    fn nothing_left(&self) -> bool {
+        self.total > 0 && self.bad.len() == self.total
+    }
+
+    fn of_kind(&self, kind: BadKind) -> impl Iterator<Item = &BadFile> {
+        self.bad.iter().filter(move |bad| bad.kind == kind)
     }
 }
 
@@ -67,21 +98,43 @@ impl fmt::Display for BadFile {
 impl fmt::Display for HealthReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 100;
-        writeln!(
-            f,
-            "{} of {} files are corrupt; data.corrupt_budget = {} allows {}:",
-            self.bad.len(),
-            self.total,
-            self.budget,
-            self.allowed(),
-        )?;
-        for bad in self.bad.iter().take(SHOWN) {
-            writeln!(f, "  {bad}")?;
+        let (total, budget, allowed) = (self.total, self.budget, self.allowed());
+        let (corrupt, unsupported) = (self.corrupt(), self.unsupported());
+        if self.nothing_left() {
+            writeln!(f, "None of the {total} files can be used")?;
         }
-        if self.bad.len() > SHOWN {
-            writeln!(f, "  … and {} more", self.bad.len() - SHOWN)?;
+        for (kind, count) in [
+            (BadKind::Corrupt, corrupt),
+            (BadKind::Unsupported, unsupported),
+        ] {
+            match (kind, count) {
+                // A report without a bad file still says what the budget is.
+                (BadKind::Unsupported, 0) => continue,
+                (BadKind::Corrupt, 0) if unsupported > 0 => continue,
+                (BadKind::Corrupt, _) => writeln!(
+                    f,
+                    "{corrupt} of {total} files are corrupt; data.corrupt_budget = {budget} allows {allowed}:"
+                )?,
+                (BadKind::Unsupported, _) => writeln!(
+                    f,
+                    "{unsupported} of {total} files are images of a kind that is not supported:"
+                )?,
+            }
+            for bad in self.of_kind(kind).take(SHOWN) {
+                writeln!(f, "  {bad}")?;
+            }
+            if count > SHOWN {
+                writeln!(f, "  … and {} more", count - SHOWN)?;
+            }
         }
-        write!(f, "Remove or repair them, or raise data.corrupt_budget")
+        match self.nothing_left() {
+            true => write!(f, "Remove, repair or convert them"),
+            false => write!(
+                f,
+                "Remove or repair the corrupt files, or raise data.corrupt_budget (in a recipe) or \
+                 --corrupt-budget (of a command)"
+            ),
+        }
     }
 }
 
@@ -106,9 +159,10 @@ pub(crate) fn try_decode_showing(
     reduction: &Reduction<'_>,
     seen: impl FnOnce(&Sample),
 ) -> Result<[u32; 2], BadFile> {
-    let bad = |reason: String| BadFile {
+    let bad = |kind: BadKind, reason: String| BadFile {
         index,
         name: source.name(index),
+        kind,
         reason,
     };
     let attempt = || -> Result<[u32; 2], DataError> {
@@ -132,8 +186,11 @@ pub(crate) fn try_decode_showing(
     };
     match catch_unwind(AssertUnwindSafe(attempt)) {
         Ok(Ok(size)) => Ok(size),
-        Ok(Err(error)) => Err(bad(error.to_string())),
-        Err(panic) => Err(bad(panic_reason(panic.as_ref()))),
+        Ok(Err(error @ DataError::Unsupported { .. })) => {
+            Err(bad(BadKind::Unsupported, error.to_string()))
+        }
+        Ok(Err(error)) => Err(bad(BadKind::Corrupt, error.to_string())),
+        Err(panic) => Err(bad(BadKind::Corrupt, panic_reason(panic.as_ref()))),
     }
 }
 

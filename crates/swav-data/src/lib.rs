@@ -113,7 +113,7 @@ pub use augment::{Augment, Blur, Jitter};
 pub use decode::{DEFAULT_MAX_PIXELS, EXTENSIONS, Image, decode, decode_into};
 pub use digest::Digest;
 pub use error::DataError;
-pub use health::{BadFile, HealthReport};
+pub use health::{BadFile, BadKind, HealthReport};
 pub use loader::{Batch, CropGroup, Loader, LoaderConfig, Memory};
 pub use multicrop::{CropSpec, View};
 pub use pack::{Packed, ShardSize, pack};

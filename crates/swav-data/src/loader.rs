@@ -12,11 +12,12 @@
 //! that is being filled; a slow image holds up its own batch and no other work. The queue is bounded, so a trainer that is slower than the loader stops it, and buffers
 //! travel in a circle, so in the steady state no memory for pixels is taken or returned.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -25,7 +26,9 @@ use crate::augment::Scratch;
 use crate::cache::{self, Cache};
 use crate::decode::Image;
 use crate::error::DataError;
-use crate::health::{BadFile, HealthReport, allowed, lock, panic_reason, try_decode, worker_count};
+use crate::health::{
+    BadFile, BadKind, HealthReport, allowed, lock, panic_reason, try_decode, worker_count,
+};
 use crate::multicrop::View;
 use crate::sampler::{Cursor, Order, Sampler, Stretch};
 use crate::source::Source;
@@ -45,7 +48,8 @@ pub struct LoaderConfig {
     pub prefetch: usize,
     /// Whether an incomplete batch at the end of an epoch is left out.
     pub drop_last: bool,
-    /// The share of corrupt files that is tolerated, 0 to 1.
+    /// The share of corrupt files that is tolerated, 0 to 1. Images of a kind that is not read do not
+    /// count.
     pub corrupt_budget: f64,
     /// Images with more pixels count as corrupt.
     pub max_pixels: u64,
@@ -109,6 +113,8 @@ pub struct Batch {
     pub labels: Vec<Vec<u32>>,
     /// Their crops; neighbours of equal size are one group.
     pub groups: Vec<CropGroup>,
+    /// The files without an image that were first met on the way to this batch.
+    pub bad: Vec<Arc<BadFile>>,
     pool: Arc<Pool>,
 }
 
@@ -203,8 +209,8 @@ struct Body {
 struct Filled {
     /// The sample whose crops lie there; nothing when no good one was found.
     sample: Option<usize>,
-    /// Corrupt files met on the way.
-    bad: Vec<BadFile>,
+    /// Files without an image met on the way.
+    bad: Vec<Arc<BadFile>>,
 }
 
 /// What workers and consumer share.
@@ -218,10 +224,10 @@ struct Shared {
     /// Tells the workers that there is room for another batch, or that it is over.
     room: Condvar,
     pool: Arc<Pool>,
-    /// Corrupt files that some worker has met, so that no other decodes them again.
-    known_bad: RwLock<HashMap<usize, BadFile>>,
-    /// Whether there is any: a look that costs nothing.
-    any_bad: AtomicBool,
+    /// Files without an image that some worker has met, so that no other decodes them again.
+    known_bad: RwLock<HashMap<usize, Arc<BadFile>>>,
+    /// How many those are: a look that costs nothing.
+    bad_count: AtomicUsize,
     /// Small images, decoded.
     cache: Cache,
     /// Slots that are handed out at once.
@@ -259,14 +265,18 @@ struct State {
 /// When a file cannot be read or decoded, in a shuffled order the next good sample of the epoch's
 /// order stands in; in a sequential pass the sample is left out and the batch is smaller. Each such
 /// file is listed once in [`health`](Loader::health), as soon as the batch that met it is
-/// delivered. More of them than the budget allows end the loading with [`DataError::Budget`].
+/// delivered. More corrupt ones than the budget allows end the loading with [`DataError::Budget`], and
+/// so does a set in which no file gives an image. An image of a kind that is not read is treated alike
+/// but counts against no budget.
 ///
 /// # Threads
 /// The loader owns its threads. Dropping it stops them; each finishes the image in its hands first.
 pub struct Loader {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    bad: BTreeMap<usize, BadFile>,
+    bad: BTreeMap<usize, Arc<BadFile>>,
+    /// How many of those are corrupt.
+    corrupt: usize,
     waited: Duration,
 }
 
@@ -321,7 +331,7 @@ impl Loader {
             room: Condvar::new(),
             pool,
             known_bad: RwLock::default(),
-            any_bad: AtomicBool::new(false),
+            bad_count: AtomicUsize::new(0),
             cache,
             portion,
         });
@@ -329,6 +339,7 @@ impl Loader {
             shared,
             workers: Vec::new(),
             bad: BTreeMap::new(),
+            corrupt: 0,
             waited: Duration::ZERO,
         };
         for number in 0..workers {
@@ -346,9 +357,10 @@ impl Loader {
     /// pass ends with `None`.
     ///
     /// # Errors
-    /// [`DataError::Budget`] when this batch brings the number of corrupt files over the budget, and
-    /// again whenever asked after that.
+    /// [`DataError::Budget`] when this batch brings the number of corrupt files over the budget or no
+    /// file gives an image, and again whenever asked after that.
     pub fn next_batch(&mut self) -> Result<Option<Batch>, DataError> {
+        let mut met = Vec::new();
         loop {
             self.check_budget()?;
             let Some(assembly) = self.wait() else {
@@ -361,13 +373,17 @@ impl Loader {
             };
             let samples: Vec<Option<usize>> = slots.iter().map(|slot| slot.sample).collect();
             for bad in slots.into_iter().flat_map(|slot| slot.bad) {
-                self.bad.entry(bad.index).or_insert(bad);
+                if let Entry::Vacant(place) = self.bad.entry(bad.index) {
+                    self.corrupt += usize::from(bad.kind == BadKind::Corrupt);
+                    met.push(Arc::clone(&bad));
+                    place.insert(bad);
+                }
             }
             self.check_budget()?;
             keep_present(&mut groups, &samples);
             let indices: Vec<usize> = samples.into_iter().flatten().collect();
             if indices.is_empty() {
-                // A stretch of a sequential pass with nothing but corrupt files.
+                // A stretch of a sequential pass without an image.
                 self.shared.pool.put(groups);
                 continue;
             }
@@ -382,6 +398,7 @@ impl Loader {
                 indices,
                 labels,
                 groups,
+                bad: met,
                 pool,
             }));
         }
@@ -416,27 +433,29 @@ impl Loader {
         }
     }
 
-    /// Returns how many corrupt files were met in the batches delivered so far.
-    pub fn bad_files(&self) -> usize {
-        self.bad.len()
-    }
-
-    /// The corrupt files met in the batches delivered so far.
+    /// The corrupt and unsupported files met in the batches delivered so far: a copy of the whole list.
+    /// [`Batch::bad`] has what is new.
     pub fn health(&self) -> HealthReport {
         HealthReport {
-            bad: self.bad.values().cloned().collect(),
+            bad: self.bad.values().map(|bad| (**bad).clone()).collect(),
             total: self.shared.source.len(),
             budget: self.shared.config.corrupt_budget,
         }
     }
 
-    fn check_budget(&self) -> Result<(), DataError> {
-        let total = self.shared.source.len();
-        let limit = allowed(self.shared.config.corrupt_budget, total).min(total - 1);
-        match self.bad.len() > limit {
-            true => Err(DataError::Budget(self.health())),
-            false => Ok(()),
+    fn check_budget(&mut self) -> Result<(), DataError> {
+        let none = self.shared.has_no_image();
+        if self.corrupt <= self.shared.allowed() && !none {
+            return Ok(());
         }
+        if none {
+            // Workers end their search as soon as this is so, each with a part of the list.
+            let known = self.shared.known_bad.read();
+            let known = known.unwrap_or_else(PoisonError::into_inner);
+            let all = known.iter().map(|(&index, bad)| (index, Arc::clone(bad)));
+            self.bad = all.collect();
+        }
+        Err(DataError::Budget(self.health()))
     }
 
     /// Takes the first batch of the queue when it is complete.
@@ -535,20 +554,35 @@ impl Shared {
         }
     }
 
+    /// How many corrupt files the budget allows.
+    fn allowed(&self) -> usize {
+        allowed(self.config.corrupt_budget, self.source.len())
+    }
+
+    /// Whether every file of the set is known to give no image.
+    fn has_no_image(&self) -> bool {
+        self.bad_count.load(Ordering::Acquire) == self.source.len()
+    }
+
     /// Finds a good sample for a slot and makes its crops.
     fn fill(&self, place: Cursor, worker: &mut Worker, crops: &mut [u8]) -> Filled {
-        let limit = allowed(self.config.corrupt_budget, self.source.len());
+        let limit = self.allowed();
         let mut filled = Filled::default();
+        let mut corrupt = 0;
         for index in self.sampler.candidates(place) {
             match self.crops_of(index, place.epoch, worker, crops) {
                 Ok(()) => {
                     filled.sample = Some(index);
                     break;
                 }
-                Err(bad) => filled.bad.push(bad),
+                Err(bad) => {
+                    corrupt += usize::from(bad.kind == BadKind::Corrupt);
+                    filled.bad.push(bad);
+                }
             }
-            // The budget is gone with this slot alone; there is no use in looking further.
-            if filled.bad.len() > limit {
+            // The budget is gone with this slot alone, or there is nothing to be found; there is no use in
+            // looking further.
+            if corrupt > limit || self.has_no_image() {
                 break;
             }
         }
@@ -562,7 +596,7 @@ impl Shared {
         epoch: u64,
         worker: &mut Worker,
         crops: &mut [u8],
-    ) -> Result<(), BadFile> {
+    ) -> Result<(), Arc<BadFile>> {
         let Worker { scratch, image, .. } = worker;
         let made = match self.cache.get(index) {
             Some(image) => {
@@ -591,20 +625,21 @@ impl Shared {
                 })
             }
         };
-        if let Err(bad) = &made {
+        made.map_err(|bad| {
+            let bad = Arc::new(bad);
             let mut known = self
                 .known_bad
                 .write()
                 .unwrap_or_else(PoisonError::into_inner);
-            known.insert(index, bad.clone());
-            self.any_bad.store(true, Ordering::Release);
-        }
-        made
+            known.insert(index, Arc::clone(&bad));
+            self.bad_count.store(known.len(), Ordering::Release);
+            bad
+        })
     }
 
     /// What is wrong with sample `index`, if some worker has found that out.
-    fn known_bad(&self, index: usize) -> Option<BadFile> {
-        if !self.any_bad.load(Ordering::Acquire) {
+    fn known_bad(&self, index: usize) -> Option<Arc<BadFile>> {
+        if self.bad_count.load(Ordering::Acquire) == 0 {
             return None;
         }
         let known = self
@@ -633,6 +668,7 @@ impl Shared {
             BadFile {
                 index,
                 name: self.source.name(index),
+                kind: BadKind::Corrupt,
                 reason: panic_reason(panic.as_ref()),
             }
         })

@@ -1,4 +1,5 @@
-//! A look at every image of a set before it is trained on: what is corrupt, twice there or too small.
+//! A look at every image of a set before it is trained on: what is corrupt, of a kind that is not read,
+//! twice there or too small.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use crate::decode::{DEFAULT_MAX_PIXELS, Image};
-use crate::health::{lock, try_decode_showing, worker_count};
+use crate::health::{BadKind, lock, try_decode_showing, worker_count};
 use crate::source::{Sample, Source};
 
 /// What a [`scan`] looks for.
@@ -36,6 +37,8 @@ impl Default for ScanConfig {
 pub enum Problem {
     /// It cannot be read or decoded, for this reason.
     Corrupt(String),
+    /// It is an image of a kind that is not read: which, and what to do.
+    Unsupported(String),
     /// It has the bytes of an earlier sample, whose index this is.
     Duplicate(usize),
     /// A side is shorter than asked for: width and height.
@@ -66,6 +69,11 @@ impl ScanReport {
         self.count(|problem| matches!(problem, Problem::Corrupt(_)))
     }
 
+    /// How many samples are images of a kind that is not read.
+    pub fn unsupported(&self) -> usize {
+        self.count(|problem| matches!(problem, Problem::Unsupported(_)))
+    }
+
     /// How many samples are copies of earlier ones.
     pub fn duplicates(&self) -> usize {
         self.count(|problem| matches!(problem, Problem::Duplicate(_)))
@@ -82,7 +90,7 @@ impl ScanReport {
     }
 }
 
-/// Reads and decodes every sample once, and reports what is corrupt, too small, or has the very
+/// Reads and decodes every sample once, and reports what is corrupt, unsupported, too small, or has the very
 /// bytes of an earlier sample. The report does not depend on the number of threads.
 ///
 /// `seen` is called from those threads with the number of samples done so far; when it returns
@@ -115,7 +123,10 @@ pub fn scan(
             // Whole: what a loader may pass over is looked at here.
             let size = try_decode_showing(source, index, max_pixels, &mut image, &|_, _| 1, look);
             let problem = match size {
-                Err(bad) => Some(Problem::Corrupt(bad.reason)),
+                Err(bad) => Some(match bad.kind {
+                    BadKind::Corrupt => Problem::Corrupt(bad.reason),
+                    BadKind::Unsupported => Problem::Unsupported(bad.reason),
+                }),
                 Ok([width, height]) if width.min(height) < config.min_size => {
                     Some(Problem::Small(width, height))
                 }

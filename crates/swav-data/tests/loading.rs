@@ -15,6 +15,7 @@ use swav_data::{
 struct Made {
     len: usize,
     bad: Vec<usize>,
+    unsupported: Vec<usize>,
     panics: Vec<usize>,
     read: AtomicUsize,
     delay: Duration,
@@ -22,11 +23,11 @@ struct Made {
 
 impl Made {
     fn new(len: usize) -> Self {
-        let (bad, panics) = (vec![], vec![]);
         Self {
             len,
-            bad,
-            panics,
+            bad: vec![],
+            unsupported: vec![],
+            panics: vec![],
             read: AtomicUsize::new(0),
             delay: Duration::ZERO,
         }
@@ -54,6 +55,9 @@ impl Source for Made {
         );
         if self.bad.contains(&index) {
             return Ok(Sample::Encoded(b"nonsense".to_vec()));
+        }
+        if self.unsupported.contains(&index) {
+            return Ok(Sample::Encoded(b"\0\0\0\x14ftypheic".to_vec()));
         }
         let (width, height) = (20 + index as u32 % 7, 16 + index as u32 % 5);
         let seeds = 0..width as usize * height as usize * 3;
@@ -453,7 +457,7 @@ fn more_bad_files_than_the_budget_end_the_loading_with_their_names() {
         "made-30:",
         "2 of 40",
         "0.025 allows 1",
-        "Remove or repair them",
+        "Remove or repair the corrupt files",
         "corrupt_budget",
     ] {
         assert!(message.contains(part), "{message}");
@@ -498,6 +502,93 @@ fn nothing_but_bad_files_is_an_error_and_no_endless_search() {
             );
         }
     }
+}
+
+#[test]
+fn unsupported_images_are_replaced_and_listed_and_count_against_no_budget() {
+    for config in [config(4), sequential(4)] {
+        let source = Made {
+            unsupported: (0..30).filter(|index| index % 3 == 0).collect(),
+            ..Made::with_bad(30, &[7])
+        };
+        let config = LoaderConfig {
+            corrupt_budget: 1.0 / 30.0,
+            ..config
+        };
+        let epochs = match config.order {
+            Order::Shuffled { .. } => 3,
+            Order::Sequential => 1,
+        };
+        let mut loader = loader(source, config);
+        let mut met = Vec::new();
+        for _ in 0..epochs * loader.batches_per_epoch() {
+            let Some(batch) = loader.next_batch().unwrap() else {
+                break;
+            };
+            assert!(batch.indices.iter().all(|i| i % 3 != 0 && *i != 7));
+            met.extend(batch.bad.iter().map(|bad| (bad.index, bad.kind)));
+        }
+        let health = loader.health();
+        assert_eq!((health.corrupt(), health.unsupported()), (1, 10));
+        assert!(!health.exceeded());
+        // Each is news to one batch.
+        met.sort_by_key(|&(index, _)| index);
+        let listed = health.bad.iter().map(|bad| (bad.index, bad.kind));
+        assert_eq!(met, listed.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_set_without_an_image_that_is_read_ends_with_the_names_of_both_kinds() {
+    for (bad, budget) in [(vec![], 0.0), (vec![], 1.0), (vec![3, 5], 0.5)] {
+        for config in [config(4), sequential(4)] {
+            let source = Made {
+                unsupported: (0..2000).collect(),
+                ..Made::with_bad(2000, &bad)
+            };
+            let config = LoaderConfig {
+                corrupt_budget: budget,
+                ..config
+            };
+            let mut loader = loader(source, config);
+            let Err(DataError::Budget(report)) = loader.next_batch() else {
+                panic!("expected the budget to end");
+            };
+            assert_eq!(report.corrupt(), bad.len());
+            assert_eq!(report.unsupported(), 2000 - bad.len());
+            assert!(report.exceeded());
+            let message = report.to_string();
+            assert!(message.contains("None of the 2000 files"), "{message}");
+            assert!(message.contains("made-2: not supported: HEIC"), "{message}");
+            assert!(message.contains(" more\n"), "{message}");
+            assert_eq!(message.contains("made-3: cannot be"), !bad.is_empty());
+            assert!(matches!(loader.next_batch(), Err(DataError::Budget(_))));
+        }
+    }
+}
+
+#[test]
+fn a_report_counts_and_names_both_kinds_apart_and_says_how_to_raise_the_budget() {
+    let source = Made {
+        unsupported: vec![1],
+        ..Made::with_bad(40, &[3, 30])
+    };
+    let mut loader = loader(source, sequential(40));
+    let Err(DataError::Budget(report)) = loader.next_batch() else {
+        panic!("expected the budget to end");
+    };
+    assert_eq!(
+        report.to_string().lines().collect::<Vec<_>>(),
+        [
+            "2 of 40 files are corrupt; data.corrupt_budget = 0 allows 0:",
+            "  made-3: cannot be decoded: not an image (it starts with \"nonsense\")",
+            "  made-30: cannot be decoded: not an image (it starts with \"nonsense\")",
+            "1 of 40 files are images of a kind that is not supported:",
+            "  made-1: not supported: HEIC; convert the image to JPEG or PNG",
+            "Remove or repair the corrupt files, or raise data.corrupt_budget (in a recipe) or \
+             --corrupt-budget (of a command)",
+        ]
+    );
 }
 
 #[test]
@@ -849,6 +940,7 @@ fn dropping_a_loader_at_work_stops_it_promptly() {
 fn a_scan_finds_every_bad_file() {
     let source = Made {
         panics: vec![7],
+        unsupported: vec![11, 12],
         ..Made::with_bad(30, &[3, 29])
     };
     let seen = AtomicUsize::new(0);
@@ -870,6 +962,8 @@ fn a_scan_finds_every_bad_file() {
     );
     assert_eq!((report.total, seen.into_inner()), (30, 30));
     assert_eq!(report.corrupt(), 3);
+    // Two copies of a file: each is unsupported, and the second a duplicate.
+    assert_eq!((report.unsupported(), report.duplicates()), (2, 2));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! device can read by itself, one batch ahead of training: a step finds its crops packed, and only enqueues their upload.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -31,8 +32,8 @@ pub(crate) struct Fed {
     pub(crate) labels: Vec<Vec<u32>>,
     /// Where the next batch starts.
     pub(crate) cursor: Cursor,
-    /// All corrupt files met so far, if this batch met more.
-    pub(crate) bad: Option<Vec<BadFile>>,
+    /// The files without an image that were first met on the way to this batch.
+    pub(crate) bad: Vec<Arc<BadFile>>,
     /// Of each part, the crops that the network is shown, a group for each resolution.
     parts: Vec<Vec<Packed>>,
     /// The crops that the network is not shown, of all samples, by their place among all crops of an image.
@@ -57,7 +58,7 @@ impl Fed {
             indices: batch.indices.clone(),
             labels: batch.labels.clone(),
             cursor: batch.cursor,
-            bad: None,
+            bad: batch.bad.clone(),
             parts: parts.collect(),
             kept: kept.collect(),
         };
@@ -111,16 +112,11 @@ impl Feed {
         // Without room in between, a batch is ready while the one before it is learned from, and no more.
         let (sender, receiver) = sync_channel(0);
         let thread = thread::spawn(move || {
-            let mut bad = 0;
             loop {
                 let fed = match loader.next_batch() {
                     Ok(Some(batch)) => {
-                        let mut fed = Fed::pack(&batch, &portions, &packer);
+                        let fed = Fed::pack(&batch, &portions, &packer);
                         loader.recycle(batch);
-                        if loader.bad_files() > bad {
-                            bad = loader.bad_files();
-                            fed.bad = Some(loader.health().bad);
-                        }
                         Ok(fed)
                     }
                     Ok(None) => return,

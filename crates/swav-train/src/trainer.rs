@@ -421,7 +421,7 @@ impl Trainer {
         let batch = self.feed.next()?.ok_or_else(|| {
             TrainError::Recipe("the loader ended although training never does".to_string())
         })?;
-        for bad in batch.bad.iter().flatten() {
+        for bad in &batch.bad {
             if self.noted.insert(bad.index) {
                 self.display.note(&format!("skipped {bad}"));
             }

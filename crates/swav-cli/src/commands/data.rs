@@ -18,6 +18,7 @@ use crate::output::{print, print_json};
 struct Found<'a> {
     images: usize,
     corrupt: usize,
+    unsupported: usize,
     duplicates: usize,
     small: usize,
     findings: &'a [Row],
@@ -54,7 +55,7 @@ impl Table {
     }
 }
 
-/// Lists what is corrupt, twice there or too small.
+/// Lists what is corrupt, unsupported, twice there or too small.
 pub fn data_scan(args: &Scan, stop: &Stop) -> anyhow::Result<()> {
     let table = args.out.as_deref().map(Table::of).transpose()?;
     // Before the work: a wrong path must not cost an hour.
@@ -80,13 +81,14 @@ pub fn data_scan(args: &Scan, stop: &Stop) -> anyhow::Result<()> {
     let found = Found {
         images: report.total,
         corrupt: report.corrupt(),
+        unsupported: report.unsupported(),
         duplicates: report.duplicates(),
         small: report.small(),
         findings: &rows,
     };
     let summary = format!(
-        "{} images: {} corrupt, {} duplicates, {} too small",
-        found.images, found.corrupt, found.duplicates, found.small
+        "{} images: {} corrupt, {} unsupported, {} duplicates, {} too small",
+        found.images, found.corrupt, found.unsupported, found.duplicates, found.small
     );
     if let (Some(out), Some(table)) = (&args.out, table) {
         let text = match table {
@@ -133,12 +135,14 @@ fn check_folder(out: &Path) -> Result<(), TrainError> {
 fn rows(report: &ScanReport, source: &dyn Source) -> Vec<Row> {
     let row = |finding: &swav_data::Finding| {
         let file = source.name(finding.index);
+        // Most reasons begin with the file, which has a column of its own.
+        let bare = |reason: &str| {
+            let reason = reason.strip_prefix(&file).unwrap_or(reason);
+            reason.trim_start_matches(": ").to_string()
+        };
         let (problem, detail) = match &finding.problem {
-            Problem::Corrupt(reason) => {
-                // Most reasons begin with the file, which has a column of its own.
-                let reason = reason.strip_prefix(&file).unwrap_or(reason);
-                ("corrupt", reason.trim_start_matches(": ").to_string())
-            }
+            Problem::Corrupt(reason) => ("corrupt", bare(reason)),
+            Problem::Unsupported(reason) => ("unsupported", bare(reason)),
             Problem::Duplicate(of) => ("duplicate", source.name(*of)),
             Problem::Small(width, height) => ("small", format!("{width}x{height}")),
         };
