@@ -38,6 +38,7 @@ use zune_core::options::DecoderOptions;
 
 mod jpeg;
 mod orientation;
+mod tiff;
 
 use crate::error::DataError;
 use crate::health::panic_reason;
@@ -306,7 +307,7 @@ fn other(
     max_pixels: u64,
     check: impl Fn(u32, u32) -> Result<(), DataError>,
 ) -> Result<Image, DataError> {
-    use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
+    use ImageFormat::{Bmp, Gif, Jpeg, Png, WebP};
     let failed = |error: image::ImageError| match error {
         image::ImageError::Unsupported(error) => {
             DataError::unsupported(name, format!("{error}; {CONVERT}"))
@@ -316,8 +317,13 @@ fn other(
     if let Some(kind) = named_kind(bytes) {
         return Err(DataError::unsupported(name, format!("{kind}; {CONVERT}")));
     }
+    // 16 bytes a pixel is the widest that any of the formats decodes to.
+    let max_bytes = max_pixels.saturating_mul(16).saturating_add(1 << 20);
+    if tiff::is_in(bytes) {
+        return tiff::decode(bytes, name, max_bytes, check);
+    }
     let format = match image::guess_format(bytes) {
-        Ok(format @ (Bmp | Gif | Jpeg | Png | Tiff | WebP)) => format,
+        Ok(format @ (Bmp | Gif | Jpeg | Png | WebP)) => format,
         Ok(format) => {
             let reason =
                 format!("{format:?} is not among JPEG, PNG, WebP, BMP, TIFF and GIF; {CONVERT}");
@@ -333,34 +339,20 @@ fn other(
         return Err(DataError::decode(name, "the palette ends within a colour"));
     }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    // The header is read without limits so that the size can be told; 16 bytes a pixel is the
-    // widest that any of the formats decodes to.
+    // The header is read without limits so that the size can be told.
     reader.no_limits();
     let mut decoder = reader.into_decoder().map_err(failed)?;
     let (width, height) = decoder.dimensions();
     check(width, height)?;
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(max_pixels.saturating_mul(16).saturating_add(1 << 20));
+    limits.max_alloc = Some(max_bytes);
     decoder.set_limits(limits).map_err(failed)?;
     let orientation = match format {
         Png => orientation::named(orientation::of_png(bytes)),
         WebP => orientation::named(orientation::of_webp(bytes)),
-        Tiff if orientation::Directory::read(bytes).is_some() => {
-            orientation::named(orientation::of_tiff(bytes))
-        }
         _ => decoder.orientation().unwrap_or(Orientation::NoTransforms),
     };
-    let mut pixels = DynamicImage::from_decoder(decoder).map_err(failed)?;
-    if format == Tiff {
-        if !is_within_one(&pixels) {
-            let reason = "TIFF with floating-point samples outside 0 to 1: the file does not say \
-                          what is white; scale the samples to 8 or 16 bits";
-            return Err(DataError::unsupported(name, reason));
-        }
-        if has_associated_alpha(bytes) {
-            divide_by_alpha(&mut pixels);
-        }
-    }
+    let pixels = DynamicImage::from_decoder(decoder).map_err(failed)?;
     let rgb = pixels.into_rgb8().into_raw();
     let image = Image::new(width, height, rgb).map_err(|reason| DataError::decode(name, reason))?;
     Ok(upright(image, orientation))
@@ -387,48 +379,6 @@ fn named_kind(bytes: &[u8]) -> Option<&'static str> {
             }
         }
         _ => None,
-    }
-}
-
-/// Whether floating-point samples, if `pixels` are such, lie between 0 and 1.
-fn is_within_one(pixels: &DynamicImage) -> bool {
-    let within = |samples: &[f32]| samples.iter().all(|sample| (0.0..=1.0).contains(sample));
-    match pixels {
-        DynamicImage::ImageRgb32F(pixels) => within(pixels.as_raw()),
-        DynamicImage::ImageRgba32F(pixels) => within(pixels.as_raw()),
-        _ => true,
-    }
-}
-
-/// Whether the colours of a TIFF file are stored multiplied by their alpha.
-fn has_associated_alpha(tiff: &[u8]) -> bool {
-    const EXTRA_SAMPLES: u16 = 338;
-    let directory = orientation::Directory::read(tiff);
-    directory.is_some_and(|directory| directory.numbers(EXTRA_SAMPLES).first() == Some(&1))
-}
-
-/// Divides colours by their alpha; where that is zero they are black, as in Pillow.
-fn divide_by_alpha(pixels: &mut DynamicImage) {
-    match pixels {
-        DynamicImage::ImageRgba8(pixels) => {
-            for image::Rgba([colours @ .., alpha]) in pixels.pixels_mut() {
-                let divided = |value: u8| u32::from(value) * 255 / u32::from((*alpha).max(1));
-                *colours = colours.map(|value| divided(value).min(255) as u8);
-            }
-        }
-        DynamicImage::ImageRgba16(pixels) => {
-            for image::Rgba([colours @ .., alpha]) in pixels.pixels_mut() {
-                let divided = |value: u16| u64::from(value) * 65_535 / u64::from((*alpha).max(1));
-                *colours = colours.map(|value| divided(value).min(65_535) as u16);
-            }
-        }
-        DynamicImage::ImageRgba32F(pixels) => {
-            for image::Rgba([colours @ .., alpha]) in pixels.pixels_mut() {
-                let alpha = alpha.max(f32::MIN_POSITIVE);
-                *colours = colours.map(|value| (value / alpha).min(1.0));
-            }
-        }
-        _ => {}
     }
 }
 

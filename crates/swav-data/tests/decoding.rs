@@ -157,17 +157,42 @@ fn kinds_of_jpeg_without_a_decoder_are_unsupported_and_not_corrupt() {
     assert!(unsupported(deep).contains("12 bits"));
 }
 
+/// A classic TIFF of one uncompressed strip, two pixels wide and one high; all other fields are given, and
+/// are shorts.
+fn tiff(fields: &[(u16, &[u16])], strip: &[u8]) -> Vec<u8> {
+    let length = [strip.len() as u16];
+    let mut fields: Vec<(u16, &[u16])> = fields.to_vec();
+    fields.extend([(256, &[2][..]), (257, &[1]), (259, &[1]), (278, &[1])]);
+    // The strip comes behind header and directory, then whatever does not fit into the directory.
+    let at = 8 + 2 + 12 * (fields.len() as u16 + 2) + 4;
+    let start = [at];
+    fields.extend([(273, &start[..]), (279, &length[..])]);
+    fields.sort();
+    let mut file = b"II*\0\x08\0\0\0".to_vec();
+    file.extend((fields.len() as u16).to_le_bytes());
+    let mut tail = strip.to_vec();
+    for (tag, values) in fields {
+        file.extend([tag.to_le_bytes(), [3, 0]].concat());
+        file.extend((values.len() as u32).to_le_bytes());
+        let mut bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        if bytes.len() > 4 {
+            let offset = u32::from(at) + tail.len() as u32;
+            tail.extend(std::mem::replace(&mut bytes, offset.to_le_bytes().to_vec()));
+        }
+        bytes.resize(4, 0);
+        file.extend(bytes);
+    }
+    [file, vec![0; 4], tail].concat()
+}
+
 /// An RGB TIFF of two pixels of the given floating-point samples.
 fn float_tiff(samples: [f32; 6]) -> Vec<u8> {
-    let mut file = Vec::new();
-    let image = image::Rgb32FImage::from_raw(2, 1, samples.to_vec()).unwrap();
-    image::DynamicImage::ImageRgb32F(image)
-        .write_to(
-            &mut std::io::Cursor::new(&mut file),
-            image::ImageFormat::Tiff,
-        )
-        .unwrap();
-    file
+    let strip = samples.map(f32::to_le_bytes).concat();
+    let fields: [(u16, &[u16]); 4] = [(258, &[32; 3]), (262, &[2]), (277, &[3]), (339, &[3; 3])];
+    tiff(&fields, &strip)
 }
 
 #[test]
@@ -180,6 +205,80 @@ fn floating_point_tiff_outside_0_to_1_is_unsupported_and_not_white() {
         let reason = unsupported(float_tiff([0.0, odd, 1.0, 0.2, 0.4, 0.6]));
         assert!(reason.contains("outside 0 to 1"), "{reason}");
     }
+    let grey = |samples: [f32; 2]| {
+        let strip = samples.map(f32::to_le_bytes).concat();
+        tiff(&[(258, &[32]), (262, &[1]), (339, &[3])], &strip)
+    };
+    assert_eq!(
+        decoded(grey([0.2, 1.0])).unwrap().rgb,
+        [51, 51, 51, 255, 255, 255]
+    );
+    assert!(unsupported(grey([0.2, 200.0])).contains("outside 0 to 1"));
+}
+
+#[test]
+fn grey_tiff_of_any_depth_is_scaled_to_8_bits() {
+    let half: Vec<u8> = [0x3400_u16, 0x3C00].map(u16::to_le_bytes).concat();
+    let double = [0.25_f64, 1.0].map(f64::to_le_bytes).concat();
+    let long = [u32::MAX / 4, u32::MAX].map(u32::to_le_bytes).concat();
+    for (bits, format, strip, first) in [
+        (2, 1, &[0b0111_0000][..], 85),
+        (4, 1, &[0x4F], 68),
+        (8, 1, &[64, 255], 64),
+        (16, 1, &[0, 64, 255, 255], 64),
+        (32, 1, &long, 64),
+        (16, 3, &half, 64),
+        (64, 3, &double, 64),
+    ] {
+        let file = tiff(&[(258, &[bits]), (262, &[1]), (339, &[format])], strip);
+        let rgb = decoded(file).unwrap().rgb;
+        assert_eq!(rgb, [first, first, first, 255, 255, 255], "{bits} bits");
+    }
+}
+
+#[test]
+fn kinds_of_tiff_that_are_not_read_are_unsupported_and_say_what_they_are() {
+    let cases: [(&str, &[(u16, &[u16])]); 10] = [
+        ("Gray(12)", &[(258, &[12]), (262, &[1])]),
+        ("signed samples", &[(258, &[8]), (262, &[1]), (339, &[2])]),
+        ("signed samples", &[(258, &[16]), (262, &[1]), (339, &[2])]),
+        ("samples of 64 bits", &[(258, &[64]), (262, &[1])]),
+        ("reverse order", &[(258, &[8]), (262, &[1]), (266, &[2])]),
+        (
+            "num_samples: 3",
+            &[(258, &[8; 3]), (262, &[1]), (277, &[3]), (338, &[0; 2])],
+        ),
+        (
+            "more than 256",
+            &[(258, &[16]), (262, &[3]), (320, &[0; 9])],
+        ),
+        ("CIELab", &[(258, &[8; 3]), (262, &[8]), (277, &[3])]),
+        (
+            "predictor",
+            &[
+                (258, &[8; 4]),
+                (262, &[2]),
+                (277, &[4]),
+                (317, &[2]),
+                (338, &[0]),
+            ],
+        ),
+        ("Subsampling", &[(258, &[8; 3]), (262, &[6]), (277, &[3])]),
+    ];
+    for (kind, fields) in cases {
+        let reason = unsupported(tiff(fields, &[0; 64]));
+        let found = reason.to_lowercase().contains(&kind.to_lowercase());
+        assert!(
+            found && reason.contains("convert the image"),
+            "{kind}: {reason}"
+        );
+    }
+}
+
+#[test]
+fn a_palette_of_too_few_colours_is_damage() {
+    let file = tiff(&[(258, &[8]), (262, &[3]), (320, &[0; 9])], &[0, 1]);
+    assert!(reason(file).contains("fewer colours"));
 }
 
 #[test]

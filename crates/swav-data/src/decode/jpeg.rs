@@ -170,10 +170,6 @@ pub(super) fn decode_slowly(jpeg: &[u8], model: Model, rgb: &mut Vec<u8>) -> Res
         // The decoder has undone Adobe's inversion.
         Model::Cmyk | Model::Ycck => {
             let (inks, _) = pixels.as_chunks::<4>();
-            let light = |ink: u8, black: u8| {
-                let product = u32::from(255 - ink) * u32::from(255 - black);
-                ((product + 127) / 255) as u8
-            };
             let colours = inks
                 .iter()
                 .map(|&[c, m, y, k]| [c, m, y].map(|ink| light(ink, k)));
@@ -181,4 +177,10 @@ pub(super) fn decode_slowly(jpeg: &[u8], model: Model, rgb: &mut Vec<u8>) -> Res
         }
     };
     Ok(())
+}
+
+/// What an ink and black leave of the light, as Pillow has it.
+pub(super) fn light(ink: u8, black: u8) -> u8 {
+    let product = u32::from(255 - ink) * u32::from(255 - black);
+    ((product + 127) / 255) as u8
 }
