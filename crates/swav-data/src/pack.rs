@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -78,7 +79,8 @@ pub struct Packed {
 /// The bytes of an image file go in as they are; pixels (CIFAR, IDX) become PNG files, which lose
 /// nothing. Opened again, the shards give the same samples in the same order with the same labels and
 /// class names: what is trained on them is what would be trained on the source. Each class is a
-/// folder in the archives, so they unpack to class folders.
+/// folder in the archives, so they unpack to class folders. Of samples that would have one name in one archive, all but
+/// the first are numbered: `cat/1.jpg`, `cat/1-2.jpg`.
 ///
 /// `progress` is called with the number of samples that are done; when it returns false, packing
 /// stops, nothing is left behind and nothing is returned.
@@ -112,7 +114,8 @@ pub fn pack(
     let mut shard: Option<Shard> = None;
     for index in 0..source.len() {
         let bytes = encoded(source.read(index)?, || source.name(index))?;
-        let path = naming.path(source, index, &bytes);
+        let mut path = naming.path(source, index, &bytes);
+        // At most some digits more once it is numbered.
         let cost = cost(&path, bytes.len());
         if let Some(full) = shard.take_if(|shard| !shard.has_room(size, cost)) {
             packed.bytes += full.finish()?;
@@ -125,6 +128,7 @@ pub fn pack(
                 none.insert(Shard::create(file, &naming.marker)?)
             }
         };
+        open.number(&mut path);
         open.append(&path, &bytes)?;
         packed.samples += 1;
         if !progress(packed.samples) {
@@ -267,6 +271,8 @@ fn extension(bytes: &[u8]) -> &'static str {
 struct Shard {
     path: PathBuf,
     builder: Builder<BufWriter<File>>,
+    /// Hashes of the names in it. Two names of one hash cost a number, no sample.
+    names: HashSet<u64>,
     samples: u64,
     bytes: u64,
 }
@@ -280,6 +286,7 @@ impl Shard {
         let mut shard = Self {
             builder: Builder::new(BufWriter::with_capacity(1 << 20, file)),
             path,
+            names: HashSet::new(),
             samples: 0,
             bytes: Self::END,
         };
@@ -293,6 +300,25 @@ impl Shard {
         match size {
             ShardSize::Samples(samples) => self.samples < samples,
             ShardSize::Bytes(bytes) => self.samples == 0 || self.bytes + cost <= bytes,
+        }
+    }
+
+    /// Gives a sample a name that no other has, and takes it.
+    fn number(&mut self, path: &mut PathBuf) {
+        let hash = |name: &Path| {
+            let mut hasher = DefaultHasher::new();
+            name.hash(&mut hasher);
+            hasher.finish()
+        };
+        let stem = path.file_stem().unwrap_or_default().to_owned();
+        let extension = path.extension().unwrap_or_default().to_owned();
+        let mut number = 1u64;
+        while !self.names.insert(hash(path)) {
+            number += 1;
+            let mut name = stem.clone();
+            name.push(format!("-{number}."));
+            name.push(&extension);
+            path.set_file_name(name);
         }
     }
 

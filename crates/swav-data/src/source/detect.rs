@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::folder::{Walk, listing};
 use super::{
     CifarSource, FolderSource, IdxSource, ListSource, ParquetSource, Source, TarSource, cifar,
-    extension_list, idx, inventory, is_image, list, parquet, tar, webdataset,
+    extension_list, idx, inventory, is_image, list, parquet, tar,
 };
 use crate::error::DataError;
 
@@ -23,7 +23,7 @@ pub(super) fn open(path: &Path) -> Result<Arc<dyn Source>, DataError> {
 
 fn open_file(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     if tar::is_tar(path) || tar::is_compressed(path) {
-        return open_tar(path, path);
+        return Ok(Arc::new(TarSource::detect(path)?));
     }
     if parquet::is_parquet(path) {
         return Ok(Arc::new(ParquetSource::open(path)?));
@@ -89,15 +89,7 @@ fn open_folder(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     match (direct, folders) {
         (true, 0) => Ok(Arc::new(FolderSource::flat(path)?)),
         (false, 2..) if shallow => Ok(Arc::new(FolderSource::classes(path)?)),
-        (false, 0) if any(&tar::is_tar) => {
-            let first = entries
-                .iter()
-                .find(|entry| tar::is_tar(Path::new(&entry.name)));
-            open_tar(
-                path,
-                &first.map_or(path.into(), |first| path.join(&first.name)),
-            )
-        }
+        (false, 0) if any(&tar::is_tar) => Ok(Arc::new(TarSource::detect(path)?)),
         (false, 0) if any(&parquet::is_parquet) => Ok(Arc::new(ParquetSource::open(path)?)),
         (false, 0) => Err(DataError::Empty {
             path: path.into(),
@@ -105,13 +97,5 @@ fn open_folder(path: &Path) -> Result<Arc<dyn Source>, DataError> {
             found: inventory(path),
         }),
         _ => Ok(Arc::new(FolderSource::nested(path)?)),
-    }
-}
-
-/// Opens tar archives by what the first of them begins with.
-fn open_tar(path: &Path, first: &Path) -> Result<Arc<dyn Source>, DataError> {
-    match webdataset::has_keys(first) {
-        true => Ok(Arc::new(TarSource::webdataset(path)?)),
-        false => Ok(Arc::new(TarSource::open(path)?)),
     }
 }

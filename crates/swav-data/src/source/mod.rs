@@ -10,6 +10,7 @@ mod folder;
 mod idx;
 mod index;
 mod list;
+mod members;
 mod names;
 mod pages;
 mod parquet;
@@ -226,7 +227,7 @@ impl FromStr for Format {
 ///
 /// | what lies there | opened as |
 /// |---|---|
-/// | a file `*.tar` | [`Format::WebDataset`] when an image among the first members has a `cls`, or a `json` with a `"label"`, of its own key; else [`Format::Tar`] |
+/// | a file `*.tar` | [`Format::WebDataset`] when an image has a `cls`, or a `json` with a `"label"`, of its own key; else [`Format::Tar`] |
 /// | a file `*.parquet` | [`Format::Parquet`] |
 /// | a file `*.txt`, `*.tsv`, `*.csv` or `*.list` | [`Format::List`] |
 /// | a file `*.bin` | [`Format::Cifar`] |
@@ -237,7 +238,7 @@ impl FromStr for Format {
 /// | a folder with images, and no image in folders below | [`Format::Flat`] |
 /// | a folder whose images all lie in two or more folders, each with images of its own | [`Format::Classes`] |
 /// | any other folder with images at whatever depth | [`Format::Nested`] |
-/// | a folder with `*.tar` | as its first `*.tar` |
+/// | a folder with `*.tar` | as a file `*.tar`; labels in one of them decide for all |
 /// | a folder with `*.parquet` | [`Format::Parquet`] |
 ///
 /// So a root with `train/` and `test/` that hold class folders becomes one unlabelled set of all its

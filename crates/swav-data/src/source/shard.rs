@@ -1,19 +1,19 @@
 //! What lies where in one tar archive: its headers read once, from the first to the last.
+//!
+//! What is unpacked is what counts: links are followed to the member that they name, and of several members of one
+//! name the last one counts, at the place of the first.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::io::{self, Read, Seek};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tar::{Archive, EntryType};
 
 use super::is_image;
-use super::webdataset::Keys;
+pub(super) use super::members::BLOCK;
+use super::members::{Kind, Member, Members, ReadAt, follow, inside};
+use super::webdataset;
 use crate::error::DataError;
-
-/// Tar archives are made of blocks of so many bytes.
-pub(super) const BLOCK: u64 = 512;
 
 /// The label of an image that has none.
 pub(super) const NONE: u32 = u32::MAX;
@@ -22,9 +22,10 @@ pub(super) const NONE: u32 = u32::MAX;
 pub(crate) const MARKER: &str = ".swav-shard";
 
 /// What the members of an archive mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Layout {
     /// The first folder of an image names its class.
+    #[default]
     Folders,
     /// WebDataset: members with one key are one sample.
     Keys,
@@ -56,21 +57,94 @@ impl Marker {
     }
 }
 
+/// Something that was met while archives were listed: how often, and the first case.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Remark {
+    count: u64,
+    first: String,
+}
+
+impl Remark {
+    pub(super) fn add(&mut self, case: impl FnOnce() -> String) {
+        if self.count == 0 {
+            self.first = case();
+        }
+        self.count += 1;
+    }
+
+    fn merge(&mut self, other: Self, archive: &str) {
+        if self.count == 0 && other.count > 0 {
+            self.first = format!("{archive}: {}", other.first);
+        }
+        self.count += other.count;
+    }
+}
+
+/// What a person should know of the members of archives.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Remarks {
+    /// Images that belong to another image of their key: masks, depth maps.
+    pub(super) parts: Remark,
+    /// Members whose place a later one of the same name took.
+    pub(super) replaced: Remark,
+    /// Labels without an image.
+    pub(super) orphans: Remark,
+}
+
+impl Remarks {
+    /// Adds what was met in `archive`.
+    pub(super) fn merge(&mut self, other: Self, archive: &str) {
+        self.parts.merge(other.parts, archive);
+        self.replaced.merge(other.replaced, archive);
+        self.orphans.merge(other.orphans, archive);
+    }
+
+    /// A line for each thing that was met.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let line = |remark: &Remark, what: &str| {
+            let Remark { count, first } = remark;
+            (*count > 0).then(|| format!("{what}: {count} (the first: {first})"))
+        };
+        let lines = [
+            line(
+                &self.parts,
+                "images left out because they belong to another image of the same key, such as masks",
+            ),
+            line(
+                &self.replaced,
+                "members left out because a later member has the same name, as when the archive is unpacked",
+            ),
+            line(
+                &self.orphans,
+                "labels that belong to no image of their archive",
+            ),
+        ];
+        lines.into_iter().flatten().collect()
+    }
+}
+
 /// The images of one archive: numbers alone, 13 bytes an image. Names are read from the archive
 /// when someone asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Table {
+    pub(super) layout: Layout,
+    /// Whether an image has a label of its own key.
+    pub(super) labelled: bool,
     /// Where the bytes of each image begin, in blocks.
     pub(super) offsets: Vec<u32>,
     /// Their number.
     pub(super) sizes: Vec<u32>,
-    /// Blocks of headers in front of them; more than one when the name is long.
+    /// Blocks of headers in front of them: more than one when the name is long, 0 when they are in `named`.
     pub(super) gaps: Vec<u8>,
-    /// Index into `folders`, or the number in the key's `cls`; [`NONE`] without.
+    /// Index into `folders`, or the class itself when it is a number; [`NONE`] without.
     pub(super) labels: Vec<u32>,
-    /// First folders, sorted.
+    /// Images whose headers do not lie right in front of their bytes, or are many: number of the image, and the block
+    /// where its headers begin. In the order of the images.
+    pub(super) named: Vec<(u32, u32)>,
+    /// First folders, or the names of classes that WebDataset's labels give; sorted.
     pub(super) folders: Vec<Vec<u8>>,
     pub(super) marker: Option<Marker>,
+    pub(super) remarks: Remarks,
 }
 
 impl Table {
@@ -78,56 +152,233 @@ impl Table {
         self.offsets.len()
     }
 
-    fn permute(&mut self, order: &[u32]) {
-        fn by<T: Copy>(order: &[u32], values: &mut Vec<T>) {
-            *values = order.iter().map(|&index| values[index as usize]).collect();
+    pub(super) fn push(&mut self, entry: &Entry, label: u32) {
+        let gap = u8::try_from(entry.offset.wrapping_sub(entry.start)).unwrap_or(0);
+        let gap = if entry.linked { 0 } else { gap };
+        if gap == 0 {
+            self.named.push((self.len() as u32, entry.start));
         }
-        by(order, &mut self.offsets);
-        by(order, &mut self.sizes);
-        by(order, &mut self.gaps);
-        by(order, &mut self.labels);
+        self.offsets.push(entry.offset);
+        self.sizes.push(entry.size as u32);
+        self.gaps.push(gap);
+        self.labels.push(label);
     }
 }
 
-/// Names of images while an archive is read, for sorting.
-#[derive(Default)]
-struct Transient {
-    arena: Vec<u8>,
-    ends: Vec<usize>,
+/// What a member is to a set of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Image,
+    /// By its name, what may hold the label of an image.
+    Label,
+    /// Nothing by itself; a link may lead there.
+    Other,
 }
 
-impl Transient {
-    fn push(&mut self, name: &[u8]) {
-        self.arena.extend_from_slice(name);
+/// A file or a link of an archive, while the archive is listed.
+pub(super) struct Entry {
+    /// In blocks.
+    start: u32,
+    offset: u32,
+    size: u64,
+    kind: Kind,
+    linked: bool,
+    pub(super) role: Role,
+}
+
+/// The files and links of an archive, in its order.
+pub(super) struct Catalogue<'a, R> {
+    read: R,
+    /// The archive, for errors.
+    archive: &'a str,
+    pub(super) entries: Vec<Entry>,
+    /// Names one behind another, and where each ends.
+    arena: Vec<u8>,
+    ends: Vec<usize>,
+    /// The number of each link, and where it leads.
+    links: Vec<(u32, Box<Path>)>,
+    /// Labels that have the same name: the first, and a later one.
+    pub(super) twice: Vec<(u32, u32)>,
+    replaced: Remark,
+}
+
+impl<R: ReadAt> Catalogue<'_, R> {
+    fn push(&mut self, member: Member, clean: &Path, role: Role) {
+        if matches!(member.kind, Kind::HardLink | Kind::SymbolicLink) {
+            let number = self.entries.len() as u32;
+            self.links.push((number, member.target.into_boxed_path()));
+        }
+        // An archive has at most 2³² blocks.
+        self.entries.push(Entry {
+            start: (member.start / BLOCK) as u32,
+            offset: (member.offset / BLOCK) as u32,
+            size: member.size,
+            kind: member.kind,
+            linked: false,
+            role,
+        });
+        self.arena.extend_from_slice(bytes(clean));
         self.ends.push(self.arena.len());
     }
 
-    fn get(&self, index: u32) -> &[u8] {
+    /// The name of an entry.
+    pub(super) fn name(&self, index: u32) -> &[u8] {
         let index = index as usize;
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.arena[start..self.ends[index]]
+    }
+
+    /// The name of an entry and where it lies, for people.
+    pub(super) fn place(&self, index: u32) -> String {
+        let name = String::from_utf8_lossy(self.name(index));
+        let start = u64::from(self.entries[index as usize].start) * BLOCK;
+        format!("{name} (at byte {start})")
+    }
+
+    pub(super) fn failed(&self, reason: String) -> DataError {
+        failed(self.archive, reason)
+    }
+
+    /// The entries with a role, in the order of the archive.
+    pub(super) fn with(&self, role: Role) -> impl Iterator<Item = u32> {
+        (0..)
+            .zip(&self.entries)
+            .filter_map(move |(index, entry)| (entry.role == role).then_some(index))
+    }
+
+    /// The bytes of a file of at most `most`.
+    pub(super) fn bytes(&self, index: u32, most: u64) -> Result<Vec<u8>, String> {
+        let Entry { offset, size, .. } = self.entries[index as usize];
+        if size > most {
+            return Err(format!(
+                "{size} bytes are more than the {most} that are read"
+            ));
+        }
+        let mut bytes = vec![0; size as usize];
+        (self.read)(&mut bytes, u64::from(offset) * BLOCK).map_err(|error| error.to_string())?;
+        Ok(bytes)
+    }
+
+    /// All entries by name; of one name, by place.
+    fn by_name(&self) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.entries.len() as u32).collect();
+        order.sort_unstable_by(|&a, &b| walked(self.name(a), self.name(b)).then(a.cmp(&b)));
+        order
+    }
+
+    /// Gives links the bytes of the file that they lead to, if the archive has it.
+    fn follow_links(&mut self, order: &[u32]) {
+        let ends: Vec<Option<u32>> = (self.links.iter())
+            .map(|&(link, _)| match self.entries[link as usize].role {
+                Role::Other => None,
+                _ => self.end_of(link, order),
+            })
+            .collect();
+        for (&(link, _), end) in self.links.iter().zip(ends) {
+            let Some(end) = end else { continue };
+            let Entry {
+                offset, size, kind, ..
+            } = self.entries[end as usize];
+            let entry = &mut self.entries[link as usize];
+            (entry.offset, entry.size, entry.kind, entry.linked) = (offset, size, kind, true);
+        }
+    }
+
+    /// Where a link leads, as it stands in the archive.
+    fn target(&self, link: u32) -> Option<&Path> {
+        let found = self
+            .links
+            .binary_search_by_key(&link, |&(number, _)| number)
+            .ok()?;
+        Some(&self.links[found].1)
+    }
+
+    /// The file at the end of a chain of links.
+    fn end_of(&self, mut entry: u32, order: &[u32]) -> Option<u32> {
+        // As many as Linux follows.
+        for _ in 0..=40 {
+            let kind = self.entries[entry as usize].kind;
+            if !matches!(kind, Kind::HardLink | Kind::SymbolicLink) {
+                return Some(entry);
+            }
+            let target = self.target(entry)?;
+            let path = match kind {
+                Kind::HardLink => inside(target),
+                _ => follow(
+                    Path::new(&super::names::os(self.name(entry).into())),
+                    target,
+                ),
+            }?;
+            let first =
+                order.partition_point(|&other| walked(self.name(other), bytes(&path)).is_lt());
+            let same = order[first..]
+                .iter()
+                .take_while(|&&other| walked(self.name(other), bytes(&path)).is_eq());
+            // A hard link was made when what follows was not there yet.
+            let before = |&&other: &&u32| kind == Kind::SymbolicLink || other < entry;
+            entry = *same.clone().filter(before).last().or(same.last())?;
+        }
+        None
+    }
+
+    /// Leaves one member of each name.
+    fn join(&mut self, order: &[u32]) {
+        let mut first = 0;
+        for (at, &index) in order.iter().enumerate() {
+            let before = order[first];
+            if at == first || walked(self.name(before), self.name(index)).is_ne() {
+                first = at;
+                continue;
+            }
+            match self.entries[index as usize].role {
+                Role::Image => {
+                    if self.entries[before as usize].offset != self.entries[index as usize].offset {
+                        let case =
+                            format!("{}, replaced by {}", self.place(before), self.place(index));
+                        self.replaced.add(|| case);
+                    }
+                    self.entries.swap(before as usize, index as usize);
+                }
+                Role::Label => self.twice.push((before, index)),
+                Role::Other => {}
+            }
+            self.entries[index as usize].role = Role::Other;
+        }
+    }
+
+    /// Refuses members of a role that cannot be read in place.
+    pub(super) fn check(&self, role: Role) -> Result<(), DataError> {
+        for index in self.with(role) {
+            let entry = &self.entries[index as usize];
+            let reason = match entry.kind {
+                Kind::File if u32::try_from(entry.size).is_ok() => continue,
+                Kind::File => "is larger than 4 GiB".into(),
+                Kind::Sparse => "is sparse, so its bytes do not lie in one piece: make the archive without --sparse (-S)".into(),
+                Kind::Continued => "begins in another volume: join the volumes to one archive".into(),
+                _ => format!(
+                    "is a link to {}, which is no file of the archive: make the archive with --dereference (-h)",
+                    self.target(index).unwrap_or(Path::new("")).display()
+                ),
+            };
+            return Err(self.failed(format!("member {} {reason}", self.place(index))));
+        }
+        Ok(())
     }
 }
 
 /// Reads the headers of an archive of `length` bytes, called `name` in errors, and lists its images
 /// below `prefix`: as they lie there in a packed archive and with keys, else sorted by name, a
 /// folder's entries together.
+///
+/// When no layout is asked for, the archive decides: keys when an image has a label of its own key, in whatever place.
 pub(super) fn list(
-    reader: impl Read + Seek,
+    read: impl ReadAt,
     length: u64,
-    layout: Layout,
+    asked: Option<Layout>,
     prefix: &Path,
     name: &str,
 ) -> Result<Table, DataError> {
-    let failed = |reason: String| DataError::Archive {
-        file: name.into(),
-        reason,
-    };
-    // A whole archive is a whole number of blocks.
-    let damaged = |error: io::Error| match length.is_multiple_of(BLOCK) {
-        false => failed(format!("cut short, or not a tar archive: {error}")),
-        true => failed(format!("not a tar archive, or a damaged one: {error}")),
-    };
+    let failed = |reason: String| failed(name, reason);
     if length < BLOCK {
         return Err(failed(format!(
             "cut short: {length} bytes are less than one tar header"
@@ -136,102 +387,99 @@ pub(super) fn list(
     if length / BLOCK > u64::from(u32::MAX) {
         return Err(failed("larger than 2 TiB: pack it into shards".into()));
     }
-    let mut table = Table::default();
-    let mut names = Transient::default();
-    let mut folders: BTreeSet<Vec<u8>> = BTreeSet::new();
-    let mut keys = Keys::new(name);
-    let mut archive = Archive::new(reader);
-    let mut end = 0;
-    for entry in archive.entries_with_seek().map_err(damaged)? {
-        let mut entry = entry.map_err(damaged)?;
-        let start = end;
-        let path = entry.path().map_err(damaged)?.into_owned();
-        let (offset, size) = (entry.raw_file_position(), entry.size());
-        let kind = entry.header().entry_type();
-        end = offset.saturating_add(size.div_ceil(BLOCK).saturating_mul(BLOCK));
-        if offset.saturating_add(size) > length {
-            let reason = format!("cut short: {} reaches beyond the end", path.display());
-            return Err(failed(reason));
-        }
-        let Some(clean) = inside(&path) else {
-            let reason = format!("member {} leaves the archive", path.display());
+    let mut all = Catalogue {
+        read: &read,
+        archive: name,
+        entries: vec![],
+        arena: vec![],
+        ends: vec![],
+        links: vec![],
+        twice: vec![],
+        replaced: Remark::default(),
+    };
+    let mut marker = None;
+    for member in Members::new(&read, 0, length) {
+        let member = member.map_err(failed)?;
+        let Some(clean) = inside(&member.path) else {
+            let reason = format!("member {} leaves the archive", member.path.display());
             return Err(failed(reason));
         };
-        let regular = matches!(kind, EntryType::Regular | EntryType::Continuous);
-        if start == 0 && regular && clean == Path::new(MARKER) && layout == Layout::Folders {
-            table.marker = Some(read_marker(&mut entry, size).map_err(failed)?);
+        if member.kind == Kind::Other {
             continue;
         }
         let hidden = clean
             .iter()
             .any(|part| part.as_encoded_bytes().starts_with(b"."));
-        if hidden {
-            continue;
-        }
-        if layout == Layout::Keys && regular && Keys::is_label(&clean) {
-            keys.label(&clean, size, &mut entry, &mut table)?;
-        }
-        if !is_image(&clean) {
-            continue;
-        }
-        let Ok(below) = clean.strip_prefix(prefix) else {
-            continue;
+        let role = match clean.starts_with(prefix) {
+            true if hidden => Role::Other,
+            true if is_image(&clean) => Role::Image,
+            true if webdataset::is_label(&clean) && marker.is_none() => Role::Label,
+            _ => Role::Other,
         };
-        match kind {
-            EntryType::Regular | EntryType::Continuous => {}
-            EntryType::GNUSparse => {
-                return Err(failed(format!("member {} is sparse", path.display())));
-            }
-            // Folders and links hold no bytes.
-            _ => continue,
-        }
-        let (Ok(size), Ok(gap)) = (
-            u32::try_from(size),
-            u8::try_from((offset - start.min(offset)) / BLOCK),
-        ) else {
-            let reason = format!("member {} is larger than 4 GiB", path.display());
-            return Err(failed(reason));
-        };
-        table.offsets.push((offset / BLOCK) as u32);
-        table.sizes.push(size);
-        table.gaps.push(gap);
-        table.labels.push(NONE);
-        match layout {
-            Layout::Keys => keys.image(&clean, &mut table)?,
-            Layout::Folders => {
-                names.push(bytes(below));
-                if let Some(folder) = first_folder(below)
-                    && !folders.contains(folder)
-                {
-                    folders.insert(folder.to_vec());
-                }
-            }
+        let first = member.start == 0 && member.kind == Kind::File && clean == Path::new(MARKER);
+        all.push(member, &clean, role);
+        if first && asked != Some(Layout::Keys) {
+            marker = Some(read_marker(&all).map_err(failed)?);
         }
     }
-    if end.saturating_add(BLOCK) > length {
-        let reason = "cut short: the end-of-archive block is missing";
-        return Err(failed(reason.into()));
+    let order = all.by_name();
+    all.follow_links(&order);
+    all.check(Role::Image)?;
+    all.join(&order);
+    let labelled = webdataset::is_labelled(&all);
+    let mut table = match asked {
+        Some(Layout::Keys) => webdataset::table(&all)?,
+        None if labelled => webdataset::table(&all)?,
+        _ => by_folders(&all, &order, prefix, marker),
+    };
+    if !labelled {
+        let labels = all
+            .with(Role::Label)
+            .filter(|&label| webdataset::is_cls(all.name(label)));
+        labels.for_each(|label| table.remarks.orphans.add(|| all.place(label)));
     }
-    if layout == Layout::Keys {
-        keys.finish(&mut table)?;
-        return Ok(table);
-    }
-    table.folders = folders.into_iter().collect();
-    let numbers = 0..table.len() as u32;
-    for index in numbers.clone() {
-        let folder = first_folder_of(names.get(index));
-        let found = folder.map(|name| table.folders.binary_search_by(|f| f.as_slice().cmp(name)));
-        table.labels[index as usize] = match found {
+    table.labelled = labelled;
+    table.remarks.replaced = all.replaced;
+    Ok(table)
+}
+
+/// The table of images in folders: in the order of their names, or of the archive when it has a marker.
+fn by_folders<R: ReadAt>(
+    all: &Catalogue<R>,
+    order: &[u32],
+    prefix: &Path,
+    marker: Option<Marker>,
+) -> Table {
+    let is_image = |&index: &u32| all.entries[index as usize].role == Role::Image;
+    let images: Vec<u32> = match marker {
+        Some(_) => all.with(Role::Image).collect(),
+        None => order.iter().copied().filter(is_image).collect(),
+    };
+    // Every image lies below the prefix.
+    let prefix: PathBuf = prefix.components().collect();
+    let skipped = match bytes(&prefix).len() {
+        0 => 0,
+        length => length + 1,
+    };
+    let folder_of = |index: u32| first_folder(&all.name(index)[skipped..]);
+    let folders: BTreeSet<&[u8]> = images
+        .iter()
+        .filter_map(|&index| folder_of(index))
+        .collect();
+    let folders: Vec<Vec<u8>> = folders.into_iter().map(<[u8]>::to_vec).collect();
+    let mut table = Table::default();
+    for index in images {
+        let found = folder_of(index)
+            .map(|name| folders.binary_search_by(|folder| folder.as_slice().cmp(name)));
+        let label = match found {
             Some(Ok(number)) => number as u32,
             _ => NONE,
         };
+        table.push(&all.entries[index as usize], label);
     }
-    if table.marker.is_none() {
-        let mut order: Vec<u32> = numbers.collect();
-        order.sort_by(|&a, &b| walked(names.get(a), names.get(b)));
-        table.permute(&order);
-    }
-    Ok(table)
+    table.folders = folders;
+    table.marker = marker;
+    table
 }
 
 /// Compares names as a walk through folders meets them, where `a/1` comes before `a-b/1`: by their
@@ -245,18 +493,12 @@ fn walked(one: &[u8], other: &[u8]) -> Ordering {
     one.iter().map(key).cmp(other.iter().map(key))
 }
 
-fn read_marker(entry: &mut impl Read, size: u64) -> Result<Marker, String> {
+/// Reads the marker, which is the first entry.
+fn read_marker<R: ReadAt>(all: &Catalogue<R>) -> Result<Marker, String> {
     /// A million classes with long names.
     const MOST: u64 = 1 << 26;
     let wrong = |what: String| format!("member {MARKER}: {what}");
-    if size > MOST {
-        return Err(wrong(format!("{size} bytes are more than it can have")));
-    }
-    let mut text = Vec::new();
-    entry
-        .take(MOST)
-        .read_to_end(&mut text)
-        .map_err(|error| wrong(error.to_string()))?;
+    let text = all.bytes(0, MOST).map_err(wrong)?;
     let marker: Marker = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
     if marker.version != Marker::VERSION {
         return Err(wrong(format!(
@@ -271,17 +513,11 @@ fn read_marker(entry: &mut impl Read, size: u64) -> Result<Marker, String> {
     Ok(marker)
 }
 
-/// `path` without `./`; nothing when it leaves the archive.
-pub(super) fn inside(path: &Path) -> Option<PathBuf> {
-    let mut clean = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(part) => clean.push(part),
-            Component::CurDir => {}
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
-        }
+fn failed(archive: &str, reason: String) -> DataError {
+    DataError::Archive {
+        file: archive.into(),
+        reason,
     }
-    Some(clean)
 }
 
 fn bytes(path: &Path) -> &[u8] {
@@ -289,11 +525,7 @@ fn bytes(path: &Path) -> &[u8] {
 }
 
 /// The first folder of a member, when it lies in one.
-fn first_folder(path: &Path) -> Option<&[u8]> {
-    first_folder_of(bytes(path))
-}
-
-fn first_folder_of(name: &[u8]) -> Option<&[u8]> {
+fn first_folder(name: &[u8]) -> Option<&[u8]> {
     let separator = |&byte: &u8| byte == b'/' || char::from(byte) == std::path::MAIN_SEPARATOR;
     name.iter().position(separator).map(|end| &name[..end])
 }

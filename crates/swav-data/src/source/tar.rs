@@ -6,16 +6,17 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Cursor, ErrorKind};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use tar::{Archive, EntryType, Header};
+use tar::{EntryType, Header};
 
 use super::files::Files;
-use super::shard::{BLOCK, Layout, Marker, NONE, Table, inside, list};
+use super::members::{Members, ReadAt, inside, is_whole};
+use super::shard::{BLOCK, Layout, Marker, NONE, Remarks, Table, list};
 use super::{Sample, Source, count, extension_list, index, inventory, read_at};
 use crate::error::DataError;
 use crate::health::lock;
@@ -30,11 +31,14 @@ use crate::health::lock;
 /// * `./` in front of a name is tolerated. A name that leaves the archive (`..`, absolute) is an
 ///   error, whether or not it is an image: such an archive is not to be trusted.
 /// * Hidden members and members that are no images are left out.
+/// * Hard and symbolic links are followed within the archive. An image that is a link to somewhere else is an error.
+/// * Of several members of one name the last one counts, as when the archive is unpacked; a [note](Source::notes) says so.
 /// * An archive must end with its end-of-archive block. Without it a copy that stopped between two
-///   members would look whole.
+///   members would look whole. Archives that were joined with `cat` are read to the last one.
+/// * Sparse members, and members that continue from another volume, are refused when they are images.
 ///
 /// # Memory
-/// 13 bytes a sample: offset, size, label. Names are read from the archive when they are asked for.
+/// 13 bytes a sample: offset, size, label; 8 more for a link. Names are read from the archive when they are asked for.
 ///
 /// # Index
 /// The list of an archive of 1 MiB or more is written beside it (`NAME.tar.index`) and read from
@@ -50,6 +54,8 @@ pub struct TarSource {
     offsets: Vec<u32>,
     sizes: Vec<u32>,
     gaps: Vec<u8>,
+    /// As in [`Table`], for all shards: the number of the image, and where its headers begin.
+    named: Vec<(usize, u32)>,
     /// Empty without labels.
     labels: Vec<u32>,
     classes: Vec<String>,
@@ -92,18 +98,30 @@ impl TarSource {
     /// [`DataError::Archive`] naming archive and member when it is cut short, damaged, compressed or
     /// has a member that leaves it; [`DataError::Empty`] without images; [`DataError::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
-        Self::with_layout(path.as_ref(), Layout::Folders)
+        Self::with_layout(path.as_ref(), Some(Layout::Folders))
     }
 
     /// Opens archives as [`open`](Self::open) does, but with WebDataset's keys: the label of an image
-    /// is the number in the `cls`, or the `"label"` in the `json`, of the same key.
+    /// is what stands in the `cls`, or as `"label"` in the `json`, of its own stem: the path without the last extension.
+    /// Without one, the label of the longest stem counts that the image's goes on from at a dot (`1.cls` for
+    /// `1.left.png`), else the only label of its key (the path up to the first dot).
     ///
-    /// Samples stay in the order of the archives. Classes are called by their numbers.
+    /// Samples stay in the order of the archives. Labels are the numbers of classes, or their names; then the classes are
+    /// the sorted names. Where all labels are -1, as in published test sets, there are none. An image whose stem goes on
+    /// from another image's and that has no label of its own (`1.seg.png` beside `1.jpg`) is left out, and a
+    /// [note](Source::notes) says so.
     ///
     /// # Errors
-    /// As [`open`](Self::open); also when a label is no number, or some keys have one and others not.
+    /// As [`open`](Self::open); also when a label cannot be read, one image has two, some images have one and others
+    /// not, some are numbers and others names, or the members of a key do not lie next to one another.
     pub fn webdataset(path: impl AsRef<Path>) -> Result<Self, DataError> {
-        Self::with_layout(path.as_ref(), Layout::Keys)
+        Self::with_layout(path.as_ref(), Some(Layout::Keys))
+    }
+
+    /// Opens archives as [`webdataset`](Self::webdataset) does when an image in any of them has a label of its own key,
+    /// else as [`open`](Self::open) does.
+    pub(super) fn detect(path: &Path) -> Result<Self, DataError> {
+        Self::with_layout(path, None)
     }
 
     /// Reads a tar that is part of the program, as `include_bytes!` gives it. `prefix` picks the
@@ -114,34 +132,46 @@ impl TarSource {
     pub fn from_static(name: &str, bytes: &'static [u8], prefix: &str) -> Result<Self, DataError> {
         let prefix = PathBuf::from(prefix);
         let length = bytes.len() as u64;
-        let table = list(Cursor::new(bytes), length, Layout::Folders, &prefix, name)?;
+        let table = list(
+            read_static(bytes),
+            length,
+            Some(Layout::Folders),
+            &prefix,
+            name,
+        )?;
         let data = Data::Static {
             name: name.into(),
             bytes,
             prefix,
         };
         let mut set = Set::default();
-        set.append(table);
+        set.append(table, name);
         set.finish(data, Layout::Folders, name.to_string(), Path::new(name))
     }
 
-    fn with_layout(path: &Path, layout: Layout) -> Result<Self, DataError> {
+    fn with_layout(path: &Path, asked: Option<Layout>) -> Result<Self, DataError> {
         let files = Files::at(path, |name| match is_compressed(name) {
             true => Err(compressed(&path.join(name))),
             false => Ok(is_tar(name)),
         })?;
         let mut set = Set::default();
+        let mut layout = asked;
         let shards = files.len();
         // Some at a time: what is listed waits no longer than for its neighbours.
         const WAVE: usize = 64;
         for first in (0..shards).step_by(WAVE) {
             let last = shards.min(first + WAVE);
-            for listed in list_some(&files, first..last, layout) {
+            for (shard, listed) in (first..last).zip(list_some(&files, first..last, asked)) {
                 let (table, notes) = listed?;
-                set.append(table);
+                if table.len() > 0 && *layout.get_or_insert(table.layout) != table.layout {
+                    // Labels in one archive decide for all.
+                    return Self::with_layout(path, Some(Layout::Keys));
+                }
+                set.append(table, &files.path(shard).to_string_lossy());
                 set.notes.extend(notes);
             }
         }
+        let layout = layout.unwrap_or_default();
         let place = format!("{} {}", layout_name(layout), path.display());
         set.finish(Data::Files(files), layout, place, path)
     }
@@ -162,24 +192,42 @@ impl TarSource {
 
     /// Reads the name of a member from its headers.
     fn member(&self, index: usize) -> Option<PathBuf> {
-        let shard = self.shard(index);
-        let end = u64::from(self.offsets[index]) * BLOCK;
-        let start = end - u64::from(self.gaps[index]) * BLOCK;
-        let mut headers = vec![0; (end - start) as usize];
-        let prefix = match &self.data {
+        fn at(read: impl ReadAt, block: u32, length: u64) -> Option<PathBuf> {
+            let member = Members::new(read, u64::from(block) * BLOCK, length).next()?;
+            inside(&member.ok()?.path)
+        }
+        let block = match u32::from(self.gaps[index]) {
+            0 => {
+                let place = self.named.binary_search_by_key(&index, |&(image, _)| image);
+                self.named[place.ok()?].1
+            }
+            gap => self.offsets[index] - gap,
+        };
+        match &self.data {
             Data::Files(files) => {
-                read_at(files.file(shard).ok()?.as_ref(), &mut headers, start).ok()?;
-                Path::new("")
+                let file = files.file(self.shard(index)).ok()?;
+                let length = file.metadata().ok()?.len();
+                at(
+                    |buffer: &mut [u8], at| read_at(&file, buffer, at),
+                    block,
+                    length,
+                )
             }
             Data::Static { bytes, prefix, .. } => {
-                headers.copy_from_slice(&bytes[start as usize..end as usize]);
-                prefix
+                let path = at(read_static(bytes), block, bytes.len() as u64)?;
+                path.strip_prefix(prefix).map(Path::to_path_buf).ok()
             }
-        };
-        let mut archive = Archive::new(Cursor::new(headers));
-        let entry = archive.entries().ok()?.next()?.ok()?;
-        let path = inside(&entry.path().ok()?)?;
-        path.strip_prefix(prefix).map(Path::to_path_buf).ok()
+        }
+    }
+}
+
+/// Reads from bytes in memory.
+fn read_static(bytes: &'static [u8]) -> impl ReadAt {
+    move |buffer: &mut [u8], at: u64| {
+        let start = usize::try_from(at).ok();
+        let found = start.and_then(|start| bytes.get(start..)?.get(..buffer.len()));
+        buffer.copy_from_slice(found.ok_or(io::Error::from(ErrorKind::UnexpectedEof))?);
+        Ok(())
     }
 }
 
@@ -271,7 +319,7 @@ impl Source for TarSource {
 fn list_some(
     files: &Files,
     shards: std::ops::Range<usize>,
-    layout: Layout,
+    asked: Option<Layout>,
 ) -> Vec<Result<(Table, Vec<String>), DataError>> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(shards.start);
@@ -283,7 +331,7 @@ fn list_some(
                 break;
             }
             let mut notes = Vec::new();
-            let listed = index::table(&files.path(shard), layout, &mut notes);
+            let listed = index::table(&files.path(shard), asked, &mut notes);
             lock(&done).push((shard, listed.map(|table| (table, notes))));
         }
     };
@@ -303,21 +351,39 @@ fn list_some(
 struct Set {
     starts: Vec<usize>,
     all: Table,
-    /// The number of each folder, in the order of appearance.
+    named: Vec<(usize, u32)>,
+    /// The number of each folder, or name of a class, in the order of appearance.
     folders: HashMap<Vec<u8>, u32>,
+    /// An archive with keys whose labels are numbers, and one whose labels are names.
+    numbers: Option<String>,
+    names: Option<String>,
+    remarks: Remarks,
     /// What all shards so far say of themselves, if they agree.
     marker: Option<Marker>,
     notes: Vec<String>,
 }
 
 impl Set {
-    fn append(&mut self, table: Table) {
+    fn append(&mut self, table: Table, archive: &str) {
         match self.starts.is_empty() {
             true => self.marker = table.marker,
             false if self.marker != table.marker => self.marker = None,
             false => {}
         }
-        self.starts.push(self.all.len());
+        let start = self.all.len();
+        self.starts.push(start);
+        let named = table.named.into_iter();
+        self.named
+            .extend(named.map(|(image, block)| (start + image as usize, block)));
+        self.remarks.merge(table.remarks, archive);
+        if table.labels.iter().any(|&label| label != NONE) {
+            let kind = if table.folders.is_empty() {
+                &mut self.numbers
+            } else {
+                &mut self.names
+            };
+            kind.get_or_insert_with(|| archive.into());
+        }
         self.all.offsets.extend(table.offsets);
         self.all.sizes.extend(table.sizes);
         self.all.gaps.extend(table.gaps);
@@ -327,7 +393,7 @@ impl Set {
                 *self.folders.entry(folder).or_insert(next)
             })
             .collect();
-        // With keys a label is a number already, and there are no folders.
+        // Where classes have numbers, a label is one already, and there are no names.
         let number = |label: u32| numbers.get(label as usize).copied().unwrap_or(label);
         self.all.labels.extend(table.labels.into_iter().map(number));
     }
@@ -342,10 +408,15 @@ impl Set {
         let Self {
             starts,
             mut all,
+            named,
             folders,
+            numbers,
+            names,
+            remarks,
             marker,
-            notes,
+            mut notes,
         } = self;
+        notes.extend(remarks.notes());
         if all.len() == 0 {
             let (looked_for, found) = match starts.len() {
                 0 => (".tar".into(), inventory(path)),
@@ -370,7 +441,18 @@ impl Set {
                     .into(),
             });
         }
+        if let (Layout::Keys, Some(numbers), Some(names)) = (layout, numbers, names) {
+            return Err(DataError::Archive {
+                file: path.to_string_lossy().into_owned(),
+                reason: format!(
+                    "the labels in {numbers} are numbers and those in {names} names: give all as numbers, or all as names"
+                ),
+            });
+        }
         let classes = match (layout, marker) {
+            (Layout::Keys, _) if whole && !folders.is_empty() => {
+                relabel_by_name(&mut all.labels, &folders)
+            }
             (Layout::Keys, _) if whole => {
                 let most = all.labels.iter().max().copied().unwrap_or_default();
                 (0..=most).map(|number| number.to_string()).collect()
@@ -402,6 +484,7 @@ impl Set {
             offsets: all.offsets,
             sizes: all.sizes,
             gaps: all.gaps,
+            named,
             labels: all.labels,
             classes,
             place,
@@ -449,26 +532,15 @@ fn relabel_by_marker(
     Ok(())
 }
 
-/// Whether `header` announces a file of `size` bytes. With long headers in front the size may stand
-/// there instead.
+/// Whether `header` announces a file of `size` bytes. With other headers in front, which there may be unless the gap is
+/// one block, the size may stand there instead.
 fn is_header_of(header: &Header, size: u32, gap: u8) -> bool {
-    let bytes = header.as_bytes();
-    // The checksum is taken with its own field as spaces.
-    let sum: u32 = (bytes.iter().enumerate())
-        .map(|(i, &byte)| {
-            if (148..156).contains(&i) {
-                32
-            } else {
-                u32::from(byte)
-            }
-        })
-        .sum();
-    header.cksum().is_ok_and(|told| told == sum)
+    is_whole(header)
         && matches!(
             header.entry_type(),
             EntryType::Regular | EntryType::Continuous
         )
-        && (gap > 1
+        && (gap != 1
             || header
                 .entry_size()
                 .is_ok_and(|told| told == u64::from(size)))

@@ -1,214 +1,560 @@
 //! WebDataset: tar archives in which members with one key are one sample.
 //!
-//! The key is the member's path up to the first dot of its last part; what follows says what the
-//! member is: `000123.jpg` with `000123.cls` (a number, the label) or `000123.json` (with a field
-//! `"label"`). Members of a key lie next to one another, which is how such archives are written and
-//! what lets them be read in one go. Images may be of any kind that is known; other members, such as
-//! a `txt` with a caption, are passed over.
+//! The key of a member is its path up to the first dot of its last part, its stem the path up to the last dot.
+//! Members of a key lie next to one another, which is how such archives are written and what lets them be read in one
+//! go. `000123.jpg` is an image; `000123.cls` holds its label, and `000123.json` does when it has a field `"label"`.
+//! A label is the number of a class or its name. Images may be of any kind that is known; other members, such as a
+//! `txt` with a caption, are passed over.
+//!
+//! Names may have dots of their own (`img_0.1.png`, `img_0.2.png`), and a sample may have several images, so the key
+//! alone does not tell which label is whose. Within a key an image has
+//!
+//! 1. the label of its own stem (`img_0.1.cls` for `img_0.1.png`), else
+//! 2. that of the longest stem which its own goes on from at a dot (`0.cls` for `0.left.png`), else
+//! 3. the only label of the key, if no image has it by the rules above (`0.target.cls` for `0.input.png`).
+//!
+//! An image that goes on from another image's stem and has no label of its own stem (`0.seg.png` beside `0.jpg`) is
+//! part of that image, such as a mask, and left out.
 
-use std::collections::HashSet;
-use std::fs::File;
-use std::io::Read;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use tar::Archive;
+use serde::Deserialize;
 
-use super::is_image;
-use super::shard::{NONE, Table};
+use super::members::ReadAt;
+use super::shard::{Catalogue, Layout, NONE, Role, Table};
 use crate::error::DataError;
 
-/// What is known of the key that is being read.
-pub(super) struct Keys {
-    archive: String,
-    key: Vec<u8>,
-    /// Its first image.
-    first: usize,
-    cls: Option<u32>,
-    json: Option<u32>,
-    /// A key with image and label, and one with an image only.
-    labelled: Option<String>,
-    bare: Option<String>,
-    /// A label without an image.
-    orphan: Option<String>,
+/// More classes than any set has: a larger number is no label.
+pub(super) const CLASSES: u64 = 10_000_000;
+
+/// What a label says: a number, or the name of a class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Label {
+    Number(u32),
+    Name(String),
 }
 
-impl Keys {
-    /// More classes than any set has: a larger number is no label.
-    pub(super) const CLASSES: u64 = 10_000_000;
-    /// Longer than any description of an image.
-    const LONGEST: u64 = 1 << 24;
-
-    pub(super) fn new(archive: &str) -> Self {
-        Self {
-            archive: archive.into(),
-            key: vec![],
-            first: 0,
-            cls: None,
-            json: None,
-            labelled: None,
-            bare: None,
-            orphan: None,
+impl std::fmt::Display for Label {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => write!(f, "\"{name}\""),
         }
     }
+}
 
-    /// Whether a member of this name may hold a label.
-    pub(super) fn is_label(path: &Path) -> bool {
-        matches!(extension(path), Some(b"cls" | b"json"))
+/// Whether a member of this name may hold a label.
+pub(super) fn is_label(path: &Path) -> bool {
+    let name = path.as_os_str().as_encoded_bytes();
+    is_cls(name) || ends_with(name, b"json")
+}
+
+/// Whether a member of this name holds a label and nothing else.
+pub(super) fn is_cls(name: &[u8]) -> bool {
+    ends_with(name, b"cls")
+}
+
+fn ends_with(name: &[u8], extension: &[u8]) -> bool {
+    let (stem, found) = name.split_at(stem(name).len());
+    !stem.is_empty()
+        && found
+            .get(1..)
+            .is_some_and(|found| found.eq_ignore_ascii_case(extension))
+}
+
+/// Whether an image of the archive has a label of its own key, wherever that lies. Labels are read until one is found.
+pub(super) fn is_labelled<R: ReadAt>(all: &Catalogue<R>) -> bool {
+    if all.with(Role::Label).next().is_none() {
+        return false;
     }
+    let keys: HashSet<&[u8]> = all
+        .with(Role::Image)
+        .map(|image| key(all.name(image)))
+        .collect();
+    all.with(Role::Label).any(|label| {
+        let name = all.name(label);
+        keys.contains(key(name))
+            && (is_cls(name)
+                || all
+                    .bytes(label, LONGEST)
+                    .is_ok_and(|text| says_label(&text)))
+    })
+}
 
-    /// The next member is an image; it has been appended to `table`.
-    pub(super) fn image(&mut self, path: &Path, table: &mut Table) -> Result<(), DataError> {
-        self.enter(path, table, table.len() - 1)
+/// Longer than any description of an image.
+const LONGEST: u64 = 1 << 24;
+
+/// Whether JSON has a label. What is damaged has one if it looks so: whoever reads it says what is wrong.
+fn says_label(text: &[u8]) -> bool {
+    match of_json(text) {
+        Ok(label) => label.is_some(),
+        Err(_) => memchr::memmem::find(text, b"\"label\"").is_some(),
     }
+}
 
-    /// The next member is a label.
-    pub(super) fn label(
+/// The samples of an archive, in its order.
+///
+/// # Errors
+/// When a label cannot be read, two labels of one image differ, some images have a label and others none, some labels
+/// are numbers and others names, or the members of a key lie apart.
+pub(super) fn table<R: ReadAt>(all: &Catalogue<R>) -> Result<Table, DataError> {
+    all.check(Role::Label)?;
+    for &(one, other) in &all.twice {
+        let (first, second) = (read(all, one)?, read(all, other)?);
+        if first != second {
+            return Err(differ(all, (one, &first), (other, &second)));
+        }
+    }
+    let mut samples = Samples::new(all);
+    let mut group = Group::default();
+    for (index, entry) in (0..).zip(&all.entries) {
+        if entry.role == Role::Other {
+            continue;
+        }
+        let key = key(all.name(index));
+        if key != group.key {
+            samples.take(&mut group);
+            group.key = key;
+        }
+        if entry.role == Role::Image {
+            group.images.push(index);
+        } else if let Some(label) = read(all, index)? {
+            group.add(all, index, label)?;
+        }
+    }
+    samples.take(&mut group);
+    samples.finish()
+}
+
+/// Reads a label; nothing when the member has none.
+fn read<R: ReadAt>(all: &Catalogue<R>, index: u32) -> Result<Option<Label>, DataError> {
+    let text = all.bytes(index, LONGEST);
+    let label = text.and_then(|text| match is_cls(all.name(index)) {
+        true => of_text(&text),
+        false => of_json(&text),
+    });
+    label.map_err(|reason| all.failed(format!("member {}: {reason}", all.place(index))))
+}
+
+fn differ<R: ReadAt>(
+    all: &Catalogue<R>,
+    (one, first): (u32, &Option<Label>),
+    (other, second): (u32, &Option<Label>),
+) -> DataError {
+    let say = |label: &Option<Label>| label.as_ref().map_or("none".into(), Label::to_string);
+    all.failed(format!(
+        "members {} and {} give one sample two labels, {} and {}: leave one",
+        all.place(one),
+        all.place(other),
+        say(first),
+        say(second)
+    ))
+}
+
+/// Members of one key that lie next to one another.
+#[derive(Default)]
+struct Group<'a> {
+    key: &'a [u8],
+    images: Vec<u32>,
+    /// By stem.
+    labels: HashMap<&'a [u8], (u32, Label)>,
+}
+
+impl<'a> Group<'a> {
+    fn add<R: ReadAt>(
         &mut self,
-        path: &Path,
-        size: u64,
-        member: &mut impl Read,
-        table: &mut Table,
+        all: &'a Catalogue<R>,
+        index: u32,
+        label: Label,
     ) -> Result<(), DataError> {
-        self.enter(path, table, table.len())?;
-        let wrong = |reason: &str| self.failed(format!("member {}: {reason}", path.display()));
-        if size > Self::LONGEST {
-            return Err(wrong("too long to be a label"));
+        match self.labels.get(stem(all.name(index))) {
+            Some((other, known)) if *known != label => Err(differ(
+                all,
+                (*other, &Some(known.clone())),
+                (index, &Some(label)),
+            )),
+            Some(_) => Ok(()),
+            None => {
+                self.labels.insert(stem(all.name(index)), (index, label));
+                Ok(())
+            }
         }
-        let mut text = Vec::new();
-        member
-            .take(Self::LONGEST)
-            .read_to_end(&mut text)
-            .map_err(|error| wrong(&error.to_string()))?;
-        let within = |number: u64| match number < Self::CLASSES {
-            true => Ok(number as u32),
-            false => Err(wrong(&format!("label {number} is no number of a class"))),
+    }
+}
+
+/// What an image of a label has in common with it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Sought<'a> {
+    /// There is no image next to the label.
+    Key(&'a [u8]),
+    /// The images next to the label are of others.
+    Stem(&'a [u8]),
+}
+
+/// The samples that were found so far.
+struct Samples<'a, R> {
+    all: &'a Catalogue<'a, R>,
+    table: Table,
+    /// The number of each name of a class, in the order of appearance.
+    names: HashMap<String, u32>,
+    /// A label that is a number, and one that is a name.
+    number: Option<u32>,
+    name: Option<u32>,
+    /// An image without a label.
+    bare: Option<u32>,
+    /// Labels that no image has.
+    orphans: Vec<(u32, Sought<'a>)>,
+}
+
+impl<'a, R: ReadAt> Samples<'a, R> {
+    fn new(all: &'a Catalogue<'a, R>) -> Self {
+        Self {
+            all,
+            table: Table {
+                layout: Layout::Keys,
+                ..Table::default()
+            },
+            names: HashMap::new(),
+            number: None,
+            name: None,
+            bare: None,
+            orphans: vec![],
+        }
+    }
+
+    /// Appends the samples of a group, which is empty afterwards.
+    fn take(&mut self, group: &mut Group<'a>) {
+        let Group {
+            key,
+            images,
+            labels,
+        } = std::mem::take(group);
+        let all = self.all;
+        let stem = |image: u32| stem(all.name(image));
+        let stems: HashSet<&[u8]> = images.iter().map(|&image| stem(image)).collect();
+        let mut claimed: HashSet<&[u8]> = HashSet::new();
+        let mut samples = Vec::with_capacity(images.len());
+        for image in images {
+            let own = stem(image);
+            if !labels.contains_key(own) && beginnings(own, key).any(|other| stems.contains(other))
+            {
+                self.table.remarks.parts.add(|| all.place(image));
+                continue;
+            }
+            let label = std::iter::once(own)
+                .chain(beginnings(own, key))
+                .find(|&stem| labels.contains_key(stem));
+            claimed.extend(label);
+            samples.push((image, label));
+        }
+        let only = match (labels.len(), claimed.len()) {
+            (1, 0) => labels.keys().next().copied(),
+            _ => None,
         };
-        if extension(path) == Some(b"cls") {
-            let text = String::from_utf8_lossy(&text);
-            let number = text.trim().parse().map_err(|_| {
-                let start: String = text.trim().chars().take(20).collect();
-                wrong(&format!(
-                    "expected the number of a class, found \"{start}\""
-                ))
-            })?;
-            self.cls = Some(within(number)?);
+        if !samples.is_empty() {
+            claimed.extend(only);
+        }
+        for (stem, (label, _)) in &labels {
+            if !claimed.contains(stem) {
+                let sought = match samples.is_empty() {
+                    true => Sought::Key(key),
+                    false => Sought::Stem(stem),
+                };
+                self.orphans.push((*label, sought));
+            }
+        }
+        for (image, stem) in samples {
+            let label = match stem.or(only).and_then(|stem| labels.get(stem)) {
+                Some((member, label)) => self.number(*member, label),
+                None => {
+                    self.bare.get_or_insert(image);
+                    NONE
+                }
+            };
+            self.table.push(&all.entries[image as usize], label);
+        }
+    }
+
+    /// A label as it stands in the table.
+    fn number(&mut self, member: u32, label: &Label) -> u32 {
+        match label {
+            Label::Number(number) => {
+                self.number.get_or_insert(member);
+                *number
+            }
+            Label::Name(name) => {
+                self.name.get_or_insert(member);
+                let next = self.names.len() as u32;
+                match self.names.get(name) {
+                    Some(&number) => number,
+                    None => *self.names.entry(name.clone()).or_insert(next),
+                }
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<Table, DataError> {
+        let all = self.all;
+        self.orphans.sort_unstable_by_key(|&(label, _)| label);
+        self.check_neighbours()?;
+        let labelled = self.number.or(self.name);
+        if let (Some(_), Some(bare)) = (labelled, self.bare) {
+            return Err(all.failed(format!(
+                "key {} has an image and no label, while others have one: {}; give each image a cls \
+                 or a json with \"label\", next to it in the archive, or leave out all",
+                String::from_utf8_lossy(key(all.name(bare))),
+                all.place(bare)
+            )));
+        }
+        if let (Some(number), Some(name)) = (self.number, self.name) {
+            return Err(all.failed(format!(
+                "member {} has the number of a class and member {} a name: give all labels as numbers, or all as names",
+                all.place(number),
+                all.place(name)
+            )));
+        }
+        for &(label, _) in &self.orphans {
+            self.table.remarks.orphans.add(|| all.place(label));
+        }
+        let mut names: Vec<(String, u32)> = self.names.into_iter().collect();
+        names.sort_unstable();
+        let mut rank = vec![0; names.len()];
+        for (place, &(_, number)) in (0..).zip(&names) {
+            rank[number as usize] = place;
+        }
+        if !names.is_empty() {
+            let labels = self.table.labels.iter_mut();
+            labels
+                .filter(|label| **label != NONE)
+                .for_each(|label| *label = rank[*label as usize]);
+        }
+        self.table.folders = names
+            .into_iter()
+            .map(|(name, _)| name.into_bytes())
+            .collect();
+        Ok(self.table)
+    }
+
+    /// Refuses a label whose image lies elsewhere in the archive.
+    fn check_neighbours(&self) -> Result<(), DataError> {
+        let all = self.all;
+        if self.orphans.is_empty() {
             return Ok(());
         }
-        let value: serde_json::Value =
-            serde_json::from_slice(&text).map_err(|error| wrong(&error.to_string()))?;
-        if let Some(label) = value.get("label") {
-            let number = label.as_u64().ok_or_else(|| {
-                wrong(&format!(
-                    "\"label\" is {label}, expected the number of a class"
-                ))
-            })?;
-            self.json = Some(within(number)?);
+        let sought: HashMap<Sought, u32> = self
+            .orphans
+            .iter()
+            .map(|&(label, sought)| (sought, label))
+            .collect();
+        for image in all.with(Role::Image) {
+            let name = all.name(image);
+            let found = sought
+                .get(&Sought::Key(key(name)))
+                .or(sought.get(&Sought::Stem(stem(name))));
+            if let Some(&label) = found {
+                return Err(all.failed(format!(
+                    "image {} and label {} belong together and lie apart: the members of a key must lie next to one \
+                     another (`tar --sort=name`)",
+                    all.place(image),
+                    all.place(label)
+                )));
+            }
         }
         Ok(())
     }
+}
 
-    /// There are no more members.
-    ///
-    /// # Errors
-    /// When some keys have a label and others have none.
-    pub(super) fn finish(&mut self, table: &mut Table) -> Result<(), DataError> {
-        self.close(table, table.len());
-        match (&self.labelled, &self.bare, &self.orphan) {
-            (Some(_), Some(bare), _) => Err(self.failed(format!(
-                "key {bare} has an image and no label, while others have one; give each image a cls \
-                 or a json with \"label\", next to it in the archive, or leave out all"
-            ))),
-            (None, Some(bare), Some(orphan)) => Err(self.failed(format!(
-                "key {bare} has an image and no label, key {orphan} a label and no image: the \
-                 members of a key must lie next to one another (`tar --sort=name`)"
-            ))),
-            _ => Ok(()),
-        }
+/// The label in a `cls`: a number, or the name of a class.
+fn of_text(text: &[u8]) -> Result<Option<Label>, String> {
+    let text = std::str::from_utf8(text)
+        .map_err(|_| "expected a label, found no UTF-8 text".to_string())?;
+    of_word(text.trim_start_matches('\u{feff}').trim())
+}
+
+fn of_word(text: &str) -> Result<Option<Label>, String> {
+    /// More than the name of any class.
+    const LONGEST: usize = 1000;
+    let start: String = text.chars().take(20).collect();
+    if text.is_empty() || text.len() > LONGEST || text.chars().any(char::is_control) {
+        return Err(format!(
+            "expected one number or name of a class, found \"{}\"",
+            start.escape_debug()
+        ));
     }
-
-    /// Goes on to the key of `path`, whose first image is `first` if it is another.
-    fn enter(&mut self, path: &Path, table: &mut Table, first: usize) -> Result<(), DataError> {
-        let key = key(path);
-        if key != self.key {
-            self.close(table, first);
-            self.key = key.to_vec();
-            self.first = first;
-        }
-        Ok(())
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) || digits.is_empty() {
+        return Ok(Some(Label::Name(text.into())));
     }
-
-    /// Labels the images of a key, which end before `end`.
-    fn close(&mut self, table: &mut Table, end: usize) {
-        let label = self.cls.take().or(self.json.take());
-        self.json = None;
-        let images = &mut table.labels[self.first..end];
-        let place = match (images.is_empty(), label) {
-            (false, Some(_)) => &mut self.labelled,
-            (false, None) => &mut self.bare,
-            (true, Some(_)) => &mut self.orphan,
-            (true, None) => return,
-        };
-        place.get_or_insert_with(|| String::from_utf8_lossy(&self.key).into_owned());
-        images.fill(label.unwrap_or(NONE));
-    }
-
-    fn failed(&self, reason: String) -> DataError {
-        DataError::Archive {
-            file: self.archive.clone(),
-            reason,
+    match text.parse::<i64>() {
+        // As published test sets have it.
+        Ok(-1) => Ok(None),
+        Ok(number) if (0..CLASSES as i64).contains(&number) => {
+            Ok(Some(Label::Number(number as u32)))
         }
+        _ => Err(format!("label {start} is no number of a class")),
     }
 }
 
-/// Whether an image among the first members of an archive has a label of its own key. An archive that
-/// cannot be read has none; whoever opens it says why.
-pub(super) fn has_keys(archive: &Path) -> bool {
-    const MEMBERS: usize = 64;
-    let Ok(file) = File::open(archive) else {
-        return false;
-    };
-    let mut archive = Archive::new(file);
-    let Ok(members) = archive.entries_with_seek() else {
-        return false;
-    };
-    let (mut images, mut labels) = (HashSet::new(), HashSet::new());
-    for member in members.take(MEMBERS) {
-        let Ok(mut member) = member else {
-            break;
-        };
-        let Ok(path) = member.path().map(|path| path.into_owned()) else {
-            break;
-        };
-        if is_image(&path) {
-            images.insert(key(&path).to_vec());
-        } else if extension(&path) == Some(b"cls") || is_labelled_json(&path, &mut member) {
-            labels.insert(key(&path).to_vec());
-        }
+/// The label of a JSON object, if it has one.
+fn of_json(text: &[u8]) -> Result<Option<Label>, String> {
+    #[derive(Deserialize)]
+    struct Object {
+        label: Option<serde_json::Value>,
     }
-    !images.is_disjoint(&labels)
+    // A list would do as well for serde.
+    if text.trim_ascii_start().first() != Some(&b'{') {
+        let value: Result<serde::de::IgnoredAny, _> = serde_json::from_slice(&plain(text));
+        return value.map(|_| None).map_err(|error| error.to_string());
+    }
+    let Object { label } =
+        serde_json::from_slice(&plain(text)).map_err(|error| error.to_string())?;
+    match label {
+        None => Ok(None),
+        Some(serde_json::Value::String(name)) => {
+            of_word(&name).map_err(|reason| format!("\"label\": {reason}"))
+        }
+        Some(serde_json::Value::Number(number)) => {
+            // pandas writes whole numbers as 3.0 in a column with gaps.
+            let whole = number.as_f64().filter(|number| number.fract() == 0.0);
+            let text = whole.map_or(number.to_string(), |whole| format!("{whole:.0}"));
+            match whole {
+                Some(_) => of_word(&text).map_err(|reason| format!("\"label\": {reason}")),
+                None => Err(format!(
+                    "\"label\" is {text}, which is no number of a class"
+                )),
+            }
+        }
+        Some(other) => Err(format!(
+            "\"label\" is {other}, expected the number or the name of a class"
+        )),
+    }
 }
 
-/// Whether a member is JSON with a `"label"`.
-fn is_labelled_json(path: &Path, member: &mut impl Read) -> bool {
-    let mut text = Vec::new();
-    extension(path) == Some(b"json")
-        && member.take(1 << 20).read_to_end(&mut text).is_ok()
-        && serde_json::from_slice::<serde_json::Value>(&text)
-            .is_ok_and(|value| value.get("label").is_some())
+/// JSON without the numbers that only Python writes: `NaN` and `Infinity` become null.
+fn plain(text: &[u8]) -> std::borrow::Cow<'_, [u8]> {
+    const WORDS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
+    if !WORDS
+        .iter()
+        .any(|word| memchr::memmem::find(text, word).is_some())
+    {
+        return text.into();
+    }
+    let (mut plain, mut rest, mut quoted) = (Vec::with_capacity(text.len() + 16), text, false);
+    while let Some((&byte, after)) = rest.split_first() {
+        let word = WORDS.iter().find(|word| !quoted && rest.starts_with(word));
+        if let Some(word) = word {
+            plain.extend_from_slice(b"null");
+            rest = &rest[word.len()..];
+            continue;
+        }
+        let length = match byte {
+            b'\\' if quoted => rest.len().min(2),
+            b'"' => {
+                quoted = !quoted;
+                1
+            }
+            _ => 1,
+        };
+        plain.extend_from_slice(&rest[..length]);
+        rest = &after[length - 1..];
+    }
+    plain.into()
 }
 
 /// The path up to the first dot of its last part.
-pub(super) fn key(path: &Path) -> &[u8] {
-    let bytes = path.as_os_str().as_encoded_bytes();
-    let name = path.file_name().map_or(0, |name| name.len());
-    let start = bytes.len() - name;
-    match bytes[start..].iter().position(|&byte| byte == b'.') {
-        Some(dot) => &bytes[..start + dot],
-        None => bytes,
-    }
+fn key(name: &[u8]) -> &[u8] {
+    let start = last_part(name);
+    let dot = name[start..].iter().position(|&byte| byte == b'.');
+    &name[..dot.map_or(name.len(), |dot| start + dot)]
 }
 
-/// What follows the last dot.
-fn extension(path: &Path) -> Option<&[u8]> {
-    path.extension().map(|found| found.as_encoded_bytes())
+/// The path up to the last dot of its last part.
+fn stem(name: &[u8]) -> &[u8] {
+    let start = last_part(name);
+    let dot = name[start..].iter().rposition(|&byte| byte == b'.');
+    &name[..dot.map_or(name.len(), |dot| start + dot)]
+}
+
+fn last_part(name: &[u8]) -> usize {
+    let separator = |&byte: &u8| byte == b'/' || char::from(byte) == std::path::MAIN_SEPARATOR;
+    name.iter().rposition(separator).map_or(0, |at| at + 1)
+}
+
+/// What a stem goes on from at a dot, the longest first, down to its key.
+fn beginnings<'a>(stem: &'a [u8], key: &[u8]) -> impl Iterator<Item = &'a [u8]> {
+    let dots = (key.len()..stem.len()).rev().filter(|&at| stem[at] == b'.');
+    dots.map(|dot| &stem[..dot])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_numbers_or_names() {
+        let number = |number| Ok(Some(Label::Number(number)));
+        for text in ["7", " 7\r\n", "007", "+7", "\u{feff}7"] {
+            assert_eq!(of_text(text.as_bytes()), number(7), "{text:?}");
+        }
+        assert_eq!(of_text("-1".as_bytes()), Ok(None));
+        assert_eq!(
+            of_text("n01440764\n".as_bytes()),
+            Ok(Some(Label::Name("n01440764".into())))
+        );
+        for wrong in ["", "-2", "10000000", "99999999999999999999", "3\n5", "\0"] {
+            assert!(of_text(wrong.as_bytes()).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn json_is_read_as_python_writes_it() {
+        for text in [
+            r#"{"label": 3}"#,
+            r#"{"label": 3.0, "text": "\ud83d NaN \" Infinity"}"#,
+            r#"{"a": NaN, "label": "3", "b": [-Infinity, Infinity, {"label": 9}]}"#,
+        ] {
+            assert_eq!(
+                of_json(text.as_bytes()),
+                Ok(Some(Label::Number(3))),
+                "{text}"
+            );
+        }
+        for text in [
+            "{}",
+            "[3]",
+            "3",
+            r#"{"label": null}"#,
+            r#"{"label": NaN}"#,
+            r#"{"label": -1}"#,
+        ] {
+            assert_eq!(of_json(text.as_bytes()), Ok(None), "{text}");
+        }
+        assert_eq!(
+            of_json(br#"{"label": "NaN"}"#),
+            Ok(Some(Label::Name("NaN".into())))
+        );
+        for wrong in [
+            "{",
+            "",
+            r#"{"label": 3.5}"#,
+            r#"{"label": [1]}"#,
+            r#"{"label": true}"#,
+            r#"{"label": Na}"#,
+        ] {
+            assert!(of_json(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn keys_and_stems_end_at_dots_of_the_last_part() {
+        assert_eq!(key(b"a.b/0.left.png"), b"a.b/0");
+        assert_eq!(stem(b"a.b/0.left.png"), b"a.b/0.left");
+        assert_eq!(
+            (key(b"a.b/c"), stem(b"a.b/c")),
+            (&b"a.b/c"[..], &b"a.b/c"[..])
+        );
+        let all: Vec<&[u8]> = beginnings(b"a.b/0.1.x", b"a.b/0").collect();
+        assert_eq!(all, [&b"a.b/0.1"[..], b"a.b/0"]);
+    }
 }
