@@ -400,3 +400,167 @@ proptest! {
         prop_assert_eq!(&batches(&source, workers, start, 3)[..], &expected[at + 1..at + 4]);
     }
 }
+
+/// A tar with these members.
+fn tar_of(members: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        builder.append_data(&mut header, name, &bytes[..]).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+fn labels(source: &dyn Source) -> Vec<Option<u32>> {
+    (0..source.len()).map(|index| source.label(index)).collect()
+}
+
+#[test]
+fn an_archive_that_was_replaced_at_equal_size_and_time_has_its_own_labels() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("set.tar");
+    let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+    let write = |path: &Path, labels: [&str; 6]| {
+        let members = (0..6).zip(labels).flat_map(|(i, label)| {
+            let image = (format!("{i}.png"), png(300, 300, 1));
+            [image, (format!("{i}.cls"), label.as_bytes().to_vec())]
+        });
+        fs::write(path, tar_of(&members.collect::<Vec<_>>())).unwrap();
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(time).unwrap();
+    };
+    write(&path, ["0", "1", "0", "1", "0", "1"]);
+    assert_eq!(labels(&*open(&path, Format::Auto).unwrap())[1], Some(1));
+    assert!(root.path().join("set.tar.index").exists());
+    // In place, as `cp -p` does.
+    write(&path, ["0", "0", "0", "1", "1", "1"]);
+    let source = open(&path, Format::Auto).unwrap();
+    assert_eq!(labels(&*source), [0, 0, 0, 1, 1, 1].map(Some));
+    assert!(
+        source.notes()[0].contains("set.tar.index"),
+        "{:?}",
+        source.notes()
+    );
+    // Beside it and renamed, as `rsync -t` does.
+    let other = root.path().join("other");
+    write(&other, ["1", "1", "1", "0", "0", "0"]);
+    fs::rename(&other, &path).unwrap();
+    assert_eq!(
+        labels(&*open(&path, Format::Auto).unwrap()),
+        [1, 1, 1, 0, 0, 0].map(Some)
+    );
+    // And what has not changed is not listed anew.
+    assert!(open(&path, Format::Auto).unwrap().notes().is_empty());
+}
+
+#[test]
+fn an_index_remembers_whether_there_are_labels_and_what_was_noted() {
+    let root = tempfile::tempdir().unwrap();
+    let members = |label: &str| -> Vec<(String, Vec<u8>)> {
+        let sample = (0..6).flat_map(|i| {
+            let mask = (format!("{i}.seg.png"), png(3, 3, 1));
+            [
+                (format!("{i}.png"), png(300, 300, 1)),
+                mask,
+                (format!("{i}.{label}"), b"1".to_vec()),
+            ]
+        });
+        sample.collect()
+    };
+    // Labelled: notes come again, and an index made for folders does not hide the labels.
+    let path = put(root.path(), "a/set.tar", &tar_of(&members("cls")));
+    assert_eq!(labels(&*open(&path, Format::Tar).unwrap()), [None; 12]);
+    let first = open(&path, Format::Auto).unwrap();
+    assert_eq!(labels(&*first), [Some(1); 6]);
+    let second = open(&path, Format::Auto).unwrap();
+    assert!(
+        second.notes().len() == 1 && second.notes()[0].contains("masks: 6"),
+        "{:?}",
+        second.notes()
+    );
+    assert_eq!(labels(&*second), [Some(1); 6]);
+    // Unlabelled: one listing serves both.
+    let path = put(root.path(), "b/set.tar", &tar_of(&members("txt")));
+    assert_eq!(labels(&*open(&path, Format::Auto).unwrap()), [None; 12]);
+    for format in [Format::Auto, Format::Tar] {
+        assert!(open(&path, format).unwrap().notes().is_empty());
+    }
+}
+
+#[test]
+fn links_and_long_headers_come_out_of_an_index_with_their_names() {
+    let root = tempfile::tempdir().unwrap();
+    let mut builder = tar::Builder::new(Vec::new());
+    let image = png(300, 300, 1);
+    for i in 0..6 {
+        let attribute = vec![b'x'; 200_000];
+        builder
+            .append_pax_extensions([("SCHILY.xattr.user.x", &attribute[..])])
+            .unwrap();
+        let mut header = tar::Header::new_ustar();
+        header.set_size(image.len() as u64);
+        builder
+            .append_data(&mut header, format!("a/{i}.png"), &image[..])
+            .unwrap();
+        let mut header = tar::Header::new_ustar();
+        header.set_size(0);
+        header.set_entry_type(tar::EntryType::Link);
+        builder
+            .append_link(&mut header, format!("b/{i}.png"), format!("a/{i}.png"))
+            .unwrap();
+    }
+    let path = put(root.path(), "set.tar", &builder.into_inner().unwrap());
+    let first = open(&path, Format::Auto).unwrap();
+    let second = open(&path, Format::Auto).unwrap();
+    assert!(first.notes().is_empty() && second.notes().is_empty());
+    for source in [first, second] {
+        assert_eq!(source.len(), 12);
+        for i in 0..12 {
+            let name = format!("{}/{}.png", ["a", "b"][i / 6], i % 6);
+            assert_eq!(source.relative_path(i), Some(name.into()));
+            assert_eq!(source.read(i).unwrap(), Sample::Encoded(image.clone()));
+        }
+    }
+}
+
+#[test]
+fn samples_of_one_name_are_packed_under_names_of_their_own() {
+    let root = tempfile::tempdir().unwrap();
+    for (salt, shard) in (1..).zip(["a.tar", "b.tar", "c.tar"]) {
+        let members = [
+            (format!("0.png"), png(9, 9, salt)),
+            (format!("0.cls"), vec![b'0' + salt as u8 % 2]),
+        ];
+        put(root.path(), shard, &tar_of(&members));
+    }
+    let source = open(root.path(), Format::Auto).unwrap();
+    let (_root, out) = packed(&*source, "100");
+    let shards = open(&out, Format::Auto).unwrap();
+    same(&*source, &*shards);
+    assert_eq!(shards.relative_path(2), Some("1/0-2.png".into()));
+    assert!(shards.notes().is_empty(), "{:?}", shards.notes());
+}
+
+#[test]
+fn packing_keeps_the_labels_of_dotted_names() {
+    let root = tempfile::tempdir().unwrap();
+    let members = (0..4).flat_map(|i| {
+        let name = format!("v1.{i}");
+        [
+            (format!("{name}.png"), png(9, 9, i)),
+            (format!("{name}.cls"), ["dog", "cat"][i as usize % 2].into()),
+        ]
+    });
+    let path = put(
+        root.path(),
+        "set.tar",
+        &tar_of(&members.collect::<Vec<_>>()),
+    );
+    let source = open(&path, Format::Auto).unwrap();
+    let (_root, out) = packed(&*source, "3");
+    let shards = open(&out, Format::Auto).unwrap();
+    same(&*source, &*shards);
+    assert_eq!(shards.classes(), ["cat", "dog"]);
+    assert_eq!(labels(&*shards), [1, 0, 1, 0].map(Some));
+}

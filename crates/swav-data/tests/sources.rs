@@ -566,3 +566,564 @@ fn formats_have_one_name_in_recipes_and_messages() {
         assert_eq!(serde_json::from_str::<Format>(&json).unwrap(), format);
     }
 }
+
+// Tar archives as tools write them.
+
+/// One member, header and bytes in whole blocks.
+fn member(name: &str, kind: u8, link: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+    header.as_mut_bytes()[157..157 + link.len()].copy_from_slice(link.as_bytes());
+    header.set_entry_type(tar::EntryType::new(kind));
+    header.set_cksum();
+    let mut out = header.as_bytes().to_vec();
+    out.extend(bytes);
+    out.resize(out.len().next_multiple_of(512), 0);
+    out
+}
+
+fn file(name: &str, bytes: &[u8]) -> Vec<u8> {
+    member(name, b'0', "", bytes)
+}
+
+/// A PAX header with these records.
+fn pax(records: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for (key, value) in records {
+        let rest = key.len() + value.len() + 3;
+        let digits = |n: usize| n.to_string().len();
+        let length = rest + digits(rest + digits(rest));
+        text.extend(format!("{length} {key}=").bytes());
+        text.extend(*value);
+        text.push(b'\n');
+    }
+    member("pax", b'x', "", &text)
+}
+
+/// An archive of members, with its end.
+fn archive(members: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = members.concat();
+    out.resize(out.len() + 1024, 0);
+    out
+}
+
+/// A folder with one archive in it.
+fn placed(bytes: &[u8]) -> (TempDir, PathBuf) {
+    let root = folder(&[]);
+    let path = put(root.path(), "x.tar", bytes);
+    (root, path)
+}
+
+fn opened(bytes: &[u8]) -> (TempDir, Arc<dyn Source>) {
+    let (root, path) = placed(bytes);
+    let source = auto(&path);
+    (root, source)
+}
+
+/// Asserts that an archive is refused, in these words.
+fn refused(bytes: &[u8], format: Format, words: &[&str]) {
+    let (_root, path) = placed(bytes);
+    let error = failure(&path, format);
+    assert!(matches!(error, DataError::Archive { .. }), "{error:?}");
+    let message = error.to_string();
+    for word in words.iter().chain(&["x.tar"]) {
+        assert!(message.contains(word), "{word}: {message}");
+    }
+}
+
+fn paths(source: &dyn Source) -> Vec<String> {
+    (0..source.len())
+        .map(|index| source.relative_path(index).unwrap().display().to_string())
+        .collect()
+}
+
+#[test]
+fn links_in_a_tar_are_the_file_that_they_lead_to() {
+    let (one, two) = (png(1), png(2));
+    let bytes = archive(&[
+        file("cat/1.png", &one),
+        file(".objects/ab12", &two),
+        member("dog/hard.png", b'1', "./cat/1.png", &[]),
+        member("dog/soft.png", b'2', "../cat/1.png", &[]),
+        member("dog/chain.png", b'2', "soft.png", &[]),
+        member("dog/hidden.png", b'2', "../.objects/ab12", &[]),
+        member("dog/notes", b'2', "/etc/passwd", &[]),
+    ]);
+    let (_root, source) = opened(&bytes);
+    assert_eq!(
+        paths(&*source),
+        [
+            "cat/1.png",
+            "dog/chain.png",
+            "dog/hard.png",
+            "dog/hidden.png",
+            "dog/soft.png"
+        ]
+    );
+    assert_eq!(reds(&*source), [1, 1, 1, 2, 1]);
+    assert_eq!(labels(&*source), [0, 1, 1, 1, 1].map(Some));
+    assert!(source.name(3).ends_with("x.tar:dog/hidden.png"));
+}
+
+#[test]
+fn an_image_that_is_a_link_out_of_the_tar_is_refused_by_name() {
+    let image = png(1);
+    for (kind, target) in [
+        (b'2', "/data/1.png"),
+        (b'2', "../../1.png"),
+        (b'2', "missing.png"),
+        (b'2', "a/link.png"),
+        (b'1', "missing.png"),
+    ] {
+        let bytes = archive(&[
+            file("a/1.png", &image),
+            member("a/link.png", kind, target, &[]),
+        ]);
+        refused(
+            &bytes,
+            Format::Auto,
+            &["a/link.png", "link to", target, "dereference"],
+        );
+    }
+}
+
+#[test]
+fn a_hard_link_keeps_the_file_that_it_was_made_from() {
+    let (old, new) = (png(1), png(2));
+    let bytes = archive(&[
+        file("a.png", &old),
+        member("hard.png", b'1', "a.png", &[]),
+        member("soft.png", b'2', "a.png", &[]),
+        file("a.png", &new),
+    ]);
+    let (_root, source) = opened(&bytes);
+    assert_eq!(paths(&*source), ["a.png", "hard.png", "soft.png"]);
+    assert_eq!(reds(&*source), [2, 1, 2]);
+}
+
+#[test]
+fn of_members_with_one_name_the_last_counts_and_a_note_says_so() {
+    let images: Vec<Vec<u8>> = (0..4).map(png).collect();
+    let bytes = archive(&[
+        file("cat/1.png", &images[0]),
+        file("dog/1.png", &images[1]),
+        file("./cat/1.png", &images[2]),
+    ]);
+    let (_root, source) = opened(&bytes);
+    assert_eq!(reds(&*source), [2, 1]);
+    let note = source.notes().join("\n");
+    assert!(
+        note.contains("cat/1.png (at byte 0), replaced by cat/1.png (at byte 2048)"),
+        "{note}"
+    );
+    // With keys, at the place of the first.
+    let bytes = archive(&[
+        file("1.png", &images[0]),
+        file("1.cls", b"5"),
+        file("2.png", &images[1]),
+        file("2.cls", b"6"),
+        file("1.png", &images[3]),
+    ]);
+    let (_root, source) = opened(&bytes);
+    assert_eq!(reds(&*source), [3, 1]);
+    assert_eq!(labels(&*source), [5, 6].map(Some));
+}
+
+#[test]
+fn archives_joined_with_cat_are_read_to_the_last() {
+    let (one, two) = (png(1), png(2));
+    let mut bytes = archive(&[file("cat/1.png", &one)]);
+    bytes.resize(10240, 0);
+    bytes.extend(archive(&[file("dog/2.png", &two)]));
+    let (_root, source) = opened(&bytes);
+    assert_eq!(reds(&*source), [1, 2]);
+    assert_eq!(labels(&*source), [0, 1].map(Some));
+
+    let whole = archive(&[file("cat/1.png", &one)]);
+    // Padding of any length is no member.
+    for zeros in [0, 1, 511, 512, 9000] {
+        let mut padded = whole.clone();
+        padded.resize(whole.len() + zeros, 0);
+        assert_eq!(opened(&padded).1.len(), 1, "{zeros}");
+    }
+    let behind = [&whole[..], &[b'x'; 512]].concat();
+    refused(&behind, Format::Auto, &["behind the end-of-archive block"]);
+    let behind = [&whole[..], b"text"].concat();
+    refused(&behind, Format::Auto, &["the last 4 bytes"]);
+    let cut = [&whole[..], &file("dog/2.png", &two)].concat();
+    refused(
+        &cut,
+        Format::Auto,
+        &["cut short", "end-of-archive block is missing"],
+    );
+}
+
+#[test]
+fn volume_labels_and_global_headers_are_no_members() {
+    let image = png(1);
+    for kind in [b'V', b'g'] {
+        let bytes = archive(&[
+            member("/my/label.png", kind, "", &[]),
+            file("a/1.png", &image),
+        ]);
+        let (_root, source) = opened(&bytes);
+        assert_eq!(paths(&*source), ["a/1.png"]);
+    }
+}
+
+#[test]
+fn sparse_images_are_refused_as_sparse_and_other_sparse_members_passed_over() {
+    let image = png(1);
+    // The old form, with a map that goes on in a second block.
+    let old = |name: &str| {
+        let mut header = member(name, b'S', "", &[]);
+        header[482] = 1;
+        let mut map = vec![0; 512];
+        map[0] = b'x';
+        let mut sized = tar::Header::new_gnu();
+        sized.as_mut_bytes().copy_from_slice(&header);
+        sized.set_size(5);
+        sized.set_cksum();
+        let mut data = b"bytes".to_vec();
+        data.resize(512, 0);
+        [sized.as_bytes().to_vec(), map, data].concat()
+    };
+    // The PAX form, version 1.0.
+    let new = |name: &str| {
+        let records: [(&str, &[u8]); 3] = [
+            ("GNU.sparse.major", b"1"),
+            ("GNU.sparse.name", name.as_bytes()),
+            ("GNU.sparse.realsize", b"300000"),
+        ];
+        [pax(&records), file("GNUSparseFile.0/x", b"1\n0\n5\n")].concat()
+    };
+    for sparse in [&old as &dyn Fn(&str) -> Vec<u8>, &new] {
+        let bytes = archive(&[file("a/1.png", &image), sparse("b/2.png")]);
+        refused(&bytes, Format::Auto, &["b/2.png", "is sparse"]);
+        let bytes = archive(&[
+            file("a/1.png", &image),
+            sparse("b/2.npy"),
+            file("b/3.png", &image),
+        ]);
+        assert_eq!(paths(&*opened(&bytes).1), ["a/1.png", "b/3.png"]);
+    }
+}
+
+#[test]
+fn members_with_attributes_of_any_size_are_read_under_their_names() {
+    let images: Vec<Vec<u8>> = (0..3).map(png).collect();
+    let long = format!("b/{}.png", "é".repeat(200));
+    for size in [1, 130_000, 131_072, 400_000] {
+        // Binary, with line breaks in it.
+        let attribute: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+        let bytes = archive(&[
+            file("a/0.png", &images[0]),
+            pax(&[
+                ("SCHILY.xattr.user.thumb", &attribute),
+                ("path", long.as_bytes()),
+                ("size", images[1].len().to_string().as_bytes()),
+            ]),
+            file("short.png", &images[1]),
+            file("c/2.png", &images[2]),
+        ]);
+        let (_root, source) = opened(&bytes);
+        assert_eq!(paths(&*source), ["a/0.png", &long, "c/2.png"], "{size}");
+        assert_eq!(reds(&*source), [0, 1, 2]);
+    }
+}
+
+#[test]
+fn each_kind_of_damage_in_a_tar_is_said_as_what_it_is() {
+    let image = png(1);
+    let good = file("a/1.png", &image);
+    let mut wrong = good.clone();
+    wrong[0] = b'b';
+    refused(
+        &archive(&[good.clone(), wrong]),
+        Format::Auto,
+        &["damaged", "byte 1024"],
+    );
+    let lonely = archive(&[good.clone(), pax(&[("path", b"b.png")])]);
+    refused(&lonely, Format::Auto, &["damaged", "announces a member"]);
+    let odd = member("pax", b'x', "", b"99 path=b.png\n");
+    refused(
+        &archive(&[odd, good.clone()]),
+        Format::Auto,
+        &["damaged", "PAX header at byte 0"],
+    );
+    let mut huge = tar::Header::new_gnu();
+    huge.set_path("a/2.png").unwrap();
+    huge.set_size(5 << 30);
+    huge.set_cksum();
+    let cut = archive(&[huge.as_bytes().to_vec()]);
+    refused(&cut, Format::Auto, &["cut short", "a/2.png"]);
+    let continued = member("a/2.png", b'M', "", &image);
+    refused(
+        &archive(&[good, continued]),
+        Format::Auto,
+        &["a/2.png", "volume"],
+    );
+}
+
+// Labels of WebDataset archives.
+
+/// A tar with files of these names; file number i has red i when it is an image.
+fn keyed(members: &[(&str, &str)]) -> Vec<u8> {
+    let files = (0..)
+        .zip(members)
+        .map(|(number, &(name, text))| match text {
+            "" => file(name, &png(number)),
+            text => file(name, text.as_bytes()),
+        });
+    archive(&files.collect::<Vec<_>>())
+}
+
+#[test]
+fn an_image_has_the_label_of_its_own_stem() {
+    for (extension, text) in [
+        ("cls", ["0", "1", "2"]),
+        (
+            "json",
+            [r#"{"label": 0}"#, r#"{"label":1}"#, r#"{"label": 2}"#],
+        ),
+    ] {
+        let names = ["img_0.1", "img_0.2", "img_0.3"];
+        let images = names.map(|name| format!("{name}.png"));
+        let labelled = names.map(|name| format!("{name}.{extension}"));
+        let member = |i: usize| [(&images[i][..], ""), (&labelled[i][..], text[i])];
+        let pairs: Vec<_> = (0..3).flat_map(member).collect();
+        let apart: Vec<_> = (0..3)
+            .map(|i| member(i)[0])
+            .chain((0..3).rev().map(|i| member(i)[1]))
+            .collect();
+        for members in [pairs, apart] {
+            let (_root, source) = opened(&keyed(&members));
+            assert_eq!(labels(&*source), [0, 1, 2].map(Some), "{members:?}");
+        }
+    }
+}
+
+#[test]
+fn several_images_share_the_label_of_what_their_stems_begin_with() {
+    let (_root, source) = opened(&keyed(&[
+        ("0.left.png", ""),
+        ("0.right.png", ""),
+        ("0.cls", "4"),
+        ("1.a.1.png", ""),
+        ("1.a.cls", "5"),
+        ("1.b.1.png", ""),
+        ("1.cls", "6"),
+        ("2.input.png", ""),
+        ("2.target.cls", "7"),
+        ("v1.0/3.png", ""),
+        ("v1.0/3.cls", "0"),
+    ]));
+    assert_eq!(labels(&*source), [4, 4, 5, 6, 7, 0].map(Some));
+}
+
+#[test]
+fn two_labels_for_one_image_are_refused_naming_both() {
+    let json = r#"{"label": 1}"#;
+    for members in [
+        [("0.png", ""), ("0.cls", "0"), ("0.json", json)],
+        [("0.png", ""), ("0.cls", "0"), ("0.CLS", "1")],
+        [("0.cls", "0"), ("0.png", ""), ("0.cls", "1")],
+    ] {
+        let second = members
+            .iter()
+            .rev()
+            .find(|member| !member.1.is_empty())
+            .unwrap();
+        refused(
+            &keyed(&members),
+            Format::Auto,
+            &[
+                "0.cls (at byte",
+                &format!("{} (at byte", second.0),
+                "0 and 1",
+            ],
+        );
+    }
+    // An update at the end of the archive is not passed over.
+    let late = keyed(&[
+        ("0.png", ""),
+        ("0.cls", "0"),
+        ("1.png", ""),
+        ("1.cls", "0"),
+        ("0.cls", "1"),
+    ]);
+    refused(
+        &late,
+        Format::Auto,
+        &["0.cls (at byte 1024)", "0.cls (at byte 4096)"],
+    );
+    let (_root, source) = opened(&keyed(&[("0.png", ""), ("0.cls", "1"), ("0.json", json)]));
+    assert_eq!(labels(&*source), [Some(1)]);
+}
+
+#[test]
+fn images_that_are_part_of_another_are_left_out_with_a_note() {
+    let members = [
+        ("0.jpg", ""),
+        ("0.seg.png", ""),
+        ("0.cls", "0"),
+        ("1.depth.png", ""),
+        ("1.jpg", ""),
+        ("1.cls", "1"),
+        ("2.jpg", ""),
+        ("2.flip.png", ""),
+        ("2.cls", "2"),
+        ("2.flip.cls", "0"),
+    ];
+    let (_root, source) = opened(&keyed(&members));
+    assert_eq!(paths(&*source), ["0.jpg", "1.jpg", "2.jpg", "2.flip.png"]);
+    assert_eq!(labels(&*source), [0, 1, 2, 0].map(Some));
+    let note = source.notes().join("\n");
+    assert!(
+        note.contains("masks: 2") && note.contains("0.seg.png"),
+        "{note}"
+    );
+}
+
+#[test]
+fn labels_may_be_names_and_classes_are_the_names_in_order() {
+    let root = folder(&[]);
+    let json = r#"{"label": "ant"}"#;
+    put(
+        root.path(),
+        "a.tar",
+        &keyed(&[
+            ("0.png", ""),
+            ("0.cls", "dog\n"),
+            ("1.png", ""),
+            ("1.json", json),
+        ]),
+    );
+    put(
+        root.path(),
+        "b.tar",
+        &keyed(&[
+            ("0.png", ""),
+            ("0.cls", "cat"),
+            ("1.png", ""),
+            ("1.cls", "dog"),
+        ]),
+    );
+    let source = auto(root.path());
+    assert_eq!(source.classes(), ["ant", "cat", "dog"]);
+    assert_eq!(labels(&*source), [2, 0, 1, 2].map(Some));
+
+    put(
+        root.path(),
+        "c.tar",
+        &keyed(&[("0.png", ""), ("0.cls", "3")]),
+    );
+    let message = failure(root.path(), Format::Auto).to_string();
+    for word in ["a.tar", "c.tar", "numbers", "names"] {
+        assert!(message.contains(word), "{message}");
+    }
+    let mixed = keyed(&[
+        ("0.png", ""),
+        ("0.cls", "dog"),
+        ("1.png", ""),
+        ("1.cls", "3"),
+    ]);
+    refused(&mixed, Format::Auto, &["0.cls", "1.cls", "number", "name"]);
+}
+
+#[test]
+fn labels_of_minus_one_are_none() {
+    let (_root, source) = opened(&keyed(&[
+        ("0.png", ""),
+        ("0.cls", "-1"),
+        ("1.png", ""),
+        ("1.cls", "-1"),
+    ]));
+    assert_eq!(labels(&*source), [None, None]);
+    assert!(source.classes().is_empty());
+}
+
+#[test]
+fn labels_are_seen_wherever_they_come() {
+    // Behind many members without one, in capitals, and as Python writes them.
+    let mut names: Vec<(String, String)> = (0..100)
+        .map(|i| (format!("{i:03}.txt"), "caption".into()))
+        .collect();
+    for i in 100..110 {
+        let (label, text) = match i % 2 {
+            0 => (format!("{i}.CLS"), format!("{}", i % 3)),
+            _ => (
+                format!("{i}.JSON"),
+                format!("{{\"similarity\": NaN, \"label\": {}}}", i % 3),
+            ),
+        };
+        names.extend([(format!("{i}.PNG"), String::new()), (label, text)]);
+    }
+    let members: Vec<(&str, &str)> = names
+        .iter()
+        .map(|(name, text)| (&name[..], &text[..]))
+        .collect();
+    let (_root, source) = opened(&keyed(&members));
+    let expected: Vec<Option<u32>> = (100..110).map(|i| Some(i % 3)).collect();
+    assert_eq!(labels(&*source), expected);
+
+    // Images, then labels: their order is said to be wrong, however many there are.
+    let images: Vec<String> = (0..70).map(|i| format!("{i:03}.png")).collect();
+    let classes: Vec<String> = (0..70).map(|i| format!("{i:03}.cls")).collect();
+    let mut members: Vec<(&str, &str)> = images.iter().map(|name| (&name[..], "")).collect();
+    members.extend(classes.iter().map(|name| (&name[..], "1")));
+    refused(
+        &keyed(&members),
+        Format::Auto,
+        &["000.png", "000.cls", "next to one another"],
+    );
+
+    // Only in a later shard.
+    let root = folder(&[]);
+    put(root.path(), "a.tar", &keyed(&[("0.png", "")]));
+    put(
+        root.path(),
+        "b.tar",
+        &keyed(&[("1.png", ""), ("1.cls", "1")]),
+    );
+    let message = failure(root.path(), Format::Auto).to_string();
+    assert!(message.contains("some keys have a label"), "{message}");
+    // A shard without images has no say.
+    put(root.path(), "a.tar", &keyed(&[("README.txt", "text")]));
+    assert_eq!(labels(&*auto(root.path())), [Some(1)]);
+}
+
+#[test]
+fn labels_may_be_links() {
+    let bytes = archive(&[
+        file("0.png", &png(0)),
+        file("0.cls", b"3"),
+        file("1.png", &png(1)),
+        member("1.cls", b'1', "0.cls", &[]),
+        file("2.png", &png(2)),
+        member("2.cls", b'2', "0.cls", &[]),
+    ]);
+    assert_eq!(labels(&*opened(&bytes).1), [3, 3, 3].map(Some));
+    let broken = archive(&[
+        file("0.png", &png(0)),
+        member("0.cls", b'2', "../labels/0.cls", &[]),
+    ]);
+    refused(&broken, Format::Auto, &["0.cls", "link to ../labels/0.cls"]);
+}
+
+#[test]
+fn labels_without_an_image_are_said() {
+    let (_root, source) = opened(&keyed(&[
+        ("__index__.json", r#"{"label": 5}"#),
+        ("0.png", ""),
+        ("0.cls", "1"),
+        ("9.cls", "1"),
+    ]));
+    assert_eq!(labels(&*source), [Some(1)]);
+    let note = source.notes().join("\n");
+    assert!(note.contains("no image of their archive: 2"), "{note}");
+    let (_root, source) = opened(&keyed(&[("0.png", ""), ("9.cls", "1")]));
+    assert_eq!(labels(&*source), [None]);
+    assert!(source.notes().join("\n").contains("9.cls"));
+}
