@@ -664,6 +664,11 @@ fn links_in_a_tar_are_the_file_that_they_lead_to() {
     assert_eq!(reds(&*source), [1, 1, 1, 2, 1]);
     assert_eq!(labels(&*source), [0, 1, 1, 1, 1].map(Some));
     assert!(source.name(3).ends_with("x.tar:dog/hidden.png"));
+    let note = source.notes().join("\n");
+    assert!(
+        note.contains("lead to no file") && note.contains("dog/notes"),
+        "{note}"
+    );
 }
 
 #[test]
@@ -762,6 +767,13 @@ fn archives_joined_with_cat_are_read_to_the_last() {
 #[test]
 fn volume_labels_and_global_headers_are_no_members() {
     let image = png(1);
+    // As GNU tar writes it, without a size.
+    let mut label = tar::Header::new_gnu();
+    label.as_mut_bytes()[..8].copy_from_slice(b"my label");
+    label.set_entry_type(tar::EntryType::new(b'V'));
+    label.set_cksum();
+    let bytes = archive(&[label.as_bytes().to_vec(), file("a/1.png", &image)]);
+    assert_eq!(paths(&*opened(&bytes).1), ["a/1.png"]);
     for kind in [b'V', b'g'] {
         let bytes = archive(&[
             member("/my/label.png", kind, "", &[]),
@@ -1126,4 +1138,42 @@ fn labels_without_an_image_are_said() {
     let (_root, source) = opened(&keyed(&[("0.png", ""), ("9.cls", "1")]));
     assert_eq!(labels(&*source), [None]);
     assert!(source.notes().join("\n").contains("9.cls"));
+}
+
+#[test]
+fn what_describes_a_whole_archive_is_no_label() {
+    let large = format!("{{\"label\": \"{}\"}}", "x".repeat(17 << 20));
+    let bytes = archive(&[
+        file("meta.json", large.as_bytes()),
+        file("broken.json", b"{"),
+        member("index.json", b'2', "../index.json", &[]),
+        file("0.png", &png(0)),
+        file("0.cls", b"1"),
+    ]);
+    assert_eq!(labels(&*opened(&bytes).1), [Some(1)]);
+}
+
+#[test]
+fn damaged_json_beside_an_image_is_said_and_not_passed_over() {
+    for text in [r#"{"label": 3"#, r#"{"label": 3}}"#, r#"{"label": [3]}"#] {
+        refused(
+            &keyed(&[("0.png", ""), ("0.json", text)]),
+            Format::Auto,
+            &["0.json"],
+        );
+    }
+    // Without a label it is a matter of its own.
+    let (_root, source) = opened(&keyed(&[("0.png", ""), ("0.json", "not JSON")]));
+    assert_eq!(labels(&*source), [None]);
+}
+
+#[test]
+fn a_prefix_that_is_an_image_itself_is_no_folder() {
+    let tar: &'static [u8] = Box::leak(archive(&[file("a.png", &png(1))]).into_boxed_slice());
+    assert_eq!(
+        TarSource::from_static("inside", tar, "a.png")
+            .unwrap()
+            .len(),
+        1
+    );
 }

@@ -122,11 +122,8 @@ pub(super) fn table(
     }
     let name = path.to_string_lossy();
     let table = list(archive, stamp.length, asked, Path::new(""), &name)?;
-    let written = match stamp.length >= WORTH {
-        true => digest(&table, stamp.length, archive)
-            .and_then(|digest| write(&index, &encode(&table, stamp, digest)?)),
-        false => Ok(()),
-    };
+    // Before the last look at the state, so that it is of this one.
+    let digest = digest(&table, stamp.length, archive);
     let after = file.metadata().map_err(failed)?;
     if Stamp::of(&after) != stamp {
         return Err(DataError::Archive {
@@ -134,7 +131,10 @@ pub(super) fn table(
             reason: "changed while it was listed; wait until it is written".into(),
         });
     }
-    if let Err(error) = written {
+    let keep = |digest| write(&index, &encode(&table, stamp, digest)?);
+    if stamp.length >= WORTH
+        && let Err(error) = digest.and_then(keep)
+    {
         notes.push(format!(
             "{}: cannot be written ({error}), so the archive is listed anew each time it is opened",
             index.display()

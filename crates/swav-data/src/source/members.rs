@@ -94,7 +94,7 @@ impl<R: ReadAt> Members<R> {
             };
             let place = self.at - BLOCK;
             let size = || {
-                let size = header.entry_size();
+                let size = size_of(&header);
                 size.map_err(|error| format!("damaged: the header at byte {place}: {error}"))
             };
             match header.as_bytes()[156] {
@@ -193,7 +193,7 @@ impl<R: ReadAt> Members<R> {
         };
         // These have no bytes, whatever size some writers give them.
         let empty = matches!(header.as_bytes()[156], b'1'..=b'6');
-        let size = match (extension.size, header.entry_size()) {
+        let size = match (extension.size, size_of(header)) {
             _ if empty => 0,
             (Some(size), _) | (None, Ok(size)) => size,
             (None, Err(error)) => {
@@ -288,6 +288,8 @@ impl Extension {
             let equals = record.iter().position(|&byte| byte == b'=')?;
             let (key, value) = (&record[..equals], &record[equals + 1..]);
             match key {
+                // As if it were not there.
+                _ if value.is_empty() => {}
                 b"path" if !self.sparse || self.name.is_none() => self.name = Some(value.into()),
                 b"GNU.sparse.name" => self.name = Some(value.into()),
                 b"linkpath" => self.link = Some(value.into()),
@@ -298,6 +300,15 @@ impl Extension {
             text = &text[length..];
         }
         Some(())
+    }
+}
+
+/// The size in a header. Volume labels leave the field empty.
+fn size_of(header: &Header) -> io::Result<u64> {
+    let empty = |&byte: &u8| matches!(byte, 0 | b' ');
+    match header.as_bytes()[124..136].iter().all(empty) {
+        true => Ok(0),
+        false => header.entry_size(),
     }
 }
 

@@ -89,6 +89,8 @@ pub(super) struct Remarks {
     pub(super) replaced: Remark,
     /// Labels without an image.
     pub(super) orphans: Remark,
+    /// Links to folders, and links that leave the archive.
+    pub(super) links: Remark,
 }
 
 impl Remarks {
@@ -97,6 +99,7 @@ impl Remarks {
         self.parts.merge(other.parts, archive);
         self.replaced.merge(other.replaced, archive);
         self.orphans.merge(other.orphans, archive);
+        self.links.merge(other.links, archive);
     }
 
     /// A line for each thing that was met.
@@ -117,6 +120,10 @@ impl Remarks {
             line(
                 &self.orphans,
                 "labels that belong to no image of their archive",
+            ),
+            line(
+                &self.links,
+                "links passed over because they lead to no file of their archive",
             ),
         ];
         lines.into_iter().flatten().collect()
@@ -199,7 +206,7 @@ pub(super) struct Catalogue<'a, R> {
     links: Vec<(u32, Box<Path>)>,
     /// Labels that have the same name: the first, and a later one.
     pub(super) twice: Vec<(u32, u32)>,
-    replaced: Remark,
+    pub(super) remarks: Remarks,
 }
 
 impl<R: ReadAt> Catalogue<'_, R> {
@@ -269,13 +276,17 @@ impl<R: ReadAt> Catalogue<'_, R> {
     /// Gives links the bytes of the file that they lead to, if the archive has it.
     fn follow_links(&mut self, order: &[u32]) {
         let ends: Vec<Option<u32>> = (self.links.iter())
-            .map(|&(link, _)| match self.entries[link as usize].role {
-                Role::Other => None,
-                _ => self.end_of(link, order),
-            })
+            .map(|&(link, _)| self.end_of(link, order))
             .collect();
-        for (&(link, _), end) in self.links.iter().zip(ends) {
-            let Some(end) = end else { continue };
+        for (&(link, ref target), end) in self.links.iter().zip(ends) {
+            let Some(end) = end else {
+                if self.entries[link as usize].role != Role::Image {
+                    let target = target.display();
+                    let case = format!("{} to {target}", self.place(link));
+                    self.remarks.links.add(|| case);
+                }
+                continue;
+            };
             let Entry {
                 offset, size, kind, ..
             } = self.entries[end as usize];
@@ -309,14 +320,16 @@ impl<R: ReadAt> Catalogue<'_, R> {
                     target,
                 ),
             }?;
-            let first =
-                order.partition_point(|&other| walked(self.name(other), bytes(&path)).is_lt());
-            let same = order[first..]
-                .iter()
-                .take_while(|&&other| walked(self.name(other), bytes(&path)).is_eq());
-            // A hard link was made when what follows was not there yet.
-            let before = |&&other: &&u32| kind == Kind::SymbolicLink || other < entry;
-            entry = *same.clone().filter(before).last().or(same.last())?;
+            let compare = |other: u32| walked(self.name(other), bytes(&path));
+            let first = order.partition_point(|&other| compare(other).is_lt());
+            let end = order.partition_point(|&other| compare(other).is_le());
+            let same = &order[first..end];
+            // A hard link was made when what follows it was not there yet.
+            let known = match kind {
+                Kind::HardLink => same.partition_point(|&other| other < entry),
+                _ => same.len(),
+            };
+            entry = *same[..known].last().or(same.last())?;
         }
         None
     }
@@ -335,7 +348,7 @@ impl<R: ReadAt> Catalogue<'_, R> {
                     if self.entries[before as usize].offset != self.entries[index as usize].offset {
                         let case =
                             format!("{}, replaced by {}", self.place(before), self.place(index));
-                        self.replaced.add(|| case);
+                        self.remarks.replaced.add(|| case);
                     }
                     self.entries.swap(before as usize, index as usize);
                 }
@@ -346,23 +359,22 @@ impl<R: ReadAt> Catalogue<'_, R> {
         }
     }
 
-    /// Refuses members of a role that cannot be read in place.
-    pub(super) fn check(&self, role: Role) -> Result<(), DataError> {
-        for index in self.with(role) {
-            let entry = &self.entries[index as usize];
-            let reason = match entry.kind {
-                Kind::File if u32::try_from(entry.size).is_ok() => continue,
-                Kind::File => "is larger than 4 GiB".into(),
-                Kind::Sparse => "is sparse, so its bytes do not lie in one piece: make the archive without --sparse (-S)".into(),
-                Kind::Continued => "begins in another volume: join the volumes to one archive".into(),
-                _ => format!(
-                    "is a link to {}, which is no file of the archive: make the archive with --dereference (-h)",
-                    self.target(index).unwrap_or(Path::new("")).display()
-                ),
-            };
-            return Err(self.failed(format!("member {} {reason}", self.place(index))));
-        }
-        Ok(())
+    /// Refuses an image or a label that cannot be read in place.
+    pub(super) fn check(&self, index: u32) -> Result<(), DataError> {
+        let entry = &self.entries[index as usize];
+        let reason = match entry.kind {
+            Kind::File if u32::try_from(entry.size).is_ok() => return Ok(()),
+            Kind::File => "is larger than 4 GiB".into(),
+            Kind::Sparse => {
+                "is sparse, so its bytes do not lie in one piece: make the archive without --sparse (-S)".into()
+            }
+            Kind::Continued => "begins in another volume: join the volumes to one archive".into(),
+            _ => format!(
+                "is a link to {}, which is no file of the archive: make the archive with --dereference (-h)",
+                self.target(index).unwrap_or(Path::new("")).display()
+            ),
+        };
+        Err(self.failed(format!("member {} {reason}", self.place(index))))
     }
 }
 
@@ -395,7 +407,7 @@ pub(super) fn list(
         ends: vec![],
         links: vec![],
         twice: vec![],
-        replaced: Remark::default(),
+        remarks: Remarks::default(),
     };
     let mut marker = None;
     for member in Members::new(&read, 0, length) {
@@ -424,22 +436,22 @@ pub(super) fn list(
     }
     let order = all.by_name();
     all.follow_links(&order);
-    all.check(Role::Image)?;
+    all.with(Role::Image)
+        .try_for_each(|image| all.check(image))?;
     all.join(&order);
     let labelled = webdataset::is_labelled(&all);
     let mut table = match asked {
         Some(Layout::Keys) => webdataset::table(&all)?,
         None if labelled => webdataset::table(&all)?,
-        _ => by_folders(&all, &order, prefix, marker),
+        _ => by_folders(&all, &order, prefix, marker, labelled),
     };
-    if !labelled {
-        let labels = all
-            .with(Role::Label)
-            .filter(|&label| webdataset::is_cls(all.name(label)));
-        labels.for_each(|label| table.remarks.orphans.add(|| all.place(label)));
-    }
+    let found = std::mem::take(&mut table.remarks);
+    table.remarks = Remarks {
+        replaced: all.remarks.replaced,
+        links: all.remarks.links,
+        ..found
+    };
     table.labelled = labelled;
-    table.remarks.replaced = all.replaced;
     Ok(table)
 }
 
@@ -449,6 +461,7 @@ fn by_folders<R: ReadAt>(
     order: &[u32],
     prefix: &Path,
     marker: Option<Marker>,
+    labelled: bool,
 ) -> Table {
     let is_image = |&index: &u32| all.entries[index as usize].role == Role::Image;
     let images: Vec<u32> = match marker {
@@ -461,7 +474,7 @@ fn by_folders<R: ReadAt>(
         0 => 0,
         length => length + 1,
     };
-    let folder_of = |index: u32| first_folder(&all.name(index)[skipped..]);
+    let folder_of = |index: u32| first_folder(all.name(index).get(skipped..)?);
     let folders: BTreeSet<&[u8]> = images
         .iter()
         .filter_map(|&index| folder_of(index))
@@ -476,6 +489,11 @@ fn by_folders<R: ReadAt>(
             _ => NONE,
         };
         table.push(&all.entries[index as usize], label);
+    }
+    if !labelled {
+        let labels = all.with(Role::Label);
+        let labels = labels.filter(|&label| webdataset::is_cls(all.name(label)));
+        labels.for_each(|label| table.remarks.orphans.add(|| all.place(label)));
     }
     table.folders = folders;
     table.marker = marker;

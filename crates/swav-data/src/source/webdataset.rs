@@ -16,6 +16,7 @@
 //! An image that goes on from another image's stem and has no label of its own stem (`0.seg.png` beside `0.jpg`) is
 //! part of that image, such as a mask, and left out.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
@@ -72,26 +73,25 @@ pub(super) fn is_labelled<R: ReadAt>(all: &Catalogue<R>) -> bool {
         .with(Role::Image)
         .map(|image| key(all.name(image)))
         .collect();
-    all.with(Role::Label).any(|label| {
-        let name = all.name(label);
-        keys.contains(key(name))
-            && (is_cls(name)
-                || all
-                    .bytes(label, LONGEST)
-                    .is_ok_and(|text| says_label(&text)))
-    })
+    all.with(Role::Label)
+        .any(|label| keys.contains(key(all.name(label))) && holds_label(all, label))
+}
+
+/// Whether a member holds a label: it is a `cls`, or JSON that has one. What is damaged has one if it looks so, since
+/// whoever reads it says what is wrong.
+fn holds_label<R: ReadAt>(all: &Catalogue<R>, index: u32) -> bool {
+    if is_cls(all.name(index)) {
+        return true;
+    }
+    let text = all.bytes(index, LONGEST).unwrap_or_default();
+    match of_json(&text) {
+        Ok(label) => label.is_some(),
+        Err(_) => memchr::memmem::find(&text, b"\"label\"").is_some(),
+    }
 }
 
 /// Longer than any description of an image.
 const LONGEST: u64 = 1 << 24;
-
-/// Whether JSON has a label. What is damaged has one if it looks so: whoever reads it says what is wrong.
-fn says_label(text: &[u8]) -> bool {
-    match of_json(text) {
-        Ok(label) => label.is_some(),
-        Err(_) => memchr::memmem::find(text, b"\"label\"").is_some(),
-    }
-}
 
 /// The samples of an archive, in its order.
 ///
@@ -99,7 +99,6 @@ fn says_label(text: &[u8]) -> bool {
 /// When a label cannot be read, two labels of one image differ, some images have a label and others none, some labels
 /// are numbers and others names, or the members of a key lie apart.
 pub(super) fn table<R: ReadAt>(all: &Catalogue<R>) -> Result<Table, DataError> {
-    all.check(Role::Label)?;
     for &(one, other) in &all.twice {
         let (first, second) = (read(all, one)?, read(all, other)?);
         if first != second {
@@ -114,21 +113,21 @@ pub(super) fn table<R: ReadAt>(all: &Catalogue<R>) -> Result<Table, DataError> {
         }
         let key = key(all.name(index));
         if key != group.key {
-            samples.take(&mut group);
+            samples.take(std::mem::take(&mut group))?;
             group.key = key;
         }
-        if entry.role == Role::Image {
-            group.images.push(index);
-        } else if let Some(label) = read(all, index)? {
-            group.add(all, index, label)?;
+        match entry.role {
+            Role::Image => group.images.push(index),
+            _ => group.labels.push(index),
         }
     }
-    samples.take(&mut group);
+    samples.take(group)?;
     samples.finish()
 }
 
 /// Reads a label; nothing when the member has none.
 fn read<R: ReadAt>(all: &Catalogue<R>, index: u32) -> Result<Option<Label>, DataError> {
+    all.check(index)?;
     let text = all.bytes(index, LONGEST);
     let label = text.and_then(|text| match is_cls(all.name(index)) {
         true => of_text(&text),
@@ -157,29 +156,32 @@ fn differ<R: ReadAt>(
 struct Group<'a> {
     key: &'a [u8],
     images: Vec<u32>,
-    /// By stem.
-    labels: HashMap<&'a [u8], (u32, Label)>,
+    labels: Vec<u32>,
 }
 
 impl<'a> Group<'a> {
-    fn add<R: ReadAt>(
-        &mut self,
+    /// The labels by their stems, and the members that hold them.
+    fn read<R: ReadAt>(
+        &self,
         all: &'a Catalogue<R>,
-        index: u32,
-        label: Label,
-    ) -> Result<(), DataError> {
-        match self.labels.get(stem(all.name(index))) {
-            Some((other, known)) if *known != label => Err(differ(
-                all,
-                (*other, &Some(known.clone())),
-                (index, &Some(label)),
-            )),
-            Some(_) => Ok(()),
-            None => {
-                self.labels.insert(stem(all.name(index)), (index, label));
-                Ok(())
+    ) -> Result<HashMap<&'a [u8], (u32, Label)>, DataError> {
+        let mut labels: HashMap<&[u8], (u32, Label)> = HashMap::new();
+        for &index in &self.labels {
+            let Some(label) = read(all, index)? else {
+                continue;
+            };
+            match labels.entry(stem(all.name(index))) {
+                Entry::Vacant(place) => {
+                    place.insert((index, label));
+                }
+                Entry::Occupied(known) if known.get().1 != label => {
+                    let (other, known) = known.remove();
+                    return Err(differ(all, (other, &Some(known)), (index, &Some(label))));
+                }
+                Entry::Occupied(_) => {}
             }
         }
+        Ok(labels)
     }
 }
 
@@ -223,14 +225,19 @@ impl<'a, R: ReadAt> Samples<'a, R> {
         }
     }
 
-    /// Appends the samples of a group, which is empty afterwards.
-    fn take(&mut self, group: &mut Group<'a>) {
-        let Group {
-            key,
-            images,
-            labels,
-        } = std::mem::take(group);
+    /// Appends the samples of a group.
+    fn take(&mut self, group: Group<'a>) -> Result<(), DataError> {
         let all = self.all;
+        if group.images.is_empty() {
+            // They may be of any kind: a description of the whole archive, for one.
+            let labels = group.labels.into_iter();
+            let labels = labels.filter(|&label| holds_label(all, label));
+            self.orphans
+                .extend(labels.map(|label| (label, Sought::Key(group.key))));
+            return Ok(());
+        }
+        let labels = group.read(all)?;
+        let Group { key, images, .. } = group;
         let stem = |image: u32| stem(all.name(image));
         let stems: HashSet<&[u8]> = images.iter().map(|&image| stem(image)).collect();
         let mut claimed: HashSet<&[u8]> = HashSet::new();
@@ -252,18 +259,10 @@ impl<'a, R: ReadAt> Samples<'a, R> {
             (1, 0) => labels.keys().next().copied(),
             _ => None,
         };
-        if !samples.is_empty() {
-            claimed.extend(only);
-        }
-        for (stem, (label, _)) in &labels {
-            if !claimed.contains(stem) {
-                let sought = match samples.is_empty() {
-                    true => Sought::Key(key),
-                    false => Sought::Stem(stem),
-                };
-                self.orphans.push((*label, sought));
-            }
-        }
+        claimed.extend(only);
+        let orphans = labels.iter().filter(|(stem, _)| !claimed.contains(*stem));
+        self.orphans
+            .extend(orphans.map(|(stem, &(label, _))| (label, Sought::Stem(stem))));
         for (image, stem) in samples {
             let label = match stem.or(only).and_then(|stem| labels.get(stem)) {
                 Some((member, label)) => self.number(*member, label),
@@ -274,6 +273,7 @@ impl<'a, R: ReadAt> Samples<'a, R> {
             };
             self.table.push(&all.entries[image as usize], label);
         }
+        Ok(())
     }
 
     /// A label as it stands in the table.
