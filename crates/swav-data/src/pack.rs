@@ -80,7 +80,7 @@ pub struct Packed {
 /// nothing. Opened again, the shards give the same samples in the same order with the same labels and
 /// class names: what is trained on them is what would be trained on the source. Each class is a
 /// folder in the archives, so they unpack to class folders. Of samples that would have one name in one archive, all but
-/// the first are numbered: `cat/1.jpg`, `cat/1-2.jpg`.
+/// the first get their place in the archive as a number: `cat/1.jpg`, `cat/1-12.jpg`.
 ///
 /// `progress` is called with the number of samples that are done; when it returns false, packing
 /// stops, nothing is left behind and nothing is returned.
@@ -114,11 +114,15 @@ pub fn pack(
     let mut shard: Option<Shard> = None;
     for index in 0..source.len() {
         let bytes = encoded(source.read(index)?, || source.name(index))?;
-        let mut path = naming.path(source, index, &bytes);
-        // At most some digits more once it is numbered.
-        let cost = cost(&path, bytes.len());
+        let path = naming.path(source, index, &bytes);
+        let mut free = match &shard {
+            Some(shard) => shard.free(&path),
+            None => path.clone(),
+        };
+        let cost = cost(&free, bytes.len());
         if let Some(full) = shard.take_if(|shard| !shard.has_room(size, cost)) {
             packed.bytes += full.finish()?;
+            free = path;
         }
         let open = match &mut shard {
             Some(open) => open,
@@ -128,8 +132,7 @@ pub fn pack(
                 none.insert(Shard::create(file, &naming.marker)?)
             }
         };
-        open.number(&mut path);
-        open.append(&path, &bytes)?;
+        open.append(&free, &bytes)?;
         packed.samples += 1;
         if !progress(packed.samples) {
             return Ok(None);
@@ -187,6 +190,12 @@ fn cost(path: &Path, bytes: usize) -> u64 {
         length => BLOCK + (length as u64).next_multiple_of(BLOCK),
     };
     BLOCK + (bytes as u64).next_multiple_of(BLOCK) + long
+}
+
+fn hash(path: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// How the members are called.
@@ -303,23 +312,25 @@ impl Shard {
         }
     }
 
-    /// Gives a sample a name that no other has, and takes it.
-    fn number(&mut self, path: &mut PathBuf) {
-        let hash = |name: &Path| {
-            let mut hasher = DefaultHasher::new();
-            name.hash(&mut hasher);
-            hasher.finish()
+    /// The path of a sample, numbered when another has it.
+    fn free(&self, path: &Path) -> PathBuf {
+        let numbered = |number: u64| {
+            let mut name = path.file_stem().unwrap_or_default().to_owned();
+            name.push(format!("-{number}"));
+            if let Some(extension) = path.extension() {
+                name.push(".");
+                name.push(extension);
+            }
+            path.with_file_name(name)
         };
-        let stem = path.file_stem().unwrap_or_default().to_owned();
-        let extension = path.extension().unwrap_or_default().to_owned();
-        let mut number = 1u64;
-        while !self.names.insert(hash(path)) {
+        let mut free = path.to_path_buf();
+        // From its own place on, so that many of one name find theirs at once.
+        let mut number = self.samples;
+        while self.names.contains(&hash(&free)) {
             number += 1;
-            let mut name = stem.clone();
-            name.push(format!("-{number}."));
-            name.push(&extension);
-            path.set_file_name(name);
+            free = numbered(number);
         }
+        free
     }
 
     fn append(&mut self, path: &Path, bytes: &[u8]) -> Result<(), DataError> {
@@ -330,6 +341,7 @@ impl Shard {
         self.builder
             .append_data(&mut header, path, bytes)
             .map_err(|error| self.failed(error))?;
+        self.names.insert(hash(path));
         self.samples += 1;
         self.bytes += cost(path, bytes.len());
         Ok(())

@@ -165,6 +165,7 @@ impl TarSource {
                 let (table, notes) = listed?;
                 if table.len() > 0 && *layout.get_or_insert(table.layout) != table.layout {
                     // Labels in one archive decide for all.
+                    drop(set);
                     return Self::with_layout(path, Some(Layout::Keys));
                 }
                 set.append(table, &files.path(shard).to_string_lossy());
