@@ -86,6 +86,10 @@ pub enum DataError {
     /// More files are corrupt than the budget allows.
     #[error("{0}")]
     Budget(HealthReport),
+    /// A thread that loads images panicked outside of a single image's way, or a source did where no
+    /// image can be blamed. It is a defect of this program or of a source.
+    #[error("loading has stopped: {0}; this is a defect, please report it")]
+    Stopped(String),
     /// A setting has no meaning; the message names it.
     #[error("{0}")]
     Invalid(String),

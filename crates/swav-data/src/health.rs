@@ -161,7 +161,7 @@ pub(crate) fn try_decode_showing(
 ) -> Result<[u32; 2], BadFile> {
     let bad = |kind: BadKind, reason: String| BadFile {
         index,
-        name: source.name(index),
+        name: name_of(source, index),
         kind,
         reason,
     };
@@ -174,12 +174,12 @@ pub(crate) fn try_decode_showing(
                 if u64::from(width) * u64::from(height) <= max_pixels =>
             {
                 *image = Image::new(width, height, rgb)
-                    .map_err(|reason| DataError::decode(&source.name(index), reason))?;
+                    .map_err(|reason| DataError::decode(&name_of(source, index), reason))?;
                 Ok([width, height])
             }
             // A name may have to be read from a file, and it is wanted in errors alone.
             sample => decode_reduced(&sample, "", max_pixels, image, reduction).or_else(|_| {
-                let name = source.name(index);
+                let name = name_of(source, index);
                 decode_reduced(&sample, &name, max_pixels, image, reduction)
             }),
         }
@@ -194,14 +194,24 @@ pub(crate) fn try_decode_showing(
     }
 }
 
-/// What a caught panic said.
+/// The name of sample `index`, or its number where the source panics over the name.
+pub(crate) fn name_of(source: &dyn Source, index: usize) -> String {
+    catch_unwind(AssertUnwindSafe(|| source.name(index)))
+        .unwrap_or_else(|_| format!("sample {index}"))
+}
+
+/// What a caught panic said, where an image is decoded.
 pub(crate) fn panic_reason(panic: &(dyn std::any::Any + Send)) -> String {
-    let said = panic
+    format!("the decoder panicked: {}", panic_words(panic))
+}
+
+/// What a caught panic said.
+pub(crate) fn panic_words(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message");
-    format!("the decoder panicked: {said}")
+        .unwrap_or("no message")
 }
 
 /// `workers`, or the number of cores when it is zero.

@@ -27,7 +27,8 @@ use crate::cache::{self, Cache};
 use crate::decode::Image;
 use crate::error::DataError;
 use crate::health::{
-    BadFile, BadKind, HealthReport, allowed, lock, panic_reason, try_decode, worker_count,
+    BadFile, BadKind, HealthReport, allowed, lock, name_of, panic_reason, panic_words, try_decode,
+    worker_count,
 };
 use crate::multicrop::View;
 use crate::sampler::{Cursor, Order, Sampler, Stretch};
@@ -254,6 +255,8 @@ struct State {
     /// The batch after those; nothing when a sequential pass has been handed out whole.
     next: Option<Stretch>,
     stop: bool,
+    /// What a worker said when it died.
+    died: Option<String>,
 }
 
 /// Delivers batches of augmented crops in a fixed order.
@@ -314,6 +317,7 @@ impl Loader {
             handed: 0,
             next: sampler.stretch(start),
             stop: false,
+            died: None,
         };
         // Those in the queue, and a few in the hands of the trainer.
         let pool = Arc::new(Pool {
@@ -346,7 +350,7 @@ impl Loader {
             let shared = Arc::clone(&loader.shared);
             let thread = thread::Builder::new()
                 .name(format!("swav-data-{number}"))
-                .spawn(move || shared.work())
+                .spawn(move || shared.live())
                 .map_err(|error| DataError::Invalid(format!("cannot start a worker: {error}")))?;
             loader.workers.push(thread);
         }
@@ -358,12 +362,13 @@ impl Loader {
     ///
     /// # Errors
     /// [`DataError::Budget`] when this batch brings the number of corrupt files over the budget or no
-    /// file gives an image, and again whenever asked after that.
+    /// file gives an image, and again whenever asked after that; [`DataError::Stopped`] when a worker
+    /// has died, or the source panics over a label.
     pub fn next_batch(&mut self) -> Result<Option<Batch>, DataError> {
         let mut met = Vec::new();
         loop {
             self.check_budget()?;
-            let Some(assembly) = self.wait() else {
+            let Some(assembly) = self.wait()? else {
                 return Ok(None);
             };
             let Stretch { start, next, .. } = assembly.stretch;
@@ -387,10 +392,16 @@ impl Loader {
                 self.shared.pool.put(groups);
                 continue;
             }
-            let labels = indices
-                .iter()
-                .map(|&index| self.shared.source.labels(index))
-                .collect();
+            let source = &self.shared.source;
+            let label = |index: usize| {
+                let labels = catch_unwind(AssertUnwindSafe(|| source.labels(index)));
+                labels.map_err(|panic| {
+                    let (name, words) = (name_of(&**source, index), panic_words(panic.as_ref()));
+                    DataError::Stopped(format!("the label of {name}: {words}"))
+                })
+            };
+            let labels = indices.iter().map(|&index| label(index));
+            let labels = labels.collect::<Result<_, _>>()?;
             let pool = Arc::clone(&self.shared.pool);
             return Ok(Some(Batch {
                 epoch: start.epoch,
@@ -459,13 +470,17 @@ impl Loader {
     }
 
     /// Takes the first batch of the queue when it is complete.
-    fn wait(&mut self) -> Option<Arc<Assembly>> {
+    fn wait(&mut self) -> Result<Option<Arc<Assembly>>, DataError> {
         let begin = Instant::now();
         let mut state = lock(&self.shared.state);
         let first = loop {
             match state.queue.front() {
                 Some(first) if first.missing.load(Ordering::Acquire) == 0 => {
                     break state.queue.pop_front();
+                }
+                _ if state.died.is_some() => {
+                    let words = state.died.clone().unwrap_or_default();
+                    return Err(DataError::Stopped(words));
                 }
                 None if state.next.is_none() => break None,
                 _ => state = wait_on(&self.shared.ready, state),
@@ -474,7 +489,7 @@ impl Loader {
         drop(state);
         self.shared.room.notify_all();
         self.waited += begin.elapsed();
-        first
+        Ok(first)
     }
 }
 
@@ -483,14 +498,28 @@ impl Drop for Loader {
         lock(&self.shared.state).stop = true;
         self.shared.room.notify_all();
         for worker in self.workers.drain(..) {
-            // A worker catches what its work panics with; there is nothing to add here.
+            // A worker catches what its work panics with, and has said so; there is nothing to add here.
             let _ = worker.join();
         }
     }
 }
 
 impl Shared {
-    /// The life of a worker.
+    /// The life of a worker. Its death ends the loading: the batch in its hands would never be complete.
+    fn live(&self) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work())) {
+            let mut state = lock(&self.state);
+            let words = panic_words(panic.as_ref());
+            state
+                .died
+                .get_or_insert_with(|| format!("a worker panicked: {words}"));
+            state.stop = true;
+            self.ready.notify_all();
+            self.room.notify_all();
+        }
+    }
+
+    /// Fills slots until there are no more.
     fn work(&self) {
         let bytes = self.config.view.bytes();
         let mut worker = Worker {
@@ -667,7 +696,7 @@ impl Shared {
             *scratch = Scratch::default();
             BadFile {
                 index,
-                name: self.source.name(index),
+                name: name_of(self.source.as_ref(), index),
                 kind: BadKind::Corrupt,
                 reason: panic_reason(panic.as_ref()),
             }

@@ -3,6 +3,7 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -175,7 +176,8 @@ fn duplicates(
             if !go_on() {
                 return None;
             }
-            let Ok(sample) = source.read(index) else {
+            let read = AssertUnwindSafe(|| source.read(index));
+            let Ok(Ok(sample)) = catch_unwind(read) else {
                 continue;
             };
             match firsts.iter().find(|(_, first)| *first == sample) {

@@ -6,7 +6,7 @@ use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::folder::file_name;
-use super::{Sample, Source, count, entries, inventory, read_at};
+use super::{Sample, Source, count, entries, inventory, open_regular, read_at};
 use crate::error::DataError;
 
 const SIDE: usize = 32;
@@ -33,11 +33,44 @@ pub struct CifarSource {
 }
 
 /// Whether a file of this name is a CIFAR batch.
-pub(super) fn is_batch(name: &str) -> bool {
-    is_training(name) || matches!(name, "test_batch.bin" | "test.bin")
+pub(super) fn is_batch(file: &Path) -> bool {
+    is_training(file) || matches!(file_name(file).as_str(), "test_batch.bin" | "test.bin")
 }
 
-fn is_training(name: &str) -> bool {
+/// Whether a file is one of CIFAR's batches as Python pickles have them.
+pub(super) fn is_pickle(path: &Path) -> bool {
+    let name = file_name(path);
+    let numbered = name.strip_prefix("data_batch_");
+    let batch = numbered.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+    (batch || matches!(name.as_str(), "test_batch" | "train" | "test"))
+        && read_start(path).is_ok_and(|start| start.first() == Some(&0x80))
+}
+
+fn read_start(path: &Path) -> Result<Vec<u8>, DataError> {
+    let mut start = Vec::new();
+    let mut file = open_regular(path)?.take(1);
+    file.read_to_end(&mut start)
+        .map_err(|error| DataError::io(path, error))?;
+    Ok(start)
+}
+
+/// Says what to take in place of a pickled batch.
+pub(super) fn pickled(path: &Path) -> DataError {
+    DataError::format(
+        path,
+        "CIFAR as Python pickles, which are not read; download the binary version \
+         (cifar-10-binary.tar.gz or cifar-100-binary.tar.gz from \
+         https://www.cs.toronto.edu/~kriz/cifar.html), unpack it, and name its folder",
+    )
+}
+
+/// Whether the size of a file is that of whole records.
+pub(super) fn fits(path: &Path) -> bool {
+    head(path).is_ok()
+}
+
+fn is_training(file: &Path) -> bool {
+    let name = file_name(file);
     name == "train.bin" || (name.starts_with("data_batch") && name.ends_with(".bin"))
 }
 
@@ -49,29 +82,24 @@ impl CifarSource {
     /// not a whole number of records or holds labels that cannot be, and [`DataError::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = path.as_ref();
-        let (folder, names) = if path.is_dir() {
+        let names = if path.is_dir() {
             let all = entries(path)?;
-            let pick = |wanted: fn(&str) -> bool| -> Vec<PathBuf> {
-                all.iter()
-                    .filter(|entry| wanted(&file_name(entry)))
-                    .cloned()
-                    .collect()
+            let pick = |wanted: fn(&Path) -> bool| -> Vec<PathBuf> {
+                all.iter().filter(|entry| wanted(entry)).cloned().collect()
             };
             let training = pick(is_training);
-            (
-                path,
-                if training.is_empty() {
-                    pick(is_batch)
-                } else {
-                    training
-                },
-            )
+            match training.is_empty() {
+                true => pick(is_batch),
+                false => training,
+            }
         } else {
-            (
-                path.parent().unwrap_or(Path::new("")),
-                vec![path.to_path_buf()],
-            )
+            vec![path.to_path_buf()]
         };
+        Self::files(path, names)
+    }
+
+    /// Opens the files `names`, which `path` stands for, in their order.
+    pub(super) fn files(path: &Path, names: Vec<PathBuf>) -> Result<Self, DataError> {
         let Some(first) = names.first() else {
             return Err(DataError::Empty {
                 path: path.into(),
@@ -79,7 +107,17 @@ impl CifarSource {
                 found: inventory(path),
             });
         };
-        let head = head(first)?;
+        let folder = first.parent().unwrap_or(Path::new("")).to_path_buf();
+        let record = head(first)?;
+        if let Some(other) = names.iter().find(|name| head(name).ok() != Some(record)) {
+            let (first, record) = (first.display(), record + PIXELS);
+            let reason = format!(
+                "not records of {record} bytes, as {first} has; CIFAR-10 and CIFAR-100 are two sets, \
+                 and a file cut short is of neither: name one file"
+            );
+            return Err(DataError::format(other, reason));
+        }
+        let head = record;
         let mut source = Self {
             path: path.into(),
             files: vec![],
@@ -91,10 +129,10 @@ impl CifarSource {
         for name in names {
             source.starts.push(source.labels.len());
             read_labels(&name, head, &mut source.labels)?;
-            let file = File::open(&name).map_err(|error| DataError::io(&name, error))?;
+            let file = open_regular(&name)?;
             source.files.push((name, file));
         }
-        source.classes = class_names(folder, head, &source.labels);
+        source.classes = class_names(&folder, head, &source.labels);
         Ok(source)
     }
 
@@ -147,11 +185,16 @@ impl Source for CifarSource {
         } else {
             "CIFAR-100"
         };
-        format!(
+        let mut text = format!(
             "{}, {kind} {}",
             count(self.len(), self.classes.len()),
             self.path.display()
-        )
+        );
+        if self.files.len() > 1 || self.path != self.files[0].0 {
+            let names: Vec<String> = self.files.iter().map(|(file, _)| file_name(file)).collect();
+            text += &format!(" ({})", names.join(", "));
+        }
+        text
     }
 }
 
@@ -163,7 +206,7 @@ fn head(path: &Path) -> Result<usize, DataError> {
     let whole = |head: usize| size > 0 && size.is_multiple_of((head + PIXELS) as u64);
     let named = match file_name(path).as_str() {
         "train.bin" | "test.bin" => Some(2),
-        name if is_batch(name) => Some(1),
+        _ if is_batch(path) => Some(1),
         _ => None,
     };
     let candidates = named.map_or(vec![1, 2], |head| vec![head]);
@@ -179,7 +222,7 @@ fn head(path: &Path) -> Result<usize, DataError> {
 /// Appends the label of every record of a file.
 fn read_labels(path: &Path, head: usize, labels: &mut Vec<u8>) -> Result<(), DataError> {
     let classes = if head == 1 { 10 } else { 100 };
-    let file = File::open(path).map_err(|error| DataError::io(path, error))?;
+    let file = open_regular(path)?;
     let size = file
         .metadata()
         .map_err(|error| DataError::io(path, error))?

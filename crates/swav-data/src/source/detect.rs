@@ -1,16 +1,32 @@
 //! Looking at a path to tell which layout it has. The rules stand at [`open`](super::open).
 
-use std::fs::File;
+use std::ffi::OsStr;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::folder::{Walk, listing};
+use super::folder::{Contents, Kind, Listed, listing};
 use super::{
-    CifarSource, FolderSource, IdxSource, ListSource, ParquetSource, Source, TarSource, cifar,
-    extension_list, idx, inventory, is_image, list, parquet, tar,
+    CifarSource, FolderSource, Format, IdxSource, ListSource, ParquetSource, Source, TarSource,
+    cifar, extension_list, idx, inventory, is_image, list, open_regular, parquet, pattern, tar,
 };
 use crate::error::DataError;
+
+/// Folders that archives of well-known sets unpack to, and that libraries download them to.
+const INNER: [&str; 12] = [
+    "cifar-10-batches-bin",
+    "cifar-100-binary",
+    "cifar-10-batches-py",
+    "cifar-100-python",
+    "MNIST",
+    "FashionMNIST",
+    "KMNIST",
+    "EMNIST",
+    "QMNIST",
+    "raw",
+    "gzip",
+    "data",
+];
 
 /// Opens `path`, which exists, as what it looks like.
 pub(super) fn open(path: &Path) -> Result<Arc<dyn Source>, DataError> {
@@ -21,32 +37,46 @@ pub(super) fn open(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     }
 }
 
+/// What a file is opened as, by its name, else by how it begins.
+fn format_of(path: &Path) -> Result<Option<Format>, DataError> {
+    let ends = |ending: &str| {
+        let found = path.extension();
+        found.is_some_and(|found| found.eq_ignore_ascii_case(OsStr::new(ending)))
+    };
+    let named = if tar::is_tar(path) || tar::is_compressed(path) {
+        Some(Format::Tar)
+    } else if parquet::is_parquet(path) {
+        Some(Format::Parquet)
+    } else if list::is_list(path) {
+        Some(Format::List)
+    } else if is_image(path) {
+        Some(Format::Flat)
+    } else if ends("bin") {
+        Some(Format::Cifar)
+    } else {
+        None
+    };
+    Ok(match named {
+        Some(format) => Some(format),
+        None => idx::begins(path)?.then_some(Format::Idx),
+    })
+}
+
 fn open_file(path: &Path) -> Result<Arc<dyn Source>, DataError> {
-    if tar::is_tar(path) || tar::is_compressed(path) {
-        return Ok(Arc::new(TarSource::detect(path)?));
+    if let Some(format) = format_of(path)? {
+        return match format {
+            Format::Tar => Ok(Arc::new(TarSource::detect(path)?)),
+            format => super::open_as(path, format),
+        };
     }
-    if parquet::is_parquet(path) {
-        return Ok(Arc::new(ParquetSource::open(path)?));
-    }
-    if list::is_list(path) {
-        return Ok(Arc::new(ListSource::open(path)?));
-    }
-    if is_image(path) {
-        return Ok(Arc::new(FolderSource::flat(path)?));
-    }
-    if path
-        .extension()
-        .is_some_and(|found| found.eq_ignore_ascii_case("bin"))
-    {
-        return Ok(Arc::new(CifarSource::open(path)?));
+    if cifar::is_pickle(path) {
+        return Err(cifar::pickled(path));
     }
     let mut start = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(4).read_to_end(&mut start))
+    open_regular(path)?
+        .take(4)
+        .read_to_end(&mut start)
         .map_err(|error| DataError::io(path, error))?;
-    if start.starts_with(&[0x1F, 0x8B]) || idx::is_magic(&start) {
-        return Ok(Arc::new(IdxSource::open(path)?));
-    }
     let looked_for = format!(
         "a folder, .tar, .parquet, .bin, IDX, a list (.txt, .tsv, .csv), or an image ({})",
         extension_list()
@@ -61,41 +91,131 @@ fn open_file(path: &Path) -> Result<Arc<dyn Source>, DataError> {
 
 fn open_folder(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     let entries = listing(path)?;
-    let any = |fits: &dyn Fn(&Path) -> bool| {
-        let mut files = entries.iter().filter(|entry| !entry.folder);
-        files.any(|file| fits(Path::new(&file.name)))
+    let find = |fits: &dyn Fn(&Path) -> bool| {
+        let files = entries.iter().filter(|entry| entry.kind == Kind::File);
+        let mut files = files.map(|file| Path::new(&file.name));
+        files.find(|file| fits(file)).map(|file| path.join(file))
     };
-    if any(&|file| cifar::is_batch(&file.to_string_lossy())) {
-        return Ok(Arc::new(CifarSource::open(path)?));
-    }
-    if any(&|file| idx::is_images(&file.to_string_lossy())) {
-        return Ok(Arc::new(IdxSource::open(path)?));
-    }
-    let direct = any(&is_image);
-    let mut walk = Walk::default();
+    let direct = find(&is_image).is_some();
     // Per folder: whether there are images in it or below, and whether every such folder has some
     // of its own.
     let (mut folders, mut shallow) = (0, true);
-    for entry in entries.iter().filter(|entry| entry.folder) {
-        let folder = path.join(&entry.name);
-        let (mut images, mut own) = (false, false);
-        walk.visit(&folder, |place, _| {
-            images = true;
-            own |= place == folder;
-        })?;
-        folders += usize::from(images);
-        shallow &= own || !images;
+    for entry in entries.iter().filter(|entry| entry.is_folder()) {
+        let inside = Contents::of(path, entry)?;
+        folders += usize::from(inside.images);
+        shallow &= inside.own || !inside.images;
+    }
+    let images = direct || folders > 0;
+    // A name alone does not make records of what lies beside images.
+    let fits = |file: &Path, records: &dyn Fn(&Path) -> bool| !images || records(&path.join(file));
+    let batch = find(&|file| cifar::is_batch(file) && fits(file, &cifar::fits));
+    let table = find(&|file| {
+        idx::is_images(file) && fits(file, &|file| idx::begins(file).unwrap_or(false))
+    });
+    if let (true, Some(file)) = (images, batch.as_ref().or(table.as_ref())) {
+        return Err(DataError::format(
+            path,
+            format!(
+                "holds image files and {}, which are two sets; name the one, --data {}, or move it \
+                 elsewhere",
+                file.file_name().unwrap_or_default().display(),
+                file.display()
+            ),
+        ));
+    }
+    if batch.is_some() {
+        return Ok(Arc::new(CifarSource::open(path)?));
+    }
+    if table.is_some() {
+        return Ok(Arc::new(IdxSource::open(path)?));
     }
     match (direct, folders) {
-        (true, 0) => Ok(Arc::new(FolderSource::flat(path)?)),
-        (false, 2..) if shallow => Ok(Arc::new(FolderSource::classes(path)?)),
-        (false, 0) if any(&tar::is_tar) => Ok(Arc::new(TarSource::detect(path)?)),
-        (false, 0) if any(&parquet::is_parquet) => Ok(Arc::new(ParquetSource::open(path)?)),
-        (false, 0) => Err(DataError::Empty {
+        (true, 0) => Ok(Arc::new(FolderSource::flat(path)?.of_one_split()?)),
+        (false, 2..) if shallow => Ok(Arc::new(FolderSource::classes(path)?.of_one_split()?)),
+        (false, 0) => open_other(path, &entries, &find),
+        _ => Ok(Arc::new(FolderSource::nested(path)?.of_one_split()?)),
+    }
+}
+
+/// Opens a folder without images in it or below.
+fn open_other(
+    path: &Path,
+    entries: &[Listed],
+    find: &dyn Fn(&dyn Fn(&Path) -> bool) -> Option<PathBuf>,
+) -> Result<Arc<dyn Source>, DataError> {
+    if find(&tar::is_tar).is_some() {
+        return Ok(Arc::new(TarSource::detect(path)?));
+    }
+    if find(&parquet::is_parquet).is_some() {
+        return Ok(Arc::new(ParquetSource::open(path)?));
+    }
+    if let Some(file) = find(&|file| cifar::is_pickle(&path.join(file))) {
+        return Err(cifar::pickled(&file));
+    }
+    let folders = entries.iter().filter(|entry| entry.is_folder());
+    let inner = folders.filter(|entry| INNER.iter().any(|known| *known == entry.name));
+    let inner: Vec<String> = inner
+        .map(|entry| entry.name.to_string_lossy().into_owned())
+        .collect();
+    match &inner[..] {
+        [] => Err(DataError::Empty {
             path: path.into(),
             looked_for: format!("{}; .tar; .parquet; CIFAR .bin; IDX", extension_list()),
             found: inventory(path),
         }),
-        _ => Ok(Arc::new(FolderSource::nested(path)?)),
+        [name] => open_folder(&path.join(name)),
+        [name, ..] => Err(DataError::format(
+            path,
+            format!(
+                "holds several sets: {}; name one, such as --data {}",
+                inner.join(", "),
+                path.join(name).display()
+            ),
+        )),
+    }
+}
+
+/// Opens the files that a pattern matches, all of one kind.
+pub(super) fn open_pattern(path: &Path, format: Format) -> Result<Arc<dyn Source>, DataError> {
+    let wrong = |reason: String| DataError::format(path, reason);
+    let files = pattern::matches(path)?;
+    let first = &files[0];
+    let mut kind = format;
+    if format == Format::Auto {
+        let unknown = |file: &Path| {
+            wrong(format!(
+                "matches {}, which is neither an image nor an archive, table or list of images; \
+                 choose the files by their ending, as in *.tar",
+                file.display()
+            ))
+        };
+        kind = format_of(first)?.ok_or_else(|| unknown(first))?;
+        for file in &files {
+            if format_of(file)?.ok_or_else(|| unknown(file))? != kind {
+                return Err(wrong(format!(
+                    "matches files of several kinds, {} and {}; choose one kind by the ending, as in \
+                     *.tar",
+                    first.display(),
+                    file.display()
+                )));
+            }
+        }
+    }
+    match kind {
+        Format::Tar if format == Format::Auto => Ok(Arc::new(TarSource::detect(path)?)),
+        Format::Tar => Ok(Arc::new(TarSource::open(path)?)),
+        Format::WebDataset => Ok(Arc::new(TarSource::webdataset(path)?)),
+        Format::Parquet => Ok(Arc::new(ParquetSource::open(path)?)),
+        Format::Flat | Format::Nested => Ok(Arc::new(FolderSource::files(path, &files)?)),
+        Format::Cifar => Ok(Arc::new(CifarSource::files(path, files)?)),
+        Format::Idx => Ok(Arc::new(IdxSource::open(idx::only(path, files)?)?)),
+        Format::List if files.len() == 1 => Ok(Arc::new(ListSource::open(first)?)),
+        Format::List => Err(wrong(format!(
+            "matches {} lists; name one, or join them",
+            files.len()
+        ))),
+        Format::Auto | Format::Classes => Err(wrong(
+            "a pattern chooses files, not class folders; name the folder above them".into(),
+        )),
     }
 }

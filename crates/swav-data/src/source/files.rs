@@ -4,8 +4,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::folder::listing;
+use super::folder::{Kind, listing};
 use super::names::{Names, os};
+use super::{open_regular, pattern, split};
 use crate::error::DataError;
 use crate::health::lock;
 
@@ -26,19 +27,32 @@ impl Files {
     /// How many may be open at once: well below what systems allow a process.
     const OPEN: usize = 256;
 
-    /// The file at `path`, or those in the folder at `path` that `wanted` says yes to, by name.
+    /// The file at `path`, those in the folder at `path` that `wanted` says yes to, by name, or those
+    /// that match `path` where it is a pattern.
+    ///
+    /// # Errors
+    /// [`DataError::Format`] when those in a folder are of several splits, and what
+    /// [`pattern::matches`] refuses.
     pub(super) fn at(
         path: &Path,
         mut wanted: impl FnMut(&Path) -> Result<bool, DataError>,
     ) -> Result<Self, DataError> {
         let mut names = Names::default();
         let root = if path.is_dir() {
+            let mut known = Vec::new();
             for entry in listing(path)? {
-                if wanted(Path::new(&entry.name))? && !entry.folder {
+                if wanted(Path::new(&entry.name))? && entry.kind == Kind::File {
                     names.push(entry.name.as_encoded_bytes());
+                    known.push(entry.name.to_string_lossy().into_owned());
                 }
             }
+            split::check_archives(path, &known)?;
             path
+        } else if pattern::is_pattern(path) && !path.exists() {
+            for file in pattern::matches(path)? {
+                names.push(file.as_os_str().as_encoded_bytes());
+            }
+            Path::new("")
         } else {
             names.push(path.file_name().unwrap_or_default().as_encoded_bytes());
             path.parent().unwrap_or(Path::new(""))
@@ -71,7 +85,7 @@ impl Files {
             return Ok(Arc::clone(file));
         }
         let path = self.path(number);
-        let file = Arc::new(File::open(&path).map_err(|error| DataError::io(&path, error))?);
+        let file = Arc::new(open_regular(&path)?);
         *place = Some((number, Arc::clone(&file)));
         Ok(file)
     }

@@ -1,12 +1,14 @@
 //! Folders of image files: one class a folder, flat, or nested without labels.
 
-use std::collections::HashSet;
-use std::ffi::OsString;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::names::{Names, os};
-use super::{Sample, Source, count, extension_list, inventory, is_image};
+use super::skipped::Skipped;
+use super::{Sample, Source, count, extension_list, inventory, is_image, read_file, split};
 use crate::error::DataError;
 
 /// Image files under a folder, read one by one.
@@ -26,36 +28,62 @@ pub struct FolderSource {
     starts: Vec<usize>,
     classes: Vec<String>,
     layout: &'static str,
+    /// What the set is called in its description.
+    place: PathBuf,
+    notes: Vec<String>,
 }
 
 impl FolderSource {
     /// `root/class/**/image`. Classes are the folders in `root` with at least one image, sorted.
     ///
+    /// A class may be a link to a folder, also to the one of another class: it has that folder's images.
+    ///
     /// # Errors
     /// [`DataError::Empty`], [`DataError::Io`], and [`DataError::Format`] when images lie beside
-    /// the class folders: they would have no class.
+    /// the class folders (they would have no class), or when a link leads to a folder above itself, or
+    /// from within a class into another.
     pub fn classes(root: &Path) -> Result<Self, DataError> {
         let mut found = Self::empty(root, "class folders");
-        let mut walk = Walk::default();
-        for entry in listing(root)? {
+        let mut skipped = Skipped::default();
+        let listed = listing(root)?;
+        let mut classes = Classes::default();
+        for entry in listed.iter().filter(|entry| entry.is_folder()) {
             let path = root.join(&entry.name);
-            if entry.folder {
-                let before = found.files.len();
-                walk.visit(&path, |folder, name| found.add(folder, name))?;
-                if found.files.len() > before {
-                    found.starts.push(before);
-                    found.classes.push(file_name(&path));
+            if let Some(real) = accessible(&path, &mut skipped)? {
+                if canonical(root)?.starts_with(&real) {
+                    return Err(refused_link(&path, ABOVE));
                 }
-            } else if is_image(&path) {
+                classes.real.push((real, path));
+            }
+        }
+        let mut firsts: HashMap<&Path, String> = HashMap::new();
+        for (real, path) in &classes.real {
+            let before = found.files.len();
+            let mut walk = Walk::within(&classes, real);
+            walk.visit(path, &mut skipped, |folder, name| found.add(folder, name))?;
+            if found.files.len() > before {
+                let name = file_name(path);
+                found.starts.push(before);
+                found.classes.push(name.clone());
+                if let Some(first) = firsts.get(real.as_path()) {
+                    found.notes.push(format!(
+                        "classes {first} and {name} are the same folder: its images are in both"
+                    ));
+                }
+                firsts.entry(real).or_insert(name);
+            }
+        }
+        for entry in listed.iter().filter(|entry| !entry.is_folder()) {
+            if entry.sort(root, &mut skipped) {
                 let reason = format!(
                     "{} lies beside the class folders and has no class; move it into one, or use \
                      format = \"nested\"",
-                    file_name(&path)
+                    entry.name.display()
                 );
                 return Err(DataError::format(root, reason));
             }
         }
-        found.checked()
+        found.checked(skipped)
     }
 
     /// `root/image`, or a single image file.
@@ -63,31 +91,67 @@ impl FolderSource {
     /// # Errors
     /// [`DataError::Empty`] and [`DataError::Io`].
     pub fn flat(path: &Path) -> Result<Self, DataError> {
+        let mut skipped = Skipped::default();
         if path.is_dir() {
             let mut found = Self::empty(path, "flat folder");
             for entry in listing(path)? {
-                if !entry.folder && is_image(Path::new(&entry.name)) {
+                if !entry.is_folder() && entry.sort(path, &mut skipped) {
                     found.add(path, &entry.name);
                 }
             }
-            return found.checked();
+            return found.checked(skipped);
         }
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut found = Self::empty(folder, "image");
         if let Some(name) = path.file_name().filter(|_| is_image(path)) {
             found.add(folder, name);
         }
-        found.checked()
+        found.checked(skipped)
     }
 
-    /// `root/**/image`, without labels.
+    /// `root/**/image`, without labels. A folder that can be reached in two ways is read once.
     ///
     /// # Errors
     /// [`DataError::Empty`] and [`DataError::Io`].
     pub fn nested(root: &Path) -> Result<Self, DataError> {
         let mut found = Self::empty(root, "nested folders");
-        Walk::default().visit(root, |folder, name| found.add(folder, name))?;
-        found.checked()
+        let mut skipped = Skipped::default();
+        Walk::default().visit(root, &mut skipped, |folder, name| found.add(folder, name))?;
+        found.checked(skipped)
+    }
+
+    /// The image files that a pattern has named, without labels.
+    pub(super) fn files(pattern: &Path, files: &[PathBuf]) -> Result<Self, DataError> {
+        let parents: Vec<&Path> = files.iter().filter_map(|file| file.parent()).collect();
+        let mut root = parents.first().copied().unwrap_or(Path::new(""));
+        while !parents.iter().all(|parent| parent.starts_with(root)) {
+            root = root.parent().unwrap_or(Path::new(""));
+        }
+        let mut found = Self::empty(root, "files");
+        found.place = pattern.into();
+        for file in files {
+            if let (Some(folder), Some(name)) = (file.parent(), file.file_name()) {
+                found.add(folder, name);
+            }
+        }
+        found.checked(Skipped::default())
+    }
+
+    /// Refuses folders or files that are several splits of one set.
+    pub(super) fn of_one_split(self) -> Result<Self, DataError> {
+        let folders: Vec<PathBuf> = (0..self.folders.len())
+            .map(|number| PathBuf::from(os(self.folders.get(number))))
+            .collect();
+        split::check_folders(&self.root, folders.iter().map(PathBuf::as_path))?;
+        if folders.len() == 1 {
+            let name = |index| String::from_utf8_lossy(&self.files.get(index)).into_owned();
+            let folder = match folders[0] == Path::new("") {
+                true => self.root.clone(),
+                false => self.root.join(&folders[0]),
+            };
+            split::check_images(&folder, (0..self.files.len()).map(name))?;
+        }
+        Ok(self)
     }
 
     fn empty(root: &Path, layout: &'static str) -> Self {
@@ -99,11 +163,13 @@ impl FolderSource {
             starts: vec![],
             classes: vec![],
             layout,
+            place: root.into(),
+            notes: vec![],
         }
     }
 
     /// Appends the file `name` in `folder`, which is the root or lies below it.
-    fn add(&mut self, folder: &Path, name: &std::ffi::OsStr) {
+    fn add(&mut self, folder: &Path, name: &OsStr) {
         let below = folder.strip_prefix(&self.root).unwrap_or(folder);
         let below = below.as_os_str().as_encoded_bytes();
         let known = self.folders.len();
@@ -114,7 +180,7 @@ impl FolderSource {
         self.files.push(name.as_encoded_bytes());
     }
 
-    fn checked(mut self) -> Result<Self, DataError> {
+    fn checked(mut self, skipped: Skipped) -> Result<Self, DataError> {
         if self.files.len() == 0 {
             return Err(DataError::Empty {
                 looked_for: extension_list(),
@@ -125,6 +191,7 @@ impl FolderSource {
         self.files.shrink();
         self.folders.shrink();
         self.runs.shrink_to_fit();
+        self.notes.extend(skipped.notes());
         Ok(self)
     }
 
@@ -143,10 +210,7 @@ impl Source for FolderSource {
     }
 
     fn read(&self, index: usize) -> Result<Sample, DataError> {
-        let path = self.root.join(self.below(index));
-        fs::read(&path)
-            .map(Sample::Encoded)
-            .map_err(|error| DataError::io(&path, error))
+        read_file(&self.root.join(self.below(index))).map(Sample::Encoded)
     }
 
     fn name(&self, index: usize) -> String {
@@ -175,9 +239,13 @@ impl Source for FolderSource {
         &self.classes
     }
 
+    fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     fn describe(&self) -> String {
         let images = count(self.len(), self.classes.len());
-        format!("{images}, {} {}", self.layout, self.root.display())
+        format!("{images}, {} {}", self.layout, self.place.display())
     }
 }
 
@@ -192,8 +260,38 @@ pub(super) fn file_name(path: &Path) -> String {
 /// A name in a folder.
 pub(super) struct Listed {
     pub(super) name: OsString,
-    /// Whether it is a folder, or a link to one.
-    pub(super) folder: bool,
+    pub(super) kind: Kind,
+    /// Whether it is a link to what `kind` says.
+    link: bool,
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A regular file, or a link that leads nowhere: whoever reads it says so.
+    File,
+    Folder,
+    /// A FIFO, a socket or a device: reading one may take for ever.
+    Special,
+}
+
+impl Listed {
+    pub(super) fn is_folder(&self) -> bool {
+        self.kind == Kind::Folder
+    }
+
+    /// Whether this, which lies in `folder` and is none itself, is an image file. What is left out is
+    /// counted.
+    fn sort(&self, folder: &Path, skipped: &mut Skipped) -> bool {
+        let image = is_image(Path::new(&self.name));
+        match self.kind {
+            Kind::File if image => return true,
+            Kind::File => skipped.ending(Path::new(&self.name)),
+            Kind::Special if image => skipped.special(folder.join(&self.name)),
+            Kind::Special | Kind::Folder => {}
+        }
+        false
+    }
 }
 
 /// What is not hidden in a folder, sorted by the bytes of the names. Only links are looked at:
@@ -208,41 +306,159 @@ pub(super) fn listing(folder: &Path) -> Result<Vec<Listed>, DataError> {
             continue;
         }
         let kind = entry.file_type().map_err(failed)?;
-        let folder = kind.is_dir() || (!kind.is_file() && entry.path().is_dir());
-        found.push(Listed { name, folder });
+        let link = kind.is_symlink();
+        let kind = match link {
+            true => fs::metadata(entry.path())
+                .map(|found| found.file_type())
+                .ok(),
+            false => Some(kind),
+        };
+        let kind = match kind {
+            Some(kind) if kind.is_dir() => Kind::Folder,
+            Some(kind) if !kind.is_file() => Kind::Special,
+            _ => Kind::File,
+        };
+        found.push(Listed { name, kind, link });
     }
     found.sort_by(|a, b| a.name.as_encoded_bytes().cmp(b.name.as_encoded_bytes()));
     Ok(found)
 }
 
-/// A walk through folders that reads each of them once, however many links lead there.
-#[derive(Default)]
-pub(super) struct Walk {
-    visited: HashSet<PathBuf>,
+/// Where a folder really lies. Nothing for a `lost+found` that may not be read: each file system has
+/// one, and no images in it.
+fn accessible(folder: &Path, skipped: &mut Skipped) -> Result<Option<PathBuf>, DataError> {
+    let failed = |error| DataError::io(folder, error);
+    if folder.ends_with("lost+found")
+        && let Err(error) = fs::read_dir(folder)
+        && error.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        skipped.unreadable(folder.into());
+        return Ok(None);
+    }
+    fs::canonicalize(folder).map(Some).map_err(failed)
 }
 
-impl Walk {
+/// What is in a folder, for a decision on the layout of the folder above.
+pub(super) struct Contents {
+    /// Whether there is an image in it or below.
+    pub(super) images: bool,
+    /// Whether there is one in it.
+    pub(super) own: bool,
+}
+
+impl Contents {
+    /// Looks into a folder of `root`, no further than it takes. A link that leads to a folder above
+    /// itself counts for nothing.
+    pub(super) fn of(root: &Path, entry: &Listed) -> Result<Self, DataError> {
+        let folder = root.join(&entry.name);
+        let (mut images, mut own) = (false, false);
+        let skipped = &mut Skipped::default();
+        let real = accessible(&folder, skipped)?;
+        let above = |real: PathBuf| Ok(canonical(root)?.starts_with(real));
+        if !real.map_or(Ok(true), above)? {
+            Walk::default().look(&folder, skipped, |place, _| {
+                images = true;
+                own |= place == folder;
+                ControlFlow::Break(())
+            })?;
+            // Folders come before files where their names do.
+            own |= images && !own && {
+                let mut files = listing(&folder)?.into_iter();
+                files.any(|file| file.kind == Kind::File && is_image(Path::new(&file.name)))
+            };
+        }
+        Ok(Self { images, own })
+    }
+}
+
+fn canonical(path: &Path) -> Result<PathBuf, DataError> {
+    fs::canonicalize(path).map_err(|error| DataError::io(path, error))
+}
+
+/// What is wrong with a link to a folder above itself.
+const ABOVE: &str = "to a folder above itself: what lies below it has no end";
+
+/// Refuses a link among class folders.
+fn refused_link(link: &Path, what: &str) -> DataError {
+    DataError::format(
+        link,
+        format!(
+            "a link {what}; remove it, or use data.format = \"nested\", which reads each folder once \
+             and gives no labels"
+        ),
+    )
+}
+
+/// Where the class folders of a set really lie, and their paths in it.
+#[derive(Default)]
+struct Classes {
+    real: Vec<(PathBuf, PathBuf)>,
+}
+
+/// A walk through folders that reads each of them once, however many links lead there.
+#[derive(Default)]
+struct Walk<'a> {
+    visited: HashSet<PathBuf>,
+    /// The classes, and where the one lies that is walked through.
+    classes: Option<(&'a Classes, &'a Path)>,
+}
+
+/// A folder that is being walked through.
+struct Open {
+    path: PathBuf,
+    real: PathBuf,
+    entries: std::vec::IntoIter<Listed>,
+}
+
+impl<'a> Walk<'a> {
+    /// A walk through one of the classes, which refuses links that lead out of it to where they make
+    /// labels wrong.
+    fn within(classes: &'a Classes, class: &'a Path) -> Self {
+        Self {
+            visited: HashSet::new(),
+            classes: Some((classes, class)),
+        }
+    }
+
     /// Calls `found` with folder and name of each image in `root` and below, sorted; a folder's
     /// entries in order, depth first.
-    pub(super) fn visit(
+    fn visit(
         &mut self,
         root: &Path,
-        mut found: impl FnMut(&Path, &std::ffi::OsStr),
+        skipped: &mut Skipped,
+        mut found: impl FnMut(&Path, &OsStr),
+    ) -> Result<(), DataError> {
+        self.look(root, skipped, |folder, name| {
+            found(folder, name);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// The same, until `found` says that it is enough.
+    fn look(
+        &mut self,
+        root: &Path,
+        skipped: &mut Skipped,
+        mut found: impl FnMut(&Path, &OsStr) -> ControlFlow<()>,
     ) -> Result<(), DataError> {
         // An explicit stack, so that deep trees do not overflow the thread's own.
-        let mut open = Vec::new();
-        self.enter(root.to_path_buf(), &mut open)?;
-        while let Some((folder, entries)) = open.last_mut() {
-            match entries.next() {
-                None => {
-                    open.pop();
+        let mut open: Vec<Open> = Vec::new();
+        self.enter(root.to_path_buf(), &mut open, skipped)?;
+        while let Some(folder) = open.last_mut() {
+            let Some(entry) = folder.entries.next() else {
+                open.pop();
+                continue;
+            };
+            if entry.is_folder() {
+                let path = folder.path.join(&entry.name);
+                if entry.link {
+                    self.check_link(&path, &open)?;
                 }
-                Some(entry) if entry.folder => {
-                    let path = folder.join(entry.name);
-                    self.enter(path, &mut open)?;
-                }
-                Some(entry) if is_image(Path::new(&entry.name)) => found(folder, &entry.name),
-                Some(_) => {}
+                self.enter(path, &mut open, skipped)?;
+            } else if entry.sort(&folder.path, skipped)
+                && found(&folder.path, &entry.name).is_break()
+            {
+                break;
             }
         }
         Ok(())
@@ -252,13 +468,45 @@ impl Walk {
     fn enter(
         &mut self,
         path: PathBuf,
-        open: &mut Vec<(PathBuf, std::vec::IntoIter<Listed>)>,
+        open: &mut Vec<Open>,
+        skipped: &mut Skipped,
     ) -> Result<(), DataError> {
-        let real = fs::canonicalize(&path).map_err(|error| DataError::io(&path, error))?;
-        if self.visited.insert(real) {
+        let Some(real) = accessible(&path, skipped)? else {
+            return Ok(());
+        };
+        if self.visited.insert(real.clone()) {
             let entries = listing(&path)?.into_iter();
-            open.push((path, entries));
+            open.push(Open {
+                path,
+                real,
+                entries,
+            });
         }
         Ok(())
+    }
+
+    /// Refuses a link within a class that leads to a folder above itself, or to images of another class.
+    fn check_link(&self, link: &Path, open: &[Open]) -> Result<(), DataError> {
+        let Some((classes, own)) = self.classes else {
+            return Ok(());
+        };
+        let real = canonical(link)?;
+        if open.iter().any(|folder| folder.real.starts_with(&real)) {
+            return Err(refused_link(link, ABOVE));
+        }
+        if real.starts_with(own) {
+            return Ok(());
+        }
+        let overlaps = |class: &Path| real.starts_with(class) || class.starts_with(&real);
+        match classes.real.iter().find(|(class, _)| overlaps(class)) {
+            Some((_, class)) => Err(refused_link(
+                link,
+                &format!(
+                    "to images of class {}: they would be labelled twice, and once wrongly",
+                    file_name(class)
+                ),
+            )),
+            None => Ok(()),
+        }
     }
 }

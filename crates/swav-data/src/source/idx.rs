@@ -1,14 +1,14 @@
 //! IDX files, the format of MNIST and its descendants: a magic number, the dimensions as big-endian
 //! 32-bit numbers, then bytes. Plain or gzipped.
 
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
 use super::folder::file_name;
-use super::{Sample, Source, count, entries, inventory};
+use super::split::Split;
+use super::{Sample, Source, count, entries, inventory, open_regular};
 use crate::error::DataError;
 
 /// Images (and labels) of a pair of IDX files, kept in memory as they are in the file.
@@ -16,7 +16,8 @@ use crate::error::DataError;
 /// Images are `[n, height, width]` in grey, which becomes R = G = B, or `[n, height, width, 3]`. The
 /// labels are the file that has `labels` for `images` and `idx1` for `idx3` in its name, in the same
 /// folder, gzipped or not; without one there are no labels. A folder stands for its training part
-/// (`train-images*`) where there is one, else for the first images file by name.
+/// (`train-images*`, `emnist-letters-train-images*`) where it has one, else for its only images file;
+/// one with several is refused.
 #[derive(Debug)]
 pub struct IdxSource {
     path: PathBuf,
@@ -33,8 +34,18 @@ pub(super) fn is_magic(start: &[u8]) -> bool {
     matches!(start, [0, 0, 0x08, 1..=4, ..])
 }
 
+/// Whether a file begins as IDX does, or as gzip data, which may hold it.
+pub(super) fn begins(path: &Path) -> Result<bool, DataError> {
+    let mut start = Vec::new();
+    let mut file = open_regular(path)?.take(4);
+    file.read_to_end(&mut start)
+        .map_err(|error| DataError::io(path, error))?;
+    Ok(start.starts_with(&[0x1F, 0x8B]) || is_magic(&start))
+}
+
 /// Whether a file of this name holds IDX images.
-pub(super) fn is_images(name: &str) -> bool {
+pub(super) fn is_images(file: &Path) -> bool {
+    let name = file_name(file);
     name.contains("images") && (name.contains("idx3") || name.contains("idx4"))
 }
 
@@ -47,7 +58,9 @@ impl IdxSource {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = path.as_ref();
         let file = if path.is_dir() {
-            find_images(path)?
+            let mut files = entries(path)?;
+            files.retain(|entry| is_images(entry));
+            only(path, files)?
         } else {
             path.to_path_buf()
         };
@@ -136,20 +149,42 @@ impl Source for IdxSource {
     }
 }
 
-fn find_images(folder: &Path) -> Result<PathBuf, DataError> {
-    let mut files = entries(folder)?;
-    files.retain(|entry| is_images(&file_name(entry)));
-    let training = files
-        .iter()
-        .position(|file| file_name(file).starts_with("train"));
-    files
-        .into_iter()
-        .nth(training.unwrap_or(0))
-        .ok_or_else(|| DataError::Empty {
-            path: folder.into(),
+/// The file of images among those that a folder or a pattern stands for: the only one, or the only
+/// one of a training part.
+pub(super) fn only(path: &Path, mut files: Vec<PathBuf>) -> Result<PathBuf, DataError> {
+    if files.iter().any(|file| is_images(file)) {
+        files.retain(|file| is_images(file));
+    }
+    // Unpacked and packed are the same images.
+    files.dedup_by(|next, file| {
+        let next = file_name(next);
+        next.strip_suffix(".gz") == Some(&file_name(file))
+    });
+    if files.len() > 1 {
+        let training = |file: &PathBuf| Split::of(&file_name(file)) == Some(Split::Train);
+        if files.iter().any(training) {
+            files.retain(training);
+        }
+    }
+    match &files[..] {
+        [] => Err(DataError::Empty {
+            path: path.into(),
             looked_for: "*images*idx3*".into(),
-            found: inventory(folder),
-        })
+            found: inventory(path),
+        }),
+        [file] => Ok(file.clone()),
+        [file, ..] => {
+            let names: Vec<String> = files.iter().map(|file| file_name(file)).collect();
+            Err(DataError::format(
+                path,
+                format!(
+                    "holds several sets of IDX images: {}; name one, such as --data {}",
+                    names.join(", "),
+                    file.display()
+                ),
+            ))
+        }
+    }
 }
 
 /// The labels that belong to a file of images.
@@ -171,7 +206,7 @@ fn find_labels(images: &Path) -> Option<PathBuf> {
 
 /// Dimensions and bytes of an IDX file.
 fn read_idx(path: &Path) -> Result<(Vec<usize>, Vec<u8>), DataError> {
-    let file = File::open(path).map_err(|error| DataError::io(path, error))?;
+    let file = open_regular(path)?;
     let mut start = Vec::new();
     (&file)
         .take(2)

@@ -1,12 +1,12 @@
 //! A text file that names one image a line.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::names::{Names, os};
-use super::{Sample, Source, count, inventory, is_image};
+use super::{Sample, Source, count, inventory, is_image, open_regular, read_file};
 use crate::error::DataError;
 
 /// The images that a text file names, in its order.
@@ -59,7 +59,7 @@ impl ListSource {
         let commas = path
             .extension()
             .is_some_and(|found| found.eq_ignore_ascii_case("csv"));
-        let mut reader = BufReader::new(File::open(path).map_err(failed)?);
+        let mut reader = BufReader::new(open_regular(path)?);
         let mut list = Self {
             path: path.into(),
             folder: path.parent().unwrap_or(Path::new("")).into(),
@@ -172,9 +172,7 @@ impl Source for ListSource {
 
     fn read(&self, index: usize) -> Result<Sample, DataError> {
         let path = self.file(index);
-        fs::read(&path)
-            .map(Sample::Encoded)
-            .map_err(|error| DataError::io(&path, error))
+        read_file(&path).map(Sample::Encoded)
     }
 
     fn name(&self, index: usize) -> String {

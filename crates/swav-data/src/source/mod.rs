@@ -14,14 +14,18 @@ mod members;
 mod names;
 mod pages;
 mod parquet;
+mod pattern;
 mod shard;
+mod skipped;
+mod split;
 mod tags;
 mod tar;
 mod webdataset;
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File, FileType, OpenOptions};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -241,22 +245,44 @@ impl FromStr for Format {
 /// | a folder with `*.tar` | as a file `*.tar`; labels in one of them decide for all |
 /// | a folder with `*.parquet` | [`Format::Parquet`] |
 ///
-/// So a root with `train/` and `test/` that hold class folders becomes one unlabelled set of all its
-/// images: `train` and `test` are not classes. Name `root/train` to have the labels, or ask for
-/// [`Format::Classes`] to have the first folder as class whatever the depth.
+/// | a folder with a folder by the name that CIFAR or MNIST unpack to, or with `data/` | as that folder |
+///
+/// **Splits are not mixed.** Where the names of folders or files say that they are several splits of a
+/// set (`train/` and `val/`, `train-*.tar` and `test-*.tar`, `val2017/`), or folders of images lie beside
+/// folders of their masks, the set is refused: name `root/train`, or choose files by a pattern. CIFAR
+/// and MNIST folders stand for their training part. Another format than [`Format::Auto`] takes folders
+/// as they are: [`Format::Nested`] all images, [`Format::Classes`] the first folder as class.
+///
+/// **A pattern chooses files** where no file has its name: `shards/train-*.tar`,
+/// `shards/train-{000..099}.tar`. All must be of one kind; they follow one another in the order of the
+/// bytes of their paths. Images that a pattern has chosen have no labels.
 ///
 /// Hidden files and folders (names that start with a dot) are left out, and so are files without
-/// one of the [`EXTENSIONS`] (in any case). Links are followed; a folder that can be reached in two
-/// ways is read once, so a loop of links ends.
+/// one of the [`EXTENSIONS`] (in any case), which a [note](Source::notes) counts. Only regular files are
+/// read: a FIFO or a device that is called like an image is left out with a note.
+///
+/// Links are followed. Without labels a folder that can be reached in two ways is read once, so a loop
+/// of links ends. A class folder may be a link; within a class, a link to a folder above itself or into
+/// another class is an error.
 ///
 /// # Errors
 /// [`DataError::NotFound`], [`DataError::Empty`] with what was found instead,
-/// [`DataError::Format`] when the layout is not the one asked for, [`DataError::Archive`] for a
+/// [`DataError::Format`] when the layout is not the one asked for, the set is of several splits or a
+/// pattern has no match, [`DataError::Archive`] for a
 /// damaged archive and [`DataError::Io`].
 pub fn open(path: &Path, format: Format) -> Result<Arc<dyn Source>, DataError> {
-    if let Err(error) = std::fs::metadata(path) {
-        return Err(DataError::io(path, error));
+    match fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && pattern::is_pattern(path) => {
+            detect::open_pattern(path, format)
+        }
+        Err(error) => Err(DataError::io(path, error)),
+        Ok(found) if !found.is_dir() && !found.is_file() => Err(special(path, found.file_type())),
+        Ok(_) => open_as(path, format),
     }
+}
+
+/// Opens what exists at `path`.
+fn open_as(path: &Path, format: Format) -> Result<Arc<dyn Source>, DataError> {
     match format {
         Format::Auto => detect::open(path),
         Format::Classes => Ok(Arc::new(FolderSource::classes(path)?)),
@@ -269,6 +295,62 @@ pub fn open(path: &Path, format: Format) -> Result<Arc<dyn Source>, DataError> {
         Format::Cifar => Ok(Arc::new(CifarSource::open(path)?)),
         Format::Idx => Ok(Arc::new(IdxSource::open(path)?)),
     }
+}
+
+/// Opens a regular file. What became a FIFO or a device since it was listed is refused, where opening
+/// or reading it might wait for ever.
+fn open_regular(path: &Path) -> Result<File, DataError> {
+    let failed = |error| DataError::io(path, error);
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+    let file = options.open(path);
+    // A socket cannot be opened; what it is says more than the error does.
+    let kind = match &file {
+        Ok(file) => file.metadata().map_err(failed)?.file_type(),
+        Err(_) => match fs::metadata(path) {
+            Ok(found) => found.file_type(),
+            Err(error) => return Err(failed(error)),
+        },
+    };
+    match kind.is_file() {
+        true => file.map_err(failed),
+        false => Err(special(path, kind)),
+    }
+}
+
+/// Reads a regular file whole.
+fn read_file(path: &Path) -> Result<Vec<u8>, DataError> {
+    let failed = |error| DataError::io(path, error);
+    let mut file = open_regular(path)?;
+    let size = file.metadata().map_err(failed)?.len();
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX))
+        .map_err(|error| failed(error.into()))?;
+    file.read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
+}
+
+/// Says what stands where a file should.
+fn special(path: &Path, kind: FileType) -> DataError {
+    #[cfg(unix)]
+    let what = {
+        use std::os::unix::fs::FileTypeExt;
+        match kind {
+            kind if kind.is_dir() => "a folder",
+            kind if kind.is_fifo() => "a FIFO",
+            kind if kind.is_socket() => "a socket",
+            _ => "a device",
+        }
+    };
+    #[cfg(not(unix))]
+    let what = match kind.is_dir() {
+        true => "a folder",
+        false => "a device",
+    };
+    DataError::format(path, format!("{what}, not a regular file; remove it"))
 }
 
 /// Whether `name` ends with one of the [`EXTENSIONS`], in any case.
