@@ -113,9 +113,29 @@ fn a_wrong_line_is_named_by_its_number() {
     let root = place();
     let format = |text: &str| put(&root, "l.csv", text);
     refused(
-        &format("path,label\na.png,1\n"),
+        &format("name,kind\na.png,1\n"),
         Format::Auto,
-        &["l.csv", "line 1", "path"],
+        &["l.csv", "line 1", "name,kind", "path,label"],
+    );
+    refused(
+        &format("a.png,1\r\n\r\n#\r\nb.png\r\n"),
+        Format::List,
+        &["line 4", "no class"],
+    );
+    refused(
+        &format("a.png,1,train\n"),
+        Format::List,
+        &["line 1", "a.png,1,train", "name the columns"],
+    );
+    refused(
+        &format("a.png,1\n\"b.png,1\nc.png,1\n"),
+        Format::List,
+        &["line 2", "quote is not closed"],
+    );
+    refused(
+        &format("a.png,\"one\ntwo.png,1\n"),
+        Format::List,
+        &["line 1", "quote is not closed"],
     );
     refused(
         &format("a.png,1\n\n#\nb.png\n"),
@@ -134,6 +154,96 @@ fn a_wrong_line_is_named_by_its_number() {
     let source = auto(&format("gone.png\n"));
     let message = source.read(0).unwrap_err().to_string();
     assert!(message.contains("gone.png: no such file"), "{message}");
+}
+
+#[test]
+fn a_csv_list_is_read_as_rfc_4180_has_it() {
+    let root = place();
+    for (red, name) in ["a,b.png", "say \"hi\".png", "c.png"].iter().enumerate() {
+        put(&root, name, png(red as u8));
+    }
+    let text =
+        "\"a,b.png\",\"cat, small\"\r\n\"say \"\"hi\"\".png\" , \"dog\"\r\nc.png,5\" disk\r\n";
+    let source = auto(&put(&root, "l.csv", text));
+    assert_eq!(reds(source.as_ref()), [0, 1, 2]);
+    assert_eq!(source.classes(), ["5\" disk", "cat, small", "dog"]);
+    assert_eq!(labels(source.as_ref()), [1, 2, 0].map(Some));
+    // In a list with tabs a quote is a character.
+    let source = auto(&put(&root, "l.txt", "say \"hi\".png\tx\n\"a,b.png\"\ty\n"));
+    assert_eq!(reds(source.as_ref()), [1, 0]);
+    if cfg!(unix) {
+        put(&root, "two\nlines.png", png(7));
+        let source = auto(&put(&root, "n.csv", "c.png,1\n\"two\nlines.png\",2\n"));
+        assert_eq!(reds(source.as_ref()), [2, 7]);
+    }
+}
+
+#[test]
+fn a_first_line_may_name_the_columns() {
+    let root = place();
+    for red in 0..3 {
+        put(&root, &format!("{red}.png"), png(red));
+    }
+    for text in [
+        "path,label\n2.png,dog\n0.png,cat\n",
+        "\u{feff}# made by hand\n\nFile Name,Class\n2.png,dog\n0.png,cat\n",
+        "row,image,label,score\n0,2.png,dog,1.0\n1,0.png,cat,0.5\n",
+        "class,filename\ndog,2.png\ncat,0.png\n",
+    ] {
+        let source = auto(&put(&root, "l.csv", text));
+        assert_eq!(source.classes(), ["cat", "dog"], "{text}");
+        assert_eq!(labels(source.as_ref()), [1, 0].map(Some), "{text}");
+        assert_eq!(reds(source.as_ref()), [2, 0], "{text}");
+        let source = auto(&put(&root, "l.tsv", text.replace(',', "\t")));
+        assert_eq!(source.classes(), ["cat", "dog"], "{text}");
+    }
+    let source = auto(&put(&root, "l.csv", "image,width\n1.png,4\n"));
+    assert_eq!(
+        (reds(source.as_ref()), labels(source.as_ref())),
+        (vec![1], vec![None])
+    );
+}
+
+#[test]
+fn an_image_whose_class_is_left_out_has_no_label() {
+    let root = place();
+    let source = auto(&put(&root, "l.csv", "0.png,cat\n1.png,\n2.png,dog\n"));
+    assert_eq!(source.classes(), ["cat", "dog"]);
+    assert_eq!(labels(source.as_ref()), [Some(0), None, Some(1)]);
+    assert_eq!(source.notes(), ["1 of 3 images have no label"]);
+    // As features of unlabelled images are listed.
+    let source = auto(&put(
+        &root,
+        "l.csv",
+        "row,image,label\n0,0.png,\n1,1.png,\n",
+    ));
+    assert_eq!(labels(source.as_ref()), [None, None]);
+    assert!(source.classes().is_empty());
+}
+
+#[test]
+fn a_line_that_begins_like_a_comment_is_a_file_where_there_is_one() {
+    let root = place();
+    put(&root, "#1/6.png", png(6));
+    put(&root, "#2.png", png(2));
+    let text = "# a comment\n#1/6.png\n#3.png\n#2.png\n";
+    assert_eq!(reds(auto(&put(&root, "l.txt", text)).as_ref()), [6, 2]);
+    let text = "#2.png,a\n#1/6.png,b\n#1/7.png,c\n";
+    let source = auto(&put(&root, "l.csv", text));
+    assert_eq!(
+        (reds(source.as_ref()), source.classes().len()),
+        (vec![2, 6], 2)
+    );
+}
+
+#[test]
+fn a_list_in_another_encoding_is_said_to_be() {
+    let root = place();
+    refused(
+        &put(&root, "l.txt", b"\xFF\xFEa\0"),
+        Format::Auto,
+        &["l.txt", "UTF-16", "UTF-8"],
+    );
 }
 
 // WebDataset
@@ -268,7 +378,13 @@ fn fixture(name: &str) -> PathBuf {
 
 #[test]
 fn parquet_of_the_hub_is_read_in_any_order_whatever_its_encoding() {
-    for name in ["hub.parquet", "hub-v2.parquet"] {
+    for name in [
+        "hub.parquet",
+        "hub-v2.parquet",
+        "hub-zstd.parquet",
+        "hub-lz4.parquet",
+        "hub-delta.parquet",
+    ] {
         let source = auto(&fixture(name));
         assert_eq!(source.classes(), ["zebra", "ant"], "{name}");
         assert_eq!(
@@ -329,11 +445,64 @@ fn a_row_without_bytes_is_a_bad_sample_and_minus_one_is_no_label() {
 }
 
 #[test]
+fn rows_without_a_label_are_counted_and_have_none() {
+    let source = auto(&fixture("hub-some.parquet"));
+    assert_eq!(reds(source.as_ref()), [0, 1, 2, 3, 4, 5]);
+    let expected = [Some(1), None, Some(0), None, Some(1), Some(0)];
+    assert_eq!(labels(source.as_ref()), expected);
+    assert_eq!(source.classes(), ["0", "1"]);
+    assert_eq!(source.notes(), ["2 of 6 images have no label"]);
+    // A file without any, beside one that has them.
+    let root = place();
+    for (name, from) in [
+        ("0.parquet", "hub.parquet"),
+        ("1.parquet", "hub-time.parquet"),
+    ] {
+        fs::copy(fixture(from), root.path().join(name)).unwrap();
+    }
+    let source = auto(root.path());
+    assert_eq!((source.label(19), source.label(20)), (Some(1), None));
+    let notes = source.notes().join("\n");
+    assert!(notes.contains("2 of 22 images have no label"), "{notes}");
+    assert!(
+        source
+            .describe()
+            .ends_with("(2 files: 0.parquet … 1.parquet)")
+    );
+}
+
+#[test]
+fn decimal_labels_are_what_they_say_and_empty_row_groups_are_nothing() {
+    let source = auto(&fixture("hub-decimal.parquet"));
+    assert_eq!(reds(source.as_ref()), [0, 1, 2, 3]);
+    assert_eq!(labels(source.as_ref()), [0, 1, 2, 0].map(Some));
+    assert_eq!(source.classes(), ["0", "1", "2"]);
+}
+
+#[test]
+fn times_are_no_labels() {
+    let source = auto(&fixture("hub-time.parquet"));
+    assert_eq!(labels(source.as_ref()), [None, None]);
+    let notes = source.notes().join("\n");
+    assert!(notes.contains("label holds no whole numbers"), "{notes}");
+}
+
+#[test]
 fn what_cannot_be_read_is_said_by_its_name() {
     refused(
-        &fixture("hub-zstd.parquet"),
+        &fixture("hub-brotli.parquet"),
         Format::Auto,
-        &["hub-zstd", "Zstandard", "snappy"],
+        &["hub-brotli", "Brotli", "snappy"],
+    );
+    refused(
+        &fixture("hub-two.parquet"),
+        Format::Auto,
+        &["mask.bytes, photo.bytes", "`image`"],
+    );
+    refused(
+        &fixture("hub-half.parquet"),
+        Format::Auto,
+        &["row 0", "label 0.5 is no whole number"],
     );
     let root = place();
     let whole = fs::read(fixture("hub.parquet")).unwrap();
@@ -366,9 +535,17 @@ fn what_cannot_be_read_is_said_by_its_name() {
 #[test]
 fn damaged_parquet_never_panics() {
     let root = place();
-    for name in ["hub.parquet", "hub-v2.parquet", "hub-bare.parquet"] {
+    for name in [
+        "hub.parquet",
+        "hub-v2.parquet",
+        "hub-bare.parquet",
+        "hub-zstd.parquet",
+        "hub-lz4.parquet",
+        "hub-delta.parquet",
+        "hub-decimal.parquet",
+    ] {
         let whole = fs::read(fixture(name)).unwrap();
-        for at in (0..whole.len()).step_by(3) {
+        for at in (0..whole.len()).step_by(7) {
             let mut damaged = whole.clone();
             damaged[at] ^= 1 << (at % 8);
             let path = put(&root, "d.parquet", &damaged);

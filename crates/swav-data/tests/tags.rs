@@ -163,3 +163,26 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
     assert!(matches!(absent, Err(DataError::NotFound { .. })));
     assert!(TagSource::open(place.images(), place.root.path()).is_err());
 }
+
+#[test]
+fn a_first_line_may_name_the_columns() {
+    let place = Place::new(&["a.png", "b.png"]);
+    for text in [
+        "image,label\na.png,cat\nb.png,dog\n",
+        "row,Label,path\n0,cat,a.png\n1,dog,b.png\n",
+        "file,first,second\na.png,cat\nb.png,,dog\n",
+    ] {
+        let tags = place.tagged("t.csv", text).unwrap();
+        assert_eq!(tags.classes(), ["cat", "dog"], "{text}");
+        assert_eq!(names_of(&tags, 1), ["dog"], "{text}");
+    }
+}
+
+#[test]
+fn a_line_that_begins_like_a_comment_is_an_image_where_there_is_one() {
+    let place = Place::new(&["#1/a.png", "b.png"]);
+    let text = "# \"quoted\" comment\n#1/a.png,cat\n#2/b.png,cow\nb.png,dog\n";
+    let tags = place.tagged("t.csv", text).unwrap();
+    assert_eq!(tags.classes(), ["cat", "dog"]);
+    assert_eq!(names_of(&tags, 0), ["cat"]);
+}

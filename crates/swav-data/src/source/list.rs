@@ -1,20 +1,26 @@
 //! A text file that names one image a line.
 
 use std::collections::HashMap;
-
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use super::names::{Names, os};
-use super::{Sample, Source, count, inventory, is_image, open_regular, read_file};
+use super::{Sample, Source, count, inventory, is_image, open_regular, read_file, thousands};
 use crate::error::DataError;
 
 /// The images that a text file names, in its order.
 ///
 /// * One path a line, relative to the folder of the file, or absolute. After a tab (in a `.csv`
-///   file: after a comma) may stand the name of its class; then every line must have one.
+///   file: after a comma) may stand the name of its class; then every line must have one, or the tab
+///   alone where an image has no label.
+/// * A first line may name the columns: `path`, `image`, `file` or `filename`, and `label` or `class`,
+///   among others, which are passed over. So the list that is written beside features can be read.
+/// * In a `.csv` file, what holds a comma stands in quotes, and a quote within quotes stands twice
+///   (RFC 4180).
 /// * Classes are sorted by name, or by value when all are whole numbers.
-/// * Empty lines and lines that start with `#` are passed over. A path may come more than once.
+/// * Empty lines are passed over, and so are lines that start with `#`, unless there is a file of that
+///   name. A path may come more than once.
 ///
 /// Whether the files are there shows when they are read: asking for millions of them takes long.
 ///
@@ -25,9 +31,69 @@ pub struct ListSource {
     path: PathBuf,
     folder: PathBuf,
     names: Names,
-    /// Empty without labels.
+    /// Empty without labels, [`NONE`] for an image without one.
     labels: Vec<u32>,
     classes: Vec<String>,
+    notes: Vec<String>,
+}
+
+/// The label of an image that has none.
+const NONE: u32 = u32::MAX;
+
+/// The columns of a file whose first line names them.
+pub(super) struct Header {
+    /// Where the paths stand.
+    pub(super) image: usize,
+    /// Where labels stand, those called `label` first.
+    pub(super) labels: Vec<usize>,
+}
+
+impl Header {
+    /// The columns, if these are their names.
+    pub(super) fn of<'a>(fields: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
+        const IMAGES: [&str; 14] = [
+            "path",
+            "image",
+            "file",
+            "filename",
+            "file_name",
+            "filepath",
+            "file_path",
+            "image_path",
+            "image_name",
+            "image_file",
+            "img",
+            "img_path",
+            "images",
+            "paths",
+        ];
+        const LABELS: [&str; 9] = [
+            "label",
+            "labels",
+            "class",
+            "classes",
+            "class_name",
+            "category",
+            "target",
+            "cls",
+            "tags",
+        ];
+        let names: Vec<String> = fields
+            .map(|field| {
+                let name = String::from_utf8_lossy(bare(field)).to_lowercase();
+                name.replace([' ', '-'], "_")
+            })
+            .collect();
+        let at = |known: &[&str]| -> Vec<usize> {
+            let places = known.iter();
+            let place = |known: &&str| names.iter().position(|name| name == known);
+            places.filter_map(place).collect()
+        };
+        Some(Self {
+            image: *at(&IMAGES).first()?,
+            labels: at(&LABELS),
+        })
+    }
 }
 
 /// Whether a file of this name is a list.
@@ -43,8 +109,9 @@ impl ListSource {
     /// Reads the list.
     ///
     /// # Errors
-    /// [`DataError::Format`] naming file and line, when a path does not end as an image does or some
-    /// lines have a class and others have none; [`DataError::Empty`] and [`DataError::Io`].
+    /// [`DataError::Format`] naming file and line, when a path does not end as an image does, a quote is
+    /// not closed, or some lines have a class and others have none; [`DataError::Empty`] and
+    /// [`DataError::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = path.as_ref();
         let empty = |found: String| DataError::Empty {
@@ -55,45 +122,81 @@ impl ListSource {
         if path.is_dir() {
             return Err(empty(inventory(path)));
         }
-        let failed = |error| DataError::io(path, error);
-        let commas = path
+        let csv = path
             .extension()
             .is_some_and(|found| found.eq_ignore_ascii_case("csv"));
-        let mut reader = BufReader::new(open_regular(path)?);
+        let (separator, named) = if csv { (b',', "comma") } else { (b'\t', "tab") };
+        let mut records = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .quoting(csv)
+            .delimiter(separator)
+            .from_reader(text(path)?);
         let mut list = Self {
             path: path.into(),
             folder: path.parent().unwrap_or(Path::new("")).into(),
             names: Names::default(),
             labels: vec![],
             classes: vec![],
+            notes: vec![],
         };
         let mut classes: HashMap<Vec<u8>, u32> = HashMap::new();
-        let mut line = Vec::new();
+        let mut header = None;
         // The first image decides whether there are classes.
         let mut labelled = None;
-        for number in 1.. {
-            line.clear();
-            if reader.read_until(b'\n', &mut line).map_err(failed)? == 0 {
-                break;
+        let mut record = csv::ByteRecord::new();
+        let mut first = true;
+        while records
+            .read_byte_record(&mut record)
+            .map_err(|error| failed(path, error))?
+        {
+            let at = record.position().map_or(0, csv::Position::byte);
+            let wrong = |reason: String| {
+                DataError::format(path, format!("line {}: {reason}", line_at(path, at)))
+            };
+            let known = |name: &[u8]| {
+                let name = PathBuf::from(os(name.to_vec()));
+                is_image(&name) && list.folder.join(name).is_file()
+            };
+            if let Some(field) = record.iter().find(|field| field.contains(&b'\n'))
+                && !known(field)
+            {
+                return Err(wrong("a quote is not closed in this line".into()));
             }
-            let mut text = line.as_slice();
-            if number == 1 {
-                text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
-            }
-            let text = text.trim_ascii();
-            if text.is_empty() || text.starts_with(b"#") {
+            let start = bare(record.get(0).unwrap_or_default());
+            let blank = record.len() == 1 && start.is_empty();
+            if blank || (start.starts_with(b"#") && !known(start)) {
                 continue;
             }
-            let wrong =
-                |reason: String| DataError::format(path, format!("line {number}: {reason}"));
-            let (name, class) = split(text, if commas { b',' } else { b'\t' });
-            if !is_image(Path::new(&os(name.to_vec()))) {
-                let name = String::from_utf8_lossy(name);
-                let name: String = name.chars().take(80).collect();
+            if std::mem::take(&mut first) {
+                header = Header::of(record.iter()).filter(|_| !known(start));
+                if let Some(header) = &header {
+                    labelled = Some(!header.labels.is_empty());
+                    continue;
+                }
+            }
+            let (image, class) = match &header {
+                Some(Header { image, labels }) => {
+                    let label = labels.first().map(|&at| record.get(at).unwrap_or_default());
+                    (record.get(*image).unwrap_or_default(), label)
+                }
+                None => (start, record.get(1)),
+            };
+            let (name, class) = (bare(image), class.map(bare));
+            if !is_image(Path::new(&os(name.to_vec()))) || (header.is_none() && record.len() > 2) {
+                let shown: Vec<_> = record.iter().map(String::from_utf8_lossy).collect();
+                let shown: String = shown.join(&char::from(separator).to_string());
+                let shown: String = shown.chars().take(80).collect();
+                let quotes = if csv {
+                    " (what holds a comma in quotes)"
+                } else {
+                    ""
+                };
                 return Err(wrong(format!(
-                    "\"{name}\" does not end as an image does; expected a path, or a path, a {} and \
-                     a class",
-                    if commas { "comma" } else { "tab" }
+                    "\"{shown}\": expected a path that ends as an image does, or such a path, a \
+                     {named} and a class{quotes}; a first line may name the columns, as \
+                     path{}label",
+                    char::from(separator)
                 )));
             }
             if *labelled.get_or_insert(class.is_some()) != class.is_some() {
@@ -109,6 +212,7 @@ impl ListSource {
             if let Some(class) = class {
                 let next = classes.len() as u32;
                 let label = match classes.get(class) {
+                    _ if class.is_empty() => NONE,
                     Some(&label) => label,
                     None => *classes.entry(class.to_vec()).or_insert(next),
                 };
@@ -119,6 +223,11 @@ impl ListSource {
             return Err(empty("no line with one".into()));
         }
         list.names.shrink();
+        if classes.is_empty() {
+            list.labels.clear();
+        }
+        let bare = list.labels.iter().filter(|&&label| label == NONE).count();
+        list.notes.extend(without_label(bare, list.labels.len()));
         list.labels.shrink_to_fit();
         list.classes = sort_classes(classes, &mut list.labels);
         Ok(list)
@@ -129,14 +238,53 @@ impl ListSource {
     }
 }
 
-/// Path and class of a line. Quotes around either are taken off.
-fn split(line: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
-    match line.iter().rposition(|&byte| byte == separator) {
-        None => (bare(line), None),
-        Some(at) => (bare(&line[..at]), Some(bare(&line[at + 1..]))),
+/// Says how many images have no label, where some have none.
+pub(super) fn without_label(bare: usize, total: usize) -> Option<String> {
+    let (bare, total) = match bare {
+        0 => return None,
+        _ => (thousands(bare), thousands(total)),
+    };
+    Some(format!("{bare} of {total} images have no label"))
+}
+
+/// Opens a text file.
+fn text(path: &Path) -> Result<BufReader<File>, DataError> {
+    let mut reader = BufReader::new(open_regular(path)?);
+    let start = reader
+        .fill_buf()
+        .map_err(|error| DataError::io(path, error))?;
+    match start {
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Err(DataError::format(
+            path,
+            "is UTF-16, and a list must be UTF-8; save it anew in that encoding",
+        )),
+        _ => Ok(reader),
     }
 }
 
+/// The number of the line of the record at byte `at`, which may begin with the ends of lines before it.
+fn line_at(path: &Path, at: u64) -> usize {
+    let Ok(mut reader) = text(path) else {
+        return 0;
+    };
+    let mut before = Vec::new();
+    let _ = reader.by_ref().take(at).read_to_end(&mut before);
+    let rest = reader.bytes().map_while(Result::ok);
+    let ends = rest.take_while(|byte| matches!(byte, b'\r' | b'\n'));
+    1 + (before.into_iter().chain(ends))
+        .filter(|&byte| byte == b'\n')
+        .count()
+}
+
+fn failed(path: &Path, error: csv::Error) -> DataError {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => DataError::io(path, error),
+        other => DataError::format(path, format!("{other:?}")),
+    }
+}
+
+/// A field without the spaces around it, and without the quotes that follow such a space or stand where
+/// quotes mean nothing.
 fn bare(text: &[u8]) -> &[u8] {
     let text = text.trim_ascii();
     let inner = text.strip_prefix(b"\"").and_then(|t| t.strip_suffix(b"\""));
@@ -157,7 +305,8 @@ pub(super) fn sort_classes(classes: HashMap<Vec<u8>, u32>, labels: &mut [u32]) -
         rank[label as usize] = place as u32;
     }
     for label in labels {
-        *label = rank[*label as usize];
+        // An image without a label stays so.
+        *label = rank.get(*label as usize).copied().unwrap_or(NONE);
     }
     let names = sorted.into_iter();
     names
@@ -190,11 +339,18 @@ impl Source for ListSource {
 
     fn label(&self, index: usize) -> Option<u32> {
         assert!(index < self.len(), "sample {index} of {}", self.len());
-        self.labels.get(index).copied()
+        self.labels
+            .get(index)
+            .copied()
+            .filter(|&label| label != NONE)
     }
 
     fn classes(&self) -> &[String] {
         &self.classes
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     fn describe(&self) -> String {

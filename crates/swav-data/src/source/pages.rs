@@ -1,8 +1,8 @@
 //! The pages of a Parquet column: found by their headers, decompressed, and values picked out.
 //!
-//! What image sets are written with is read: data pages of version 1 and 2, plain and dictionary
-//! encodings, uncompressed, Snappy and gzip. All else is refused by its name. (Apache Parquet format
-//! specification, 2.10: "Data pages", "Encodings".)
+//! What image sets are written with is read: data pages of version 1 and 2, plain, dictionary and delta
+//! encodings, uncompressed, Snappy, gzip, Zstandard and LZ4. All else is refused by its name. (Apache
+//! Parquet format specification, 2.10: "Data pages", "Encodings".)
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -22,6 +22,8 @@ pub(super) struct Chunk {
     pub(super) codec: CompressionCodec,
     /// How many of its fields may be absent, from the root to the leaf.
     pub(super) optional: u8,
+    /// Bytes of a number; 0 where values are byte strings.
+    pub(super) width: usize,
 }
 
 /// Where a page lies.
@@ -56,7 +58,7 @@ enum Kind {
 pub(super) struct Decoded {
     /// For each row, whether it has a value; empty when all have.
     present: Vec<bool>,
-    /// The encoded values that are present.
+    /// The values that are present: plain, or the numbers of their entries in the dictionary.
     values: Vec<u8>,
     dictionary: bool,
 }
@@ -156,22 +158,16 @@ pub(super) fn decode(file: &File, chunk: Chunk, page: &Page) -> Result<Decoded, 
     let mut body = vec![0; page.compressed];
     read_at(file, &mut body, page.offset).map_err(|error| error.to_string())?;
     let unpack = |bytes: Vec<u8>, size: usize| decompress(chunk.codec, bytes, size);
-    let dictionary = |encoding: &Encoding| match *encoding {
-        Encoding::PLAIN => Ok(false),
-        Encoding::PLAIN_DICTIONARY | Encoding::RLE_DICTIONARY => Ok(true),
-        other => Err(format!(
-            "encoding {} is not read here; write the file with plain or dictionary encoding",
-            other.0
-        )),
-    };
-    match &page.kind {
-        Kind::Dictionary => Ok(Decoded {
-            present: vec![],
-            values: unpack(body, page.uncompressed)?,
-            dictionary: false,
-        }),
+    let (encoding, present, values) = match &page.kind {
+        Kind::Dictionary => {
+            return Ok(Decoded {
+                present: vec![],
+                values: unpack(body, page.uncompressed)?,
+                dictionary: false,
+            });
+        }
         Kind::One { encoding } => {
-            let dictionary = dictionary(encoding)?;
+            check_encoding(*encoding)?;
             let mut values = unpack(body, page.uncompressed)?;
             let mut present = vec![];
             if chunk.optional > 0 {
@@ -180,18 +176,14 @@ pub(super) fn decode(file: &File, chunk: Chunk, page: &Page) -> Result<Decoded, 
                 present = levels(rest.get(..length).ok_or(CUT)?, chunk.optional, page.rows)?;
                 values.drain(..4 + length);
             }
-            Ok(Decoded {
-                present,
-                values,
-                dictionary,
-            })
+            (*encoding, present, values)
         }
         Kind::Two {
             encoding,
             levels: length,
             compressed,
         } => {
-            let dictionary = dictionary(encoding)?;
+            check_encoding(*encoding)?;
             if body.len() < *length || page.uncompressed < *length {
                 return Err(CUT.into());
             }
@@ -203,21 +195,159 @@ pub(super) fn decode(file: &File, chunk: Chunk, page: &Page) -> Result<Decoded, 
             if chunk.optional > 0 {
                 present = levels(&body, chunk.optional, page.rows)?;
             }
-            Ok(Decoded {
-                present,
-                values,
-                dictionary,
-            })
+            (*encoding, present, values)
+        }
+    };
+    let most = page.rows;
+    let values = match encoding {
+        Encoding::DELTA_BINARY_PACKED if chunk.width > 0 => {
+            let numbers = delta(&mut values.as_slice(), most)?.into_iter();
+            // Sums of narrower numbers wrap where these do.
+            let bytes = numbers.map(i64::to_le_bytes);
+            bytes
+                .flat_map(|bytes| bytes.into_iter().take(chunk.width))
+                .collect()
+        }
+        Encoding::DELTA_LENGTH_BYTE_ARRAY if chunk.width == 0 => delta_lengths(&values, most)?,
+        Encoding::DELTA_BYTE_ARRAY if chunk.width == 0 => delta_strings(&values, most)?,
+        Encoding::DELTA_BINARY_PACKED
+        | Encoding::DELTA_LENGTH_BYTE_ARRAY
+        | Encoding::DELTA_BYTE_ARRAY => {
+            return Err("an encoding that its values cannot have".into());
+        }
+        _ => values,
+    };
+    Ok(Decoded {
+        present,
+        values,
+        dictionary: matches!(
+            encoding,
+            Encoding::PLAIN_DICTIONARY | Encoding::RLE_DICTIONARY
+        ),
+    })
+}
+
+/// Refuses encodings that are not read.
+fn check_encoding(encoding: Encoding) -> Result<(), String> {
+    match encoding {
+        Encoding::PLAIN
+        | Encoding::PLAIN_DICTIONARY
+        | Encoding::RLE_DICTIONARY
+        | Encoding::DELTA_BINARY_PACKED
+        | Encoding::DELTA_LENGTH_BYTE_ARRAY
+        | Encoding::DELTA_BYTE_ARRAY => Ok(()),
+        other => Err(format!(
+            "encoding {} is not read here; write the file with plain, dictionary or delta encoding",
+            other.0
+        )),
+    }
+}
+
+/// Decodes at most `most` numbers that are kept as differences from one to the next
+/// (`DELTA_BINARY_PACKED`), and moves `bytes` behind them.
+fn delta(bytes: &mut &[u8], most: u64) -> Result<Vec<i64>, String> {
+    let block = varint(bytes).ok_or(CUT)?;
+    let parts = varint(bytes).ok_or(CUT)?;
+    let count = varint(bytes).ok_or(CUT)?;
+    let mut value = zigzag(bytes).ok_or(CUT)?;
+    if count > most {
+        return Err(format!("{count} values in {most} rows"));
+    }
+    let whole = block <= 1 << 20 && parts > 0 && block.is_multiple_of(parts);
+    let part = if whole { (block / parts) as usize } else { 0 };
+    if part == 0 || !part.is_multiple_of(8) {
+        return Err(format!("{parts} parts of a block of {block} differences"));
+    }
+    let mut numbers = Vec::new();
+    if count > 0 {
+        numbers.push(value);
+    }
+    while (numbers.len() as u64) < count {
+        let least = zigzag(bytes).ok_or(CUT)?;
+        let (widths, rest) = bytes.split_at_checked(parts as usize).ok_or(CUT)?;
+        *bytes = rest;
+        for &width in widths {
+            let left = (count - numbers.len() as u64).min(part as u64) as usize;
+            if left == 0 {
+                break;
+            }
+            if width > 64 {
+                return Err(format!("numbers of {width} bits"));
+            }
+            let size = part / 8 * usize::from(width);
+            let (packed, rest) = bytes.split_at_checked(size).ok_or(CUT)?;
+            *bytes = rest;
+            for number in 0..left {
+                let at = number * usize::from(width);
+                let more = bits(packed, at, u32::from(width)).ok_or(CUT)?;
+                value = value.wrapping_add(least).wrapping_add(more as i64);
+                numbers.push(value);
+            }
         }
     }
+    Ok(numbers)
+}
+
+/// Byte strings whose lengths stand in front (`DELTA_LENGTH_BYTE_ARRAY`), as plain ones.
+fn delta_lengths(mut bytes: &[u8], most: u64) -> Result<Vec<u8>, String> {
+    let lengths = delta(&mut bytes, most)?;
+    let mut plain = Vec::with_capacity(bytes.len() + 4 * lengths.len());
+    for length in lengths {
+        let length = u32::try_from(length).map_err(|_| CUT)?;
+        let (value, rest) = bytes.split_at_checked(length as usize).ok_or(CUT)?;
+        bytes = rest;
+        plain.extend(length.to_le_bytes());
+        plain.extend_from_slice(value);
+    }
+    Ok(plain)
+}
+
+/// Byte strings without what each shares with the one before (`DELTA_BYTE_ARRAY`), as plain ones.
+fn delta_strings(mut bytes: &[u8], most: u64) -> Result<Vec<u8>, String> {
+    /// What is shared takes no bytes in the file.
+    const LARGEST: usize = 1 << 30;
+    let shared = delta(&mut bytes, most)?;
+    let rests = delta_lengths(bytes, most)?;
+    let mut rests = rests.as_slice();
+    let mut plain: Vec<u8> = Vec::new();
+    // Where the value before lies.
+    let mut before = 0..0;
+    for shared in shared {
+        let (rest, after) = take(rests)?;
+        rests = after;
+        let shared = usize::try_from(shared).map_err(|_| CUT)?;
+        if shared > before.len() {
+            return Err(CUT.into());
+        }
+        let length = shared + rest.len();
+        if plain.len() + length > LARGEST {
+            return Err(format!("a page of more than {LARGEST} bytes"));
+        }
+        plain.extend((length as u32).to_le_bytes());
+        let start = plain.len();
+        plain.extend_from_within(before.start..before.start + shared);
+        plain.extend_from_slice(rest);
+        before = start..plain.len();
+    }
+    Ok(plain)
+}
+
+/// A number with its sign in the lowest bit.
+fn zigzag(bytes: &mut &[u8]) -> Option<i64> {
+    let number = varint(bytes)?;
+    Some((number >> 1) as i64 ^ -((number & 1) as i64))
 }
 
 const CUT: &str = "a page is cut short";
 
 /// Decompresses a page to `size` bytes.
 fn decompress(codec: CompressionCodec, bytes: Vec<u8>, size: usize) -> Result<Vec<u8>, String> {
-    // A header that lies must not cost gigabytes: neither method packs 2000 times.
-    if size > bytes.len().saturating_mul(2000).saturating_add(1 << 20) {
+    // A header that lies must not cost gigabytes: no method packs better than this.
+    let most = match codec {
+        CompressionCodec::ZSTD => 40_000,
+        _ => 2000,
+    };
+    if size > bytes.len().saturating_mul(most).saturating_add(1 << 20) {
         return Err(format!("a page of {} bytes announces {size}", bytes.len()));
     }
     let unpacked = match codec {
@@ -240,6 +370,21 @@ fn decompress(codec: CompressionCodec, bytes: Vec<u8>, size: usize) -> Result<Ve
                 .map_err(|error| error.to_string())?;
             unpacked
         }
+        CompressionCodec::ZSTD => {
+            let mut unpacked = vec![0; size];
+            let length = ruzstd::decoding::FrameDecoder::new()
+                .decode_all(&bytes, &mut unpacked)
+                .map_err(|error| error.to_string())?;
+            unpacked.truncate(length);
+            unpacked
+        }
+        CompressionCodec::LZ4_RAW => {
+            let mut unpacked = vec![0; size];
+            let length = lz4_flex::block::decompress_into(&bytes, &mut unpacked)
+                .map_err(|error| error.to_string())?;
+            unpacked.truncate(length);
+            unpacked
+        }
         other => return Err(unsupported(other)),
     };
     match unpacked.len() == size {
@@ -251,9 +396,11 @@ fn decompress(codec: CompressionCodec, bytes: Vec<u8>, size: usize) -> Result<Ve
 /// Says why a codec is not read, where it is not.
 pub(super) fn check_codec(codec: CompressionCodec) -> Result<(), String> {
     match codec {
-        CompressionCodec::UNCOMPRESSED | CompressionCodec::SNAPPY | CompressionCodec::GZIP => {
-            Ok(())
-        }
+        CompressionCodec::UNCOMPRESSED
+        | CompressionCodec::SNAPPY
+        | CompressionCodec::GZIP
+        | CompressionCodec::ZSTD
+        | CompressionCodec::LZ4_RAW => Ok(()),
         other => Err(unsupported(other)),
     }
 }
@@ -262,8 +409,7 @@ fn unsupported(codec: CompressionCodec) -> String {
     let name = match codec {
         CompressionCodec::LZO => "LZO",
         CompressionCodec::BROTLI => "Brotli",
-        CompressionCodec::LZ4 | CompressionCodec::LZ4_RAW => "LZ4",
-        CompressionCodec::ZSTD => "Zstandard",
+        CompressionCodec::LZ4 => "LZ4 in the old framing of Hadoop",
         _ => "an unknown method",
     };
     format!(
@@ -320,25 +466,25 @@ fn hybrid(mut bytes: &[u8], width: u32, count: u64) -> Result<Vec<u32>, String> 
                     break;
                 }
                 let value = bits(packed, number * width as usize, width).ok_or(CUT)?;
-                numbers.push(value);
+                numbers.push(value as u32);
             }
         }
     }
     Ok(numbers)
 }
 
-/// `width` bits from bit `at` on, the lowest first.
-fn bits(packed: &[u8], at: usize, width: u32) -> Option<u32> {
-    let mut value = 0u64;
+/// `width` bits, 64 at most, from bit `at` on, the lowest first.
+fn bits(packed: &[u8], at: usize, width: u32) -> Option<u64> {
+    let mut value = 0u128;
     for (i, index) in (at / 8..(at + width as usize).div_ceil(8)).enumerate() {
-        value |= u64::from(*packed.get(index)?) << (8 * i);
+        value |= u128::from(*packed.get(index)?) << (8 * i);
     }
-    Some(((value >> (at % 8)) & ((1u64 << width) - 1)) as u32)
+    Some(((value >> (at % 8)) & ((1u128 << width) - 1)) as u64)
 }
 
 fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
-    for shift in (0..63).step_by(7) {
+    for shift in (0..64).step_by(7) {
         let (&byte, rest) = bytes.split_first()?;
         *bytes = rest;
         value |= u64::from(byte & 0x7F) << shift;
@@ -475,8 +621,48 @@ mod tests {
     }
 
     #[test]
+    fn differences_decode() {
+        // 7, 5, 3, 1, 2, 3, 4, 5 as the specification has them: one block of 128 in four parts, the least
+        // difference -2, and 0 0 0 3 3 3 3 above it in two bits.
+        let bytes = [
+            0x80,
+            1,
+            4,
+            8,
+            14,
+            3,
+            2,
+            0,
+            0,
+            0,
+            0b1100_0000,
+            0b0011_1111,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            9,
+        ];
+        let mut rest = &bytes[..];
+        assert_eq!(delta(&mut rest, 8).unwrap(), [7, 5, 3, 1, 2, 3, 4, 5]);
+        assert_eq!(rest, [9]);
+        assert!(delta(&mut &bytes[..], 7).is_err());
+        assert!(delta(&mut &bytes[..12], 8).is_err());
+        assert!(delta(&mut &[0x80, 1, 0, 8, 14][..], 8).is_err());
+        let mut one = &[0x80, 1, 4, 1, 3][..];
+        assert_eq!(delta(&mut one, 1).unwrap(), [-2]);
+    }
+
+    #[test]
     fn a_page_that_announces_too_much_is_refused_before_it_is_made() {
-        for codec in [CompressionCodec::SNAPPY, CompressionCodec::GZIP] {
+        for codec in [
+            CompressionCodec::SNAPPY,
+            CompressionCodec::GZIP,
+            CompressionCodec::ZSTD,
+            CompressionCodec::LZ4_RAW,
+        ] {
             assert!(decompress(codec, vec![0; 100], 1 << 30).is_err());
         }
     }

@@ -7,9 +7,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use parquet_format_safe::thrift::protocol::TCompactInputProtocol;
-use parquet_format_safe::{FieldRepetitionType, FileMetaData, SchemaElement, Type};
+use parquet_format_safe::{
+    ConvertedType, FieldRepetitionType, FileMetaData, LogicalType, SchemaElement, Type,
+};
 
 use super::files::Files;
+use super::folder::file_name;
+use super::list::without_label;
 use super::pages::{Chunk, Decoded, Page, bytes_of, check_codec, decode, numbers_of, pages};
 use super::{Sample, Source, count, inventory, read_at};
 use crate::error::DataError;
@@ -17,11 +21,14 @@ use crate::health::lock;
 
 /// The rows of Parquet files.
 ///
-/// * The images are the field `bytes` of the struct column `image` (or `img`, or of the first column
-///   that has such a field), or a column of bytes by one of these names.
+/// * The images are the field `bytes` of the struct column `image` (or `img`, `jpg`, `jpeg`, `png`,
+///   `webp`, `image_bytes`, or of the only column that has such a field), or a column of bytes by one of
+///   these names.
 /// * The labels are a column of whole numbers: `label`, `labels`, `fine_label`, `cls` or `class`. Their
 ///   names come from the metadata that the `datasets` library writes (`ClassLabel`); without it the
-///   number is the name. Where all labels are -1, as in published test sets, there are none.
+///   number is the name. A row whose label is null or -1, as in published test sets, has none, and
+///   neither has a row of a file without the column.
+/// * Names of columns may be in capitals.
 /// * The rows of several files in a folder follow one another in the order of the files' names.
 ///
 /// # Memory
@@ -76,7 +83,13 @@ struct Leaf {
     kind: Option<Type>,
     optional: u8,
     repeated: bool,
+    /// How many digits of its whole numbers stand behind the point; nothing where they mean something
+    /// else, such as a time.
+    scale: Option<u32>,
 }
+
+/// The label of a row that has none.
+const NONE: i64 = -1;
 
 impl ParquetSource {
     /// Opens one file, or all `.parquet` files of a folder in the order of their names.
@@ -162,7 +175,11 @@ impl ParquetSource {
                     "{rows} rows in a group of a file of {length} bytes"
                 ));
             }
-            let chunk = |leaf: &Leaf| -> Result<Chunk, String> {
+            if rows == 0 {
+                // Such a group may have no pages, and offsets that mean nothing.
+                continue;
+            }
+            let chunk = |leaf: &Leaf, width: usize| -> Result<Chunk, String> {
                 let column = leaf.path.join(".");
                 let damaged = || format!("column {column}: damaged metadata");
                 let meta = group.columns.get(leaf.number).ok_or_else(damaged)?;
@@ -177,30 +194,38 @@ impl ParquetSource {
                     length: u64::try_from(meta.total_compressed_size).map_err(|_| damaged())?,
                     codec: meta.codec,
                     optional: leaf.optional,
+                    width,
                 })
             };
-            let image = chunk(&columns.image)?;
+            let image = chunk(&columns.image, 0)?;
             if let Some((leaf, width)) = &columns.label {
-                let read = label_column(file, chunk(leaf)?, *width, rows)
+                let read = label_column(file, chunk(leaf, *width)?, rows)
                     .map_err(|reason| format!("column {}: {reason}", leaf.path.join(".")))?;
                 if read.len() != rows {
                     return Err(format!("{} labels for {rows} rows", read.len()));
                 }
-                let missing = read.iter().position(Option::is_none);
-                if let Some(missing) = missing {
-                    return Err(format!("row {}: there is no label", row + missing));
+                let unit = 10_i64.pow(leaf.scale.unwrap_or(0));
+                for (place, label) in read.into_iter().enumerate() {
+                    let label = label.unwrap_or(NONE * unit);
+                    if label % unit != 0 {
+                        return Err(format!(
+                            "row {}: label {} is no whole number",
+                            row + place,
+                            label as f64 / unit as f64
+                        ));
+                    }
+                    labels.push(label / unit);
                 }
-                labels.extend(read.into_iter().flatten());
+            } else {
+                labels.resize(labels.len() + rows, NONE);
             }
-            if rows > 0 {
-                self.groups.push(Group {
-                    file: number,
-                    first: self.len,
-                    row,
-                    chunk: image,
-                    pages: OnceLock::new(),
-                });
-            }
+            self.groups.push(Group {
+                file: number,
+                first: self.len,
+                row,
+                chunk: image,
+                pages: OnceLock::new(),
+            });
             self.len += rows;
             row += rows;
         }
@@ -216,16 +241,17 @@ impl ParquetSource {
     ) -> Result<(), DataError> {
         /// More classes than any set has.
         const CLASSES: i64 = 10_000_000;
-        if labels.iter().all(|&label| label == -1) {
+        let bare = labels.iter().filter(|&&label| label == NONE).count();
+        if bare == self.len {
             return Ok(());
         }
+        self.notes.extend(without_label(bare, self.len));
         let wrong = |reason: String| DataError::format(path, reason);
-        if labels.len() != self.len {
-            let reason = "some files have a column of labels and others have none";
-            return Err(wrong(reason.into()));
-        }
         let known = names.as_ref().map_or(CLASSES, |names| names.len() as i64);
-        if let Some(row) = labels.iter().position(|label| !(0..known).contains(label)) {
+        if let Some(row) = labels
+            .iter()
+            .position(|label| !(NONE..known).contains(label))
+        {
             let name = self.name(row);
             return Err(wrong(format!(
                 "{name}: label {} of {known} classes",
@@ -322,7 +348,9 @@ impl Source for ParquetSource {
 
     fn label(&self, index: usize) -> Option<u32> {
         assert!(index < self.len, "sample {index} of {}", self.len);
-        self.labels.get(index).copied()
+        // As 32 bits -1 is the largest number, and no class.
+        let label = self.labels.get(index).copied();
+        label.filter(|&label| label != NONE as u32)
     }
 
     fn classes(&self) -> &[String] {
@@ -336,7 +364,9 @@ impl Source for ParquetSource {
     fn describe(&self) -> String {
         let mut text = format!("{}, {}", count(self.len, self.classes.len()), self.place);
         if self.files.len() > 1 {
-            text += &format!(" ({} files)", self.files.len());
+            let name = |number| file_name(&self.files.path(number));
+            let last = self.files.len() - 1;
+            text += &format!(" ({} files: {} … {})", last + 1, name(0), name(last));
         }
         text
     }
@@ -380,6 +410,7 @@ fn leaves(schema: &[SchemaElement]) -> Result<Vec<Leaf>, String> {
         kind: None,
         optional: 0,
         repeated: false,
+        scale: None,
     };
     open.push((root.num_children.unwrap_or(0), base));
     for element in elements {
@@ -409,6 +440,7 @@ fn leaves(schema: &[SchemaElement]) -> Result<Vec<Leaf>, String> {
             _ => {
                 leaf.number = found.len();
                 leaf.kind = element.type_;
+                leaf.scale = scale(element);
                 found.push(leaf);
             }
         }
@@ -416,38 +448,63 @@ fn leaves(schema: &[SchemaElement]) -> Result<Vec<Leaf>, String> {
     Ok(found)
 }
 
+/// How many digits of a column's whole numbers stand behind the point, if numbers is what they are.
+fn scale(element: &SchemaElement) -> Option<u32> {
+    let scale = match (&element.logical_type, element.converted_type) {
+        (Some(LogicalType::DECIMAL(decimal)), _) => decimal.scale,
+        (None, Some(ConvertedType::DECIMAL)) => element.scale.unwrap_or(0),
+        (Some(LogicalType::INTEGER(_)), _) | (None, None) => 0,
+        (None, Some(kind)) if (ConvertedType::UINT_8..=ConvertedType::INT_64).contains(&kind) => 0,
+        _ => return None,
+    };
+    // Of more digits 64 bits hold no whole number.
+    u32::try_from(scale).ok().filter(|&scale| scale < 19)
+}
+
 /// Finds the columns of images and labels.
 fn columns(schema: &[SchemaElement]) -> Result<Columns, String> {
-    const IMAGES: [&str; 2] = ["image", "img"];
+    const IMAGES: [&str; 7] = ["image", "img", "jpg", "jpeg", "png", "webp", "image_bytes"];
     const LABELS: [&str; 5] = ["label", "labels", "fine_label", "cls", "class"];
     let leaves = leaves(schema)?;
     let bytes = |leaf: &&Leaf| leaf.kind == Some(Type::BYTE_ARRAY) && !leaf.repeated;
     let is = |leaf: &Leaf, path: &[&str]| {
         leaf.path
             .iter()
-            .map(String::as_str)
+            .map(|name| name.to_lowercase())
             .eq(path.iter().copied())
     };
-    let image = (IMAGES.iter())
-        .find_map(|name| {
-            let fits = |leaf: &&Leaf| is(leaf, &[name, "bytes"]) || is(leaf, &[name]);
-            leaves.iter().filter(bytes).find(fits)
-        })
-        .or_else(|| {
-            let fits = |leaf: &&Leaf| leaf.path.len() == 2 && leaf.path[1] == "bytes";
-            leaves.iter().filter(bytes).find(fits)
-        });
-    let Some(image) = image.cloned() else {
-        let names: Vec<String> = leaves.iter().map(|leaf| leaf.path.join(".")).collect();
-        return Err(format!(
-            "no column of images: expected `image` with the fields bytes and path, found {}",
-            names.join(", ")
-        ));
+    let named = IMAGES.iter().find_map(|name| {
+        let fits = |leaf: &&Leaf| is(leaf, &[name, "bytes"]) || is(leaf, &[name]);
+        leaves.iter().filter(bytes).find(fits)
+    });
+    let fits = |leaf: &&Leaf| leaf.path.len() == 2 && leaf.path[1] == "bytes";
+    let others: Vec<&Leaf> = leaves.iter().filter(bytes).filter(fits).collect();
+    let list = |leaves: &mut dyn Iterator<Item = &Leaf>| {
+        let names: Vec<String> = leaves.map(|leaf| leaf.path.join(".")).collect();
+        names.join(", ")
+    };
+    let image = match (named, &others[..]) {
+        (Some(image), _) => image.clone(),
+        (None, [image]) => (*image).clone(),
+        (None, []) => {
+            return Err(format!(
+                "no column of images: expected `image` with the fields bytes and path, or a column of \
+                 bytes called {}; found {}",
+                IMAGES.join(", "),
+                list(&mut leaves.iter())
+            ));
+        }
+        (None, [_, ..]) => {
+            return Err(format!(
+                "several columns may be the images: {}; call the one `image`",
+                list(&mut others.iter().copied())
+            ));
+        }
     };
     let label = LABELS.iter().find_map(|name| {
         leaves
             .iter()
-            .filter(|leaf| !leaf.repeated)
+            .filter(|leaf| !leaf.repeated && leaf.scale.is_some())
             .find_map(|leaf| {
                 let width = match leaf.kind {
                     Some(Type::INT32) => 4,
@@ -470,12 +527,7 @@ fn columns(schema: &[SchemaElement]) -> Result<Columns, String> {
 }
 
 /// Reads a whole column of labels.
-fn label_column(
-    file: &File,
-    chunk: Chunk,
-    width: usize,
-    rows: usize,
-) -> Result<Vec<Option<i64>>, String> {
+fn label_column(file: &File, chunk: Chunk, rows: usize) -> Result<Vec<Option<i64>>, String> {
     let mut labels = Vec::new();
     let mut dictionary = None;
     for page in pages(file, chunk)? {
@@ -487,7 +539,7 @@ fn label_column(
         if page.is_dictionary() {
             dictionary = Some(decoded);
         } else {
-            let numbers = numbers_of(&decoded, dictionary.as_ref(), width, page.rows)?;
+            let numbers = numbers_of(&decoded, dictionary.as_ref(), chunk.width, page.rows)?;
             labels.extend(numbers.into_iter().take(rows - labels.len()));
         }
     }

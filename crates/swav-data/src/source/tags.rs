@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::list::sort_classes;
+use super::list::{Header, sort_classes};
 use super::{Sample, Source, count};
 use crate::error::DataError;
 
@@ -19,7 +19,10 @@ use crate::error::DataError;
 /// * What holds a comma or a tab stands in quotes; a quote within quotes stands twice.
 /// * Classes are sorted by name, or by value when all are whole numbers. A label that comes twice in a line
 ///   counts once.
-/// * Images that the file does not name have no label. Empty lines and lines that start with `#` are passed over.
+/// * A first line may name the columns, as [`ListSource`](crate::ListSource) has them: then the columns
+///   called `label` or `class` hold the labels, or all but the path where none is.
+/// * Images that the file does not name have no label. Empty lines are passed over, and so are lines that
+///   start with `#`, unless an image has that name.
 ///
 /// # Memory
 /// 4 bytes an image, 8 a line and 4 a label; 16 bytes an image more while the file is read.
@@ -71,6 +74,8 @@ impl TagSource {
         let mut classes: HashMap<Vec<u8>, u32> = HashMap::new();
         // Where in the file each line stood, for messages.
         let mut numbers = Vec::new();
+        let mut header = None;
+        let mut first_line = true;
         let mut line = Vec::new();
         for number in 1_usize.. {
             let wrong =
@@ -87,10 +92,35 @@ impl TagSource {
             if number == 1 {
                 text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
             }
-            if text.trim_ascii().is_empty() || text.starts_with(b"#") {
+            if text.trim_ascii().is_empty() {
                 continue;
             }
-            let mut fields = fields(text, separator).map_err(wrong)?.into_iter();
+            let known = |name: &[u8]| !directory.find(tags.source.as_ref(), name).is_empty();
+            let mut fields = match fields(text, separator) {
+                Err(_) if text.starts_with(b"#") => continue,
+                fields => fields.map_err(wrong)?,
+            };
+            if text.starts_with(b"#") && !known(&fields[0]) {
+                continue;
+            }
+            if std::mem::take(&mut first_line) && !known(&fields[0]) {
+                header = Header::of(fields.iter().map(Vec::as_slice));
+                if header.is_some() {
+                    continue;
+                }
+            }
+            if let Some(Header { image, labels }) = &header {
+                let labels: Vec<usize> = match labels.is_empty() {
+                    true => (0..fields.len()).filter(|at| at != image).collect(),
+                    false => labels.clone(),
+                };
+                let mut take = |at: usize| fields.get_mut(at).map(std::mem::take);
+                let image = take(*image).unwrap_or_default();
+                fields = std::iter::once(image)
+                    .chain(labels.into_iter().filter_map(take))
+                    .collect();
+            }
+            let mut fields = fields.into_iter();
             let name = fields.next().unwrap_or_default();
             let images = directory.find(tags.source.as_ref(), &name);
             let Some(&first) = images.first() else {
