@@ -238,7 +238,8 @@ fn grey_tiff_of_any_depth_is_scaled_to_8_bits() {
 
 #[test]
 fn kinds_of_tiff_that_are_not_read_are_unsupported_and_say_what_they_are() {
-    let cases: [(&str, &[(u16, &[u16])]); 10] = [
+    type Tags = &'static [(u16, &'static [u16])];
+    let cases: [(&str, Tags); 10] = [
         ("Gray(12)", &[(258, &[12]), (262, &[1])]),
         ("signed samples", &[(258, &[8]), (262, &[1]), (339, &[2])]),
         ("signed samples", &[(258, &[16]), (262, &[1]), (339, &[2])]),

@@ -137,11 +137,14 @@ fn open_folder(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     }
 }
 
+/// Finds the first file of a folder that is as asked for.
+type Find<'a> = dyn Fn(&dyn Fn(&Path) -> bool) -> Option<PathBuf> + 'a;
+
 /// Opens a folder without images in it or below.
 fn open_other(
     path: &Path,
     entries: &[Listed],
-    find: &dyn Fn(&dyn Fn(&Path) -> bool) -> Option<PathBuf>,
+    find: &Find<'_>,
 ) -> Result<Arc<dyn Source>, DataError> {
     if find(&tar::is_tar).is_some() {
         return Ok(Arc::new(TarSource::detect(path)?));

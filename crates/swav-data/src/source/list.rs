@@ -333,7 +333,7 @@ impl Source for ListSource {
     }
 
     fn bytes(&self, index: usize) -> Option<u64> {
-        let metadata = fs::metadata(self.file(index));
+        let metadata = std::fs::metadata(self.file(index));
         metadata.ok().map(|metadata| metadata.len())
     }
 
