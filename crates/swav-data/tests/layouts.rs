@@ -232,6 +232,31 @@ fn archives_and_tables_of_several_splits_are_no_set() {
 }
 
 #[test]
+fn folders_in_an_archive_that_are_splits_are_no_classes() {
+    let image = png(1);
+    let of = |names: &[&str]| {
+        let members: Vec<(&str, &[u8])> = names.iter().map(|name| (*name, &image[..])).collect();
+        let root = tree(&[]);
+        let path = put(root.path(), "x.tar", &tar_of(&members));
+        (root, path)
+    };
+    for names in [
+        ["train/cat/1.png", "val/cat/2.png"],
+        ["images/1.png", "masks/1.png"],
+    ] {
+        let (_root, path) = of(&names);
+        refused(
+            &path,
+            Format::Auto,
+            &["x.tar", "not classes", "data.format"],
+        );
+        assert_eq!(open(&path, Format::Tar).unwrap().classes().len(), 2);
+    }
+    let (_root, path) = of(&["test_tube/1.png", "beaker/2.png"]);
+    assert_eq!(auto(&path).classes(), ["beaker", "test_tube"]);
+}
+
+#[test]
 fn idx_folders_stand_for_their_one_training_part() {
     let images = |count: u32| idx(&[count, 1, 1], &vec![7; count as usize]);
     let root = tree(&[]);
@@ -239,7 +264,10 @@ fn idx_folders_stand_for_their_one_training_part() {
         let name = format!("qmnist-{name}-images-idx3-ubyte");
         put(root.path(), &name, &images(count));
     }
-    assert_eq!(auto(root.path()).len(), 3);
+    put(root.path(), "qmnist-train-labels-idx2-int", b"");
+    let source = auto(root.path());
+    assert_eq!((source.len(), source.label(0)), (3, None));
+    assert!(notes(&*source).contains("qmnist-train-labels-idx2-int is not read"));
     let root = tree(&[]);
     for set in ["letters", "digits"] {
         for (split, count) in [("train", 5), ("test", 2)] {

@@ -66,7 +66,7 @@ pub(super) fn pickled(path: &Path) -> DataError {
 
 /// Whether the size of a file is that of whole records.
 pub(super) fn fits(path: &Path) -> bool {
-    head(path).is_ok()
+    head_of(path).is_ok()
 }
 
 fn is_training(file: &Path) -> bool {
@@ -108,16 +108,15 @@ impl CifarSource {
             });
         };
         let folder = first.parent().unwrap_or(Path::new("")).to_path_buf();
-        let record = head(first)?;
-        if let Some(other) = names.iter().find(|name| head(name).ok() != Some(record)) {
-            let (first, record) = (first.display(), record + PIXELS);
+        let head = head_of(first)?;
+        if let Some(other) = names.iter().find(|name| head_of(name).ok() != Some(head)) {
+            let (first, record) = (first.display(), head + PIXELS);
             let reason = format!(
                 "not records of {record} bytes, as {first} has; CIFAR-10 and CIFAR-100 are two sets, \
                  and a file cut short is of neither: name one file"
             );
             return Err(DataError::format(other, reason));
         }
-        let head = record;
         let mut source = Self {
             path: path.into(),
             files: vec![],
@@ -199,7 +198,7 @@ impl Source for CifarSource {
 }
 
 /// How many label bytes a record has: by the file's name where that tells, else by its size.
-fn head(path: &Path) -> Result<usize, DataError> {
+fn head_of(path: &Path) -> Result<usize, DataError> {
     let size = std::fs::metadata(path)
         .map_err(|error| DataError::io(path, error))?
         .len();

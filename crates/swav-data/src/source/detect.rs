@@ -89,18 +89,36 @@ fn open_file(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     })
 }
 
+/// A folder and what is in it.
+struct Folder<'a> {
+    path: &'a Path,
+    entries: Vec<Listed>,
+}
+
+impl Folder<'_> {
+    /// The path of the first file whose name fits.
+    fn find(&self, fits: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+        let files = self.entries.iter().filter(|entry| entry.kind == Kind::File);
+        let mut names = files.map(|file| Path::new(&file.name));
+        let found = names.find(|name| fits(name));
+        found.map(|name| self.path.join(name))
+    }
+
+    fn folders(&self) -> impl Iterator<Item = &Listed> {
+        self.entries.iter().filter(|entry| entry.is_folder())
+    }
+}
+
 fn open_folder(path: &Path) -> Result<Arc<dyn Source>, DataError> {
-    let entries = listing(path)?;
-    let find = |fits: &dyn Fn(&Path) -> bool| {
-        let files = entries.iter().filter(|entry| entry.kind == Kind::File);
-        let mut files = files.map(|file| Path::new(&file.name));
-        files.find(|file| fits(file)).map(|file| path.join(file))
+    let folder = Folder {
+        path,
+        entries: listing(path)?,
     };
-    let direct = find(&is_image).is_some();
+    let direct = folder.find(is_image).is_some();
     // Per folder: whether there are images in it or below, and whether every such folder has some
     // of its own.
     let (mut folders, mut shallow) = (0, true);
-    for entry in entries.iter().filter(|entry| entry.is_folder()) {
+    for entry in folder.folders() {
         let inside = Contents::of(path, entry)?;
         folders += usize::from(inside.images);
         shallow &= inside.own || !inside.images;
@@ -108,8 +126,8 @@ fn open_folder(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     let images = direct || folders > 0;
     // A name alone does not make records of what lies beside images.
     let fits = |file: &Path, records: &dyn Fn(&Path) -> bool| !images || records(&path.join(file));
-    let batch = find(&|file| cifar::is_batch(file) && fits(file, &cifar::fits));
-    let table = find(&|file| {
+    let batch = folder.find(|file| cifar::is_batch(file) && fits(file, &cifar::fits));
+    let table = folder.find(|file| {
         idx::is_images(file) && fits(file, &|file| idx::begins(file).unwrap_or(false))
     });
     if let (true, Some(file)) = (images, batch.as_ref().or(table.as_ref())) {
@@ -132,31 +150,24 @@ fn open_folder(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     match (direct, folders) {
         (true, 0) => Ok(Arc::new(FolderSource::flat(path)?.of_one_split()?)),
         (false, 2..) if shallow => Ok(Arc::new(FolderSource::classes(path)?.of_one_split()?)),
-        (false, 0) => open_other(path, &entries, &find),
+        (false, 0) => open_other(&folder),
         _ => Ok(Arc::new(FolderSource::nested(path)?.of_one_split()?)),
     }
 }
 
-/// Finds the first file of a folder that is as asked for.
-type Find<'a> = dyn Fn(&dyn Fn(&Path) -> bool) -> Option<PathBuf> + 'a;
-
 /// Opens a folder without images in it or below.
-fn open_other(
-    path: &Path,
-    entries: &[Listed],
-    find: &Find<'_>,
-) -> Result<Arc<dyn Source>, DataError> {
-    if find(&tar::is_tar).is_some() {
+fn open_other(folder: &Folder<'_>) -> Result<Arc<dyn Source>, DataError> {
+    let path = folder.path;
+    if folder.find(tar::is_tar).is_some() {
         return Ok(Arc::new(TarSource::detect(path)?));
     }
-    if find(&parquet::is_parquet).is_some() {
+    if folder.find(parquet::is_parquet).is_some() {
         return Ok(Arc::new(ParquetSource::open(path)?));
     }
-    if let Some(file) = find(&|file| cifar::is_pickle(&path.join(file))) {
+    if let Some(file) = folder.find(|file| cifar::is_pickle(&path.join(file))) {
         return Err(cifar::pickled(&file));
     }
-    let folders = entries.iter().filter(|entry| entry.is_folder());
-    let inner = folders.filter(|entry| INNER.iter().any(|known| *known == entry.name));
+    let inner = (folder.folders()).filter(|entry| INNER.iter().any(|known| *known == entry.name));
     let inner: Vec<String> = inner
         .map(|entry| entry.name.to_string_lossy().into_owned())
         .collect();

@@ -27,6 +27,7 @@ pub struct IdxSource {
     pixels: Vec<u8>,
     labels: Vec<u8>,
     classes: Vec<String>,
+    notes: Vec<String>,
 }
 
 /// Whether these bytes begin an IDX file of unsigned bytes.
@@ -81,8 +82,12 @@ impl IdxSource {
                 found,
             });
         }
+        let mut notes = vec![];
         let labels = match find_labels(&file) {
-            None => vec![],
+            None => {
+                notes.extend(other_labels(&file)?);
+                vec![]
+            }
             Some(labels) => {
                 let (dims, values) = read_idx(&labels)?;
                 if dims != [number] {
@@ -103,6 +108,7 @@ impl IdxSource {
             pixels,
             labels,
             classes,
+            notes,
         })
     }
 }
@@ -138,6 +144,10 @@ impl Source for IdxSource {
 
     fn classes(&self) -> &[String] {
         &self.classes
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     fn describe(&self) -> String {
@@ -202,6 +212,23 @@ fn find_labels(images: &Path) -> Option<PathBuf> {
         .into_iter()
         .map(|name| images.with_file_name(name))
         .find(|path| path.exists())
+}
+
+/// Says which file beside the images looks like their labels and is not read, such as QMNIST's
+/// `qmnist-train-labels-idx2-int`.
+fn other_labels(images: &Path) -> Result<Option<String>, DataError> {
+    let name = file_name(images);
+    let Some((start, _)) = name.split_once("images") else {
+        return Ok(None);
+    };
+    let labels = format!("{start}labels");
+    let folder = images.parent().filter(|folder| *folder != Path::new(""));
+    let beside = entries(folder.unwrap_or(Path::new(".")))?;
+    let found = beside.iter().map(|entry| file_name(entry));
+    let found = found.filter(|other| other.starts_with(&labels)).min();
+    Ok(found.map(|other| {
+        format!("{other} is not read: labels are bytes, one an image, in {labels}-idx1-ubyte")
+    }))
 }
 
 /// Dimensions and bytes of an IDX file.

@@ -277,6 +277,28 @@ pub(super) fn check_folders<'a>(
     Ok(())
 }
 
+/// Refuses an archive whose first folders are several splits of one set, or images beside their masks.
+pub(super) fn check_members(archive: &Path, folders: &[String]) -> Result<(), DataError> {
+    let names: BTreeSet<String> = folders.iter().cloned().collect();
+    let found = match (splits(&names, true), masks(&names)) {
+        (Some(found), _) => found,
+        (None, Some((images, mut masks))) => {
+            masks.insert(0, images);
+            masks
+        }
+        (None, None) => return Ok(()),
+    };
+    let found: Vec<&str> = found.iter().map(|name| name.as_str()).collect();
+    Err(DataError::format(
+        archive,
+        format!(
+            "its folders are parts of a set, which are not classes: {}. Unpack it and name one; \
+             data.format = \"tar\" takes them for classes",
+            found.join(", ")
+        ),
+    ))
+}
+
 /// Those of some folders that are splits of one set, the training split first.
 fn splits(names: &BTreeSet<String>, top: bool) -> Option<Vec<&String>> {
     if names.len() < 2 {

@@ -17,7 +17,7 @@ use tar::{EntryType, Header};
 use super::files::Files;
 use super::members::{Members, ReadAt, inside, is_whole};
 use super::shard::{BLOCK, Layout, Marker, NONE, Remarks, Table, list};
-use super::{Sample, Source, count, extension_list, index, inventory, read_at};
+use super::{Sample, Source, split, count, extension_list, index, inventory, read_at};
 use crate::error::DataError;
 use crate::health::lock;
 
@@ -174,7 +174,11 @@ impl TarSource {
         }
         let layout = layout.unwrap_or_default();
         let place = format!("{} {}", layout_name(layout), path.display());
-        set.finish(Data::Files(files), layout, place, path)
+        let source = set.finish(Data::Files(files), layout, place, path)?;
+        if asked.is_none() && layout == Layout::Folders {
+            split::check_members(path, &source.classes)?;
+        }
+        Ok(source)
     }
 
     /// The shard of a sample.
