@@ -133,6 +133,11 @@ fn a_wrong_line_is_named_by_its_number() {
         &["line 2", "quote is not closed"],
     );
     refused(
+        &format("# see,\"this\na.png,1\nb.png,1\n"),
+        Format::List,
+        &["line 1", "quote is not closed"],
+    );
+    refused(
         &format("a.png,\"one\ntwo.png,1\n"),
         Format::List,
         &["line 1", "quote is not closed"],
@@ -189,6 +194,7 @@ fn a_first_line_may_name_the_columns() {
         "\u{feff}# made by hand\n\nFile Name,Class\n2.png,dog\n0.png,cat\n",
         "row,image,label,score\n0,2.png,dog,1.0\n1,0.png,cat,0.5\n",
         "class,filename\ndog,2.png\ncat,0.png\n",
+        "image,caption,label\n2.png,\"two\",dog\n0.png,none,cat\n",
     ] {
         let source = auto(&put(&root, "l.csv", text));
         assert_eq!(source.classes(), ["cat", "dog"], "{text}");
@@ -197,6 +203,8 @@ fn a_first_line_may_name_the_columns() {
         let source = auto(&put(&root, "l.tsv", text.replace(',', "\t")));
         assert_eq!(source.classes(), ["cat", "dog"], "{text}");
     }
+    let text = "image,caption,label\n2.png,\"two\nlines\",dog\n0.png,none,cat\n";
+    assert_eq!(reds(auto(&put(&root, "l.csv", text)).as_ref()), [2, 0]);
     let source = auto(&put(&root, "l.csv", "image,width\n1.png,4\n"));
     assert_eq!(
         (reds(source.as_ref()), labels(source.as_ref())),

@@ -125,7 +125,7 @@ impl ListSource {
         let csv = path
             .extension()
             .is_some_and(|found| found.eq_ignore_ascii_case("csv"));
-        let (separator, named) = if csv { (b',', "comma") } else { (b'\t', "tab") };
+        let separator = if csv { b',' } else { b'\t' };
         let mut records = csv::ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
@@ -158,14 +158,14 @@ impl ListSource {
                 let name = PathBuf::from(os(name.to_vec()));
                 is_image(&name) && list.folder.join(name).is_file()
             };
-            if let Some(field) = record.iter().find(|field| field.contains(&b'\n'))
-                && !known(field)
-            {
-                return Err(wrong("a quote is not closed in this line".into()));
-            }
             let start = bare(record.get(0).unwrap_or_default());
-            let blank = record.len() == 1 && start.is_empty();
-            if blank || (start.starts_with(b"#") && !known(start)) {
+            let comment = start.starts_with(b"#") && !known(start);
+            let open = |field: &[u8]| field.contains(&b'\n') && !known(field);
+            let unclosed = || wrong("a quote is not closed in this line".into());
+            if comment && record.iter().any(open) {
+                return Err(unclosed());
+            }
+            if comment || (record.len() == 1 && start.is_empty()) {
                 continue;
             }
             if std::mem::take(&mut first) {
@@ -183,21 +183,15 @@ impl ListSource {
                 None => (start, record.get(1)),
             };
             let (name, class) = (bare(image), class.map(bare));
+            // Without names of columns a line is all path and class; else others may hold several lines.
+            if open(image)
+                || class.is_some_and(open)
+                || (header.is_none() && record.iter().any(open))
+            {
+                return Err(unclosed());
+            }
             if !is_image(Path::new(&os(name.to_vec()))) || (header.is_none() && record.len() > 2) {
-                let shown: Vec<_> = record.iter().map(String::from_utf8_lossy).collect();
-                let shown: String = shown.join(&char::from(separator).to_string());
-                let shown: String = shown.chars().take(80).collect();
-                let quotes = if csv {
-                    " (what holds a comma in quotes)"
-                } else {
-                    ""
-                };
-                return Err(wrong(format!(
-                    "\"{shown}\": expected a path that ends as an image does, or such a path, a \
-                     {named} and a class{quotes}; a first line may name the columns, as \
-                     path{}label",
-                    char::from(separator)
-                )));
+                return Err(wrong(expected(&record, separator)));
             }
             if *labelled.get_or_insert(class.is_some()) != class.is_some() {
                 let (this, others) = match class {
@@ -236,6 +230,23 @@ impl ListSource {
     fn file(&self, index: usize) -> PathBuf {
         self.folder.join(os(self.names.get(index)))
     }
+}
+
+/// Says what a line should be.
+fn expected(record: &csv::ByteRecord, separator: u8) -> String {
+    let (named, quotes) = match separator {
+        b',' => ("comma", " (what holds a comma in quotes)"),
+        _ => ("tab", ""),
+    };
+    let separator = char::from(separator);
+    let fields: Vec<_> = record.iter().map(String::from_utf8_lossy).collect();
+    let shown: String = (fields.join(&separator.to_string()).chars())
+        .take(80)
+        .collect();
+    format!(
+        "\"{shown}\": expected a path that ends as an image does, or such a path, a {named} and a \
+         class{quotes}; a first line may name the columns, as path{separator}label"
+    )
 }
 
 /// Says how many images have no label, where some have none.
