@@ -17,7 +17,7 @@ use tar::{EntryType, Header};
 use super::files::Files;
 use super::members::{Members, ReadAt, inside, is_whole};
 use super::shard::{BLOCK, Layout, Marker, NONE, Remarks, Table, list};
-use super::{Sample, Source, split, count, extension_list, index, inventory, read_at};
+use super::{Sample, Source, count, extension_list, index, inventory, read_at, split};
 use crate::error::DataError;
 use crate::health::lock;
 
