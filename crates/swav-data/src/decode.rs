@@ -36,6 +36,8 @@ use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 
+#[cfg(test)]
+mod grid;
 mod jpeg;
 mod orientation;
 mod tiff;

@@ -10,9 +10,11 @@ use super::orientation::{self, Directory};
 use super::{CONVERT, Image, jpeg, upright};
 use crate::error::DataError;
 
+const COMPRESSION: u16 = 259;
 const PHOTOMETRIC: u16 = 262;
 const FILL_ORDER: u16 = 266;
 const SAMPLES_PER_PIXEL: u16 = 277;
+const PLANAR_CONFIGURATION: u16 = 284;
 const PREDICTOR: u16 = 317;
 const COLOUR_MAP: u16 = 320;
 const TILE_WIDTH: u16 = 322;
@@ -23,7 +25,11 @@ const EXTRA_SAMPLES: u16 = 338;
 const BLACK_IS_ZERO: u8 = 1;
 /// That for a palette.
 const PALETTE: u64 = 3;
-/// The value of [`EXTRA_SAMPLES`] for alpha that the colours have been multiplied by.
+/// The value of [`COMPRESSION`] for JPEG.
+const JPEG: u64 = 7;
+/// The value of [`EXTRA_SAMPLES`] for alpha.
+const ALPHA: u8 = 2;
+/// That for alpha that the colours have been multiplied by.
 const ASSOCIATED: u64 = 1;
 
 /// What the samples of a pixel stand for, extra ones left out.
@@ -78,21 +84,23 @@ pub(super) fn decode(
         return Err(unsupported("the bits of each byte in reverse order"));
     }
     let palette = (numbers(PHOTOMETRIC) == [PALETTE]).then(|| numbers(COLOUR_MAP));
-    // The decoder knows no palette. Of a file that calls them greys it gives the indices.
-    let indices = palette
-        .as_ref()
-        .and_then(|_| directory.with(PHOTOMETRIC, BLACK_IS_ZERO));
+    // The decoder knows no palette: of a file that calls them greys it gives the indices. And it drops a
+    // fourth sample that means nothing, which it does wrongly in tiles or behind a predictor.
+    let changed = match palette {
+        Some(_) => directory.with(PHOTOMETRIC, BLACK_IS_ZERO),
+        None if numbers(EXTRA_SAMPLES) == [0] => directory.with(EXTRA_SAMPLES, ALPHA),
+        None => None,
+    };
     let mut decoder =
-        Decoder::new(Cursor::new(indices.as_deref().unwrap_or(file))).map_err(failed)?;
+        Decoder::new(Cursor::new(changed.as_deref().unwrap_or(file))).map_err(failed)?;
     let (width, height) = decoder.dimensions().map_err(failed)?;
     check(width, height)?;
     // A tile may be larger than the picture, and a row of tiles is held in memory.
-    if let ([tile_width], [tile_length]) = (&numbers(TILE_WIDTH)[..], &numbers(TILE_LENGTH)[..])
-        && tile_width.saturating_mul(*tile_length) > max_bytes
-    {
+    let first = |tag| numbers(tag).first().copied();
+    let tile = first(TILE_WIDTH).zip(first(TILE_LENGTH));
+    if tile.is_some_and(|(width, length)| width.saturating_mul(length) > max_bytes) {
         return Err(damaged("its tiles are larger than any image may be"));
     }
-
     let (colours, stored, bits) = match decoder.colortype().map_err(failed)? {
         ColorType::Gray(bits) => (Colours::Grey, 1, bits),
         ColorType::Multiband {
@@ -110,12 +118,8 @@ pub(super) fn decode(
         Some(_) => Colours::Palette,
         None => colours,
     };
-    // The decoder drops further samples first and undoes the predictor then, across pixels that are
-    // no neighbours.
-    let first = |tag| numbers(tag).first().copied();
-    let has_more = first(SAMPLES_PER_PIXEL).is_some_and(|samples| samples > stored as u64);
-    if has_more && first(PREDICTOR).is_some_and(|predictor| predictor != 1) {
-        return Err(unsupported("a predictor and samples beside the colours"));
+    if let Some(kind) = misread(&directory, [width, height], stored as u64) {
+        return Err(unsupported(kind));
     }
 
     let mut limits = Limits::default();
@@ -146,6 +150,30 @@ pub(super) fn decode(
     let image = Image::new(width, height, rgb).map_err(|reason| damaged(&reason))?;
     let orientation = orientation::named(orientation::of_tiff(file));
     Ok(upright(image, orientation))
+}
+
+/// What the decoder would get wrong about a file of which it keeps the first `stored` samples of a pixel.
+fn misread(
+    directory: &Directory<'_>,
+    [width, height]: [u32; 2],
+    stored: u64,
+) -> Option<&'static str> {
+    let first = |tag| directory.numbers(tag).first().copied();
+    let is = |tag, value: u64| first(tag) == Some(value);
+    let fits = |side: u32, tag| first(tag).is_none_or(|tile| u64::from(side) % tile.max(1) == 0);
+    let drops = first(SAMPLES_PER_PIXEL).is_some_and(|samples| samples > stored);
+    let is_planar = is(PLANAR_CONFIGURATION, 2);
+    if drops && !is_planar && first(PREDICTOR).is_some_and(|predictor| predictor != 1) {
+        // It undoes the predictor across pixels that are no neighbours.
+        return Some("a predictor and samples beside the colours");
+    }
+    if drops && !is_planar && !fits(width, TILE_WIDTH) {
+        return Some("samples beside the colours in tiles that reach beyond the image");
+    }
+    if is_planar && !fits(height, TILE_LENGTH) {
+        return Some("a plane for each sample in tiles that reach beyond the image");
+    }
+    (is(COMPRESSION, JPEG) && stored == 2).then_some("grey and alpha as JPEG")
 }
 
 /// Samples of any depth, `row` of them in a row, as 8 bits: rounded from the range of their type, or from
