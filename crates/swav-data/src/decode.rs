@@ -8,10 +8,11 @@
 //! | palette | its colours |
 //! | alpha (any kind, also a transparent palette entry) | dropped, the colour under it stays, as Pillow does; nothing is composited |
 //! | CMYK, YCCK (JPEG) | R = C·K/255, after Adobe's inverted convention, as Pillow does |
-//! | 16 bits a channel | scaled by 255/65535 and rounded. Pillow clips 16-bit grey at 255, which turns almost every such image white; that we do not copy |
+//! | CMYK, YCbCr (TIFF) | R = (255 − C)·(255 − K)/255; as JFIF defines YCbCr |
+//! | 16 or 32 bits a channel | scaled from the range of the type and rounded. Pillow clips deep greys at 255, which turns almost every such image white; that we do not copy |
 //! | associated (premultiplied) alpha in TIFF | divided out of the colours, then dropped |
 //! | floating-point TIFF | 0 to 1 become 0 to 255; with other values the file is refused |
-//! | orientation in EXIF, or else in XMP | applied, so that up is up |
+//! | orientation in EXIF (also as text in PNG), or else in XMP | applied, so that up is up |
 //! | animation, several pages | the first picture |
 //!
 //! The colour model of a JPEG file is decided as libjpeg decides it: JFIF means YCbCr, then Adobe's
