@@ -442,6 +442,7 @@ def tiffs():
         "planar-fitting": {"planar": True, "tile": 4},
         "deflate": {"compress": "deflate", "rows": 7}, "packbits": {"compress": "packbits"},
         "predictor": {"compress": "deflate", "predictor": 2, "tile": 16}, "turned": {"turned": 6},
+        "bigtiff-turned": {"big": True, "turned": 8},
     }
     for (kind, (planes, bits, photometric, options, truth)), (layout, more) in itertools.product(
         kinds.items(), layouts.items()
@@ -456,7 +457,7 @@ def tiffs():
         key = f"tiff/{kind}-{layout}"
         FILES[key] = tiff(planes, bits, photometric, form=form, fields=fields, **more)
         truth = truth.astype("u1")
-        TRUTH[key] = numpy.rot90(truth, -1) if turned else truth
+        TRUTH[key] = numpy.rot90(truth, {None: 0, 6: -1, 8: 1}[turned])
     for mode, compression in itertools.product(
         ["L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "1"],
         [None, "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "jpeg", "group4"]

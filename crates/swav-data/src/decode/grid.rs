@@ -144,3 +144,25 @@ fn jpeg_at_a_half_or_a_quarter_has_the_colours_of_what_pillow_reduces() {
     assert!(reduced > 100, "{reduced}");
     assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+#[test]
+fn a_damaged_file_is_read_or_refused_whatever_its_kind() {
+    let (files, _) = files();
+    let mut draws = crate::random::CropKey::new(2, 0, 0, 0).draws(crate::random::Purpose::Crop);
+    for (name, whole) in files.iter().filter(|(name, _)| name.starts_with("tiff/")) {
+        for _ in 0..30 {
+            let mut damaged = whole.clone();
+            for _ in 0..=draws.below(3) {
+                // Most of them in the directory.
+                let reach = [64, 400, whole.len() as u32][draws.below(3) as usize];
+                let at = draws.below(reach.min(whole.len() as u32)) as usize;
+                damaged[at] = draws.word() as u8;
+            }
+            let decoded = super::decode(&Sample::Encoded(damaged), name, 1_000_000);
+            if let Ok(image) = decoded {
+                let pixels = u64::from(image.width) * u64::from(image.height);
+                assert!(pixels <= 1_000_000 && image.rgb.len() as u64 == pixels * 3);
+            }
+        }
+    }
+}
