@@ -25,7 +25,7 @@ use swav_model::Network;
 use swav_model::weights::{self, Pretrained};
 
 use crate::TrainError;
-use crate::files::{TEMPORARY, sync_directory, write_atomic};
+use crate::files::{self, TEMPORARY, sync_directory, write_atomic};
 use crate::monitor::Collapse;
 use crate::plan::Plan;
 use crate::pretrained;
@@ -354,9 +354,7 @@ fn save(state: &State, target: &Path) -> Result<(), TrainError> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(directory).map_err(TrainError::io(directory))? {
         let path = entry.map_err(TrainError::io(directory))?.path();
-        File::open(&path)
-            .and_then(|file| file.sync_all())
-            .map_err(TrainError::io(&path))?;
+        files::sync(&path)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         files.insert(name.into_owned(), Seal::of(&path)?);
     }

@@ -81,6 +81,16 @@ impl Seek for AtomicFile {
     }
 }
 
+/// Makes what was written to `file` durable.
+///
+/// # Errors
+/// If it cannot be opened, or the disk is full.
+pub fn sync(file: &Path) -> Result<(), TrainError> {
+    File::open(file)
+        .and_then(|file| file.sync_all())
+        .map_err(TrainError::io(file))
+}
+
 /// Makes what was created, renamed or removed in `directory` durable.
 ///
 /// # Errors

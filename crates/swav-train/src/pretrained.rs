@@ -106,6 +106,14 @@ fn file(path: &Path) -> Result<PathBuf, TrainError> {
 }
 
 fn tell_unused(path: &Path, pretrained: &Pretrained) {
+    if pretrained.is_foreign() {
+        say(format_args!(
+            "note: {}: by its shapes a {}; padding, pooling and anti-aliasing, which shapes do not show, are taken to be \
+             torchvision's",
+            path.display(),
+            pretrained.config().backbone
+        ));
+    }
     if let Some(front) = pretrained.front() {
         say(format_args!(
             "note: {}: the network is taken from the tensors under `{front}`",

@@ -158,7 +158,7 @@ pub fn sets(
         TrainError::Recipe("the run has no test images: give --test PATH".to_string())
     })?;
     let test = data::open(test_path, Format::Auto)?;
-    setup::same_classes(train.as_ref(), test.as_ref(), test_path)?;
+    let test = data::of_classes(test, train.classes(), test_path)?;
     Ok([train, test])
 }
 

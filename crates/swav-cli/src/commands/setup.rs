@@ -127,37 +127,7 @@ fn open_test(
         return Ok(None);
     };
     let test = data::open(path, Format::Auto)?;
-    same_classes(train, test.as_ref(), path)?;
-    Ok(Some(test))
-}
-
-/// Labels are numbers by the order of the class names: with other names they mean other classes.
-pub fn same_classes(train: &dyn Source, test: &dyn Source, path: &Path) -> Result<(), TrainError> {
-    let (train, test) = (train.classes(), test.classes());
-    if train == test {
-        return Ok(());
-    }
-    let only = |these: &[String], others: &[String]| -> String {
-        let missing: Vec<_> = these
-            .iter()
-            .filter(|class| !others.contains(class))
-            .take(5)
-            .map(String::as_str)
-            .collect();
-        match missing.as_slice() {
-            [] => "none".to_string(),
-            names => names.join(", "),
-        }
-    };
-    Err(TrainError::Recipe(format!(
-        "{} has {} classes, the training images have {}, and they are not the same: only in \
-         training: {}; only in the test set: {}",
-        path.display(),
-        test.len(),
-        train.len(),
-        only(train, test),
-        only(test, train)
-    )))
+    data::of_classes(test, train.classes(), path).map(Some)
 }
 
 /// The run directory asked for, or else the first free one after `name` under `runs/`.

@@ -29,6 +29,7 @@ pub struct Pretrained {
     left_over: Vec<String>,
     beside: Vec<String>,
     front: Option<String>,
+    foreign: bool,
 }
 
 /// What of [`Pretrained`] weights a network has taken.
@@ -94,6 +95,7 @@ impl Pretrained {
             tensors,
             left_over,
             beside: beside.map(str::to_owned).collect(),
+            foreign: file.is_foreign(),
             front: (!place.is_plain() || places.len() > 1).then_some(place.front),
         })
     }
@@ -102,6 +104,11 @@ impl Pretrained {
     /// the file: `module.encoder_q.`.
     pub fn front(&self) -> Option<&str> {
         self.front.as_deref()
+    }
+
+    /// Whether the file was written by another program, and so says of its network no more than shapes do.
+    pub fn is_foreign(&self) -> bool {
+        self.foreign
     }
 
     /// The network that the tensors are of. Without a head in the file its `dim` is 0.
@@ -205,6 +212,7 @@ enum Content {
     Loaded {
         tensors: Tensors,
         others: Vec<String>,
+        own: bool,
     },
 }
 
@@ -224,17 +232,27 @@ impl Content {
             return Ok(Self::Loaded {
                 tensors: burnpack::tensors(path)?,
                 others: Vec::new(),
+                own: true,
             });
         }
         if start.get(8) == Some(&b'{') {
             let (tensors, others) = safetensors::floats(path)?;
             let others = others.into_iter().map(|(name, _)| name).collect();
-            return Ok(Self::Loaded { tensors, others });
+            return Ok(Self::Loaded {
+                tensors,
+                others,
+                own: false,
+            });
         }
         Err(malformed(
             path,
             "it begins as no checkpoint of PyTorch (0.4 or later), no SafeTensors and no burnpack does",
         ))
+    }
+
+    /// Burnpack is what this crate writes.
+    fn is_foreign(&self) -> bool {
+        !matches!(self, Self::Loaded { own: true, .. })
     }
 
     fn shapes(&self) -> Shapes {

@@ -15,6 +15,7 @@ use super::features::{Extraction, Layer, read};
 use super::kept::{Kept, Origin};
 use super::scores::{LinearEpoch, LinearResult, Scores};
 use super::share::Share;
+use crate::files;
 use crate::method::prediction_loss;
 use crate::optim::Sgd;
 use crate::plan::Plan;
@@ -250,7 +251,10 @@ impl Tuned {
             let path = folder.join(name);
             optimizer
                 .save(&path)
-                .map_err(|error| TrainError::checkpoint(&path, error.to_string()))?;
+                .map_err(|error| TrainError::written(&path, error.to_string()))?;
+        }
+        for name in VELOCITIES.into_iter().chain([MODEL]) {
+            files::sync(&folder.join(name))?;
         }
         Ok(())
     }
