@@ -1178,3 +1178,35 @@ fn a_prefix_that_is_an_image_itself_is_no_folder() {
         1
     );
 }
+
+#[test]
+fn members_that_are_left_out_for_their_ending_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("set.tar");
+    let mut builder = tar::Builder::new(Vec::new());
+    let names = [
+        "0.png",
+        "0.label",
+        "1.png",
+        "1.label",
+        "1.cls.txt",
+        "README.md",
+        ".hidden.xyz",
+    ];
+    for name in names {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(4);
+        header.set_mode(0o644);
+        header.set_cksum();
+        builder
+            .append_data(&mut header, name, &b"1234"[..])
+            .unwrap();
+    }
+    std::fs::write(&path, builder.into_inner().unwrap()).unwrap();
+    let source = swav_data::open(&path, Format::Auto).unwrap();
+    assert_eq!(source.len(), 2);
+    assert_eq!(
+        source.notes(),
+        ["left out for their ending: 2 .label, 1 .txt"]
+    );
+}

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::is_image;
 pub(super) use super::members::BLOCK;
 use super::members::{Kind, Member, Members, ReadAt, follow, inside};
+use super::skipped::Endings;
 use super::webdataset;
 use crate::error::DataError;
 
@@ -91,6 +92,8 @@ pub(super) struct Remarks {
     pub(super) orphans: Remark,
     /// Links to folders, and links that leave the archive.
     pub(super) links: Remark,
+    /// Members that are neither images nor labels.
+    pub(super) endings: Endings,
 }
 
 impl Remarks {
@@ -100,6 +103,7 @@ impl Remarks {
         self.replaced.merge(other.replaced, archive);
         self.orphans.merge(other.orphans, archive);
         self.links.merge(other.links, archive);
+        self.endings.merge(other.endings);
     }
 
     /// A line for each thing that was met.
@@ -125,6 +129,7 @@ impl Remarks {
                 &self.links,
                 "links passed over because they lead to no file of their archive",
             ),
+            self.endings.note(),
         ];
         lines.into_iter().flatten().collect()
     }
@@ -428,6 +433,10 @@ pub(super) fn list(
             true if webdataset::is_label(&clean) && marker.is_none() => Role::Label,
             _ => Role::Other,
         };
+        let belongs = !hidden && clean.starts_with(prefix);
+        if role == Role::Other && belongs && member.kind == Kind::File {
+            all.remarks.endings.count(&clean);
+        }
         let first = member.start == 0 && member.kind == Kind::File && clean == Path::new(MARKER);
         all.push(member, &clean, role);
         if first && asked != Some(Layout::Keys) {
@@ -449,6 +458,7 @@ pub(super) fn list(
     table.remarks = Remarks {
         replaced: all.remarks.replaced,
         links: all.remarks.links,
+        endings: all.remarks.endings,
         ..found
     };
     table.labelled = labelled;

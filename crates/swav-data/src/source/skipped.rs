@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::thousands;
 
-/// Files and folders that were left out.
-#[derive(Debug, Default)]
-pub(super) struct Skipped {
-    /// How many files have each ending, in small letters; the empty one where a name has none.
-    endings: BTreeMap<String, usize>,
-    /// What is no regular file: how many, and one of them.
-    special: Option<(usize, PathBuf)>,
-    unreadable: Vec<PathBuf>,
-}
+/// How many files were left out for each ending, in small letters; the empty one where a name has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Endings(BTreeMap<String, usize>);
 
-impl Skipped {
+impl Endings {
+    /// Different endings that are told apart.
+    const MOST: usize = 100;
+
     /// Counts a file without one of the known endings. What usually lies beside images is not counted.
-    pub(super) fn ending(&mut self, name: &Path) {
+    pub(super) fn count(&mut self, name: &Path) {
         const COMPANIONS: [&str; 8] = [
             "readme",
             "license",
@@ -32,8 +32,55 @@ impl Skipped {
             part.map_or_else(String::new, |part| part.to_string_lossy().to_lowercase())
         };
         if !COMPANIONS.contains(&lower(name.file_stem()).as_str()) {
-            *self.endings.entry(lower(name.extension())).or_default() += 1;
+            self.add(lower(name.extension()), 1);
         }
+    }
+
+    /// Adds what was left out elsewhere.
+    pub(super) fn merge(&mut self, other: Self) {
+        for (ending, count) in other.0 {
+            self.add(ending, count);
+        }
+    }
+
+    fn add(&mut self, ending: String, count: usize) {
+        if self.0.len() < Self::MOST || self.0.contains_key(&ending) {
+            *self.0.entry(ending).or_default() += count;
+        }
+    }
+
+    /// A line about them, if there are any.
+    pub(super) fn note(&self) -> Option<String> {
+        const SHOWN: usize = 8;
+        let mut endings: Vec<(&String, &usize)> = self.0.iter().collect();
+        endings.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let shown = endings.iter().take(SHOWN);
+        let mut shown: Vec<String> = shown
+            .map(|(ending, count)| match ending.as_str() {
+                "" => format!("{} without one", thousands(**count)),
+                _ => format!("{} .{ending}", thousands(**count)),
+            })
+            .collect();
+        if endings.len() > SHOWN {
+            shown.push("…".into());
+        }
+        (!shown.is_empty()).then(|| format!("left out for their ending: {}", shown.join(", ")))
+    }
+}
+
+/// Files and folders that were left out.
+#[derive(Debug, Default)]
+pub(super) struct Skipped {
+    endings: Endings,
+    /// What is no regular file: how many, and one of them.
+    special: Option<(usize, PathBuf)>,
+    unreadable: Vec<PathBuf>,
+}
+
+impl Skipped {
+    /// Counts a file without one of the known endings.
+    pub(super) fn ending(&mut self, name: &Path) {
+        self.endings.count(name);
     }
 
     /// Counts what is called like an image and is no regular file.
@@ -49,23 +96,7 @@ impl Skipped {
 
     /// One line for each kind of what was left out.
     pub(super) fn notes(self) -> Vec<String> {
-        const SHOWN: usize = 8;
-        let mut notes = Vec::new();
-        let mut endings: Vec<(String, usize)> = self.endings.into_iter().collect();
-        endings.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        if !endings.is_empty() {
-            let shown = endings.iter().take(SHOWN);
-            let mut shown: Vec<String> = shown
-                .map(|(ending, count)| match ending.as_str() {
-                    "" => format!("{} without one", thousands(*count)),
-                    _ => format!("{} .{ending}", thousands(*count)),
-                })
-                .collect();
-            if endings.len() > SHOWN {
-                shown.push("…".into());
-            }
-            notes.push(format!("left out for their ending: {}", shown.join(", ")));
-        }
+        let mut notes: Vec<String> = self.endings.note().into_iter().collect();
         if let Some((count, path)) = self.special {
             let more = match count {
                 1 => String::new(),
