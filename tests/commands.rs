@@ -1566,3 +1566,29 @@ fn a_fine_tuning_that_goes_on_gives_the_numbers_of_one_that_was_never_stopped() 
         .json();
     assert_eq!(parts, whole);
 }
+
+#[test]
+fn a_test_set_that_lacks_a_class_is_judged_by_the_names_of_the_others() {
+    let space = trained();
+    // The last classes of the training images: by their numbers they would be the first.
+    let names: Vec<String> = fs::read_dir(space.path("set"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let last = names.iter().max().unwrap();
+    common::copy(
+        &space.path(&format!("set/{last}")),
+        &space.path(&format!("fewer/{last}")),
+    );
+    common::copy(
+        &space.path(&format!("set/{}", names.iter().min().unwrap())),
+        &space.path(&format!("fewer/{}", names.iter().min().unwrap())),
+    );
+    let told = space
+        .swav("eval knn run --test fewer --k 1 --json")
+        .run()
+        .succeeded()
+        .json();
+    // Each image is its own nearest neighbour.
+    assert!(told.to_string().contains("1.0"), "{told:#}");
+}

@@ -64,7 +64,7 @@ pub struct Moments {
 )]
 pub trait Passes: Backend {
     /// A step of SGD or LARC: the new parameter and the new velocity.
-    #[fusion(meta = |param, _, _| (param.clone(), param.clone()))]
+    #[fusion(meta = |param, _, _, _| (param.clone(), param.clone()))]
     fn momentum_step(
         param: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
@@ -73,7 +73,7 @@ pub trait Passes: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// A step of Adam: the new parameter and its new moments.
-    #[fusion(meta = |param, _, _, _| (param.clone(), param.clone(), param.clone()))]
+    #[fusion(meta = |param, _, _, _, _| (param.clone(), param.clone(), param.clone()))]
     fn adam_step(
         param: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
