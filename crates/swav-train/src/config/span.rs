@@ -23,7 +23,7 @@ pub enum Span {
 }
 
 impl Span {
-    /// The span in steps, where an epoch has `steps_per_epoch`; `always` is [`LONGEST`].
+    /// The span in steps, where an epoch has `steps_per_epoch`; `always` is the largest number of TOML.
     pub fn steps(self, steps_per_epoch: u64) -> u64 {
         match self {
             Self::Steps(steps) => steps.min(LONGEST),
