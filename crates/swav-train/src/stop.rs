@@ -21,8 +21,13 @@ impl Stop {
 
     /// Whether an end has been asked for.
     pub fn requested(&self) -> bool {
-        self.0.heeded.store(true, Ordering::SeqCst);
+        self.heed();
         self.0.requested.load(Ordering::SeqCst)
+    }
+
+    /// Promises that something will look at the flag before long.
+    pub fn heed(&self) {
+        self.0.heeded.store(true, Ordering::SeqCst);
     }
 
     /// Whether something has ever looked at the flag, and so will look again.

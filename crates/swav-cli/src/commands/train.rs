@@ -256,6 +256,8 @@ impl Train {
 
 fn parts(prepared: Prepared, found: &Found, watch: Watch, stop: &Stop) -> Parts {
     let display: Box<dyn Display> = if !watch.plain && Dashboard::possible() {
+        // The terminal has to be given back at the end.
+        stop.heed();
         Box::new(Dashboard::new())
     } else {
         Box::new(Lines::new())
