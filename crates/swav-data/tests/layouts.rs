@@ -3,70 +3,17 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use common::{auto, labels, png, put, reds, refused, tree};
 use swav_data::{
-    Cursor, DEFAULT_MAX_PIXELS, DataError, Format, Loader, LoaderConfig, Order, Sample, ScanConfig,
-    Source, View, decode, open, scan,
+    Cursor, DataError, Format, Loader, LoaderConfig, Order, Sample, ScanConfig, Source, View, open,
+    scan,
 };
-use tempfile::TempDir;
-
-/// A PNG of one colour.
-fn png(red: u8) -> Vec<u8> {
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    let image = image::RgbImage::from_pixel(4, 3, image::Rgb([red, 0, 255 - red]));
-    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    bytes.into_inner()
-}
-
-/// A folder with these files; PNG file number i has red i.
-fn tree(names: &[&str]) -> TempDir {
-    let root = tempfile::tempdir().unwrap();
-    for (number, name) in names.iter().enumerate() {
-        put(root.path(), name, &png(number as u8));
-    }
-    root
-}
-
-fn put(root: &Path, name: &str, bytes: &[u8]) -> PathBuf {
-    let path = root.join(name);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(&path, bytes).unwrap();
-    path
-}
-
-#[track_caller]
-fn auto(path: impl AsRef<Path>) -> Arc<dyn Source> {
-    open(path.as_ref(), Format::Auto).unwrap()
-}
-
-#[track_caller]
-fn refused(path: impl AsRef<Path>, format: Format, parts: &[&str]) -> DataError {
-    let error = match open(path.as_ref(), format) {
-        Ok(source) => panic!("expected an error, opened {}", source.describe()),
-        Err(error) => error,
-    };
-    let message = error.to_string();
-    for part in parts {
-        assert!(message.contains(part), "expected {part:?} in {message:?}");
-    }
-    error
-}
-
-fn reds(source: &dyn Source) -> Vec<u8> {
-    let red = |index| {
-        let sample = source.read(index).unwrap();
-        let image = decode(&sample, &source.name(index), DEFAULT_MAX_PIXELS);
-        image.unwrap().rgb[0]
-    };
-    (0..source.len()).map(red).collect()
-}
-
-fn labels(source: &dyn Source) -> Vec<Option<u32>> {
-    (0..source.len()).map(|index| source.label(index)).collect()
-}
 
 fn notes(source: &dyn Source) -> String {
     source.notes().join("\n")
@@ -187,7 +134,7 @@ fn flat_files_of_several_splits_are_chosen_by_a_pattern() {
         (reds(&*source), labels(&*source)),
         (vec![0, 1], vec![None, None])
     );
-    put(root.path(), "other.jpg", &png(9));
+    put(root.path(), "other.jpg", png(9));
     assert_eq!(auto(root.path()).len(), 4);
 }
 
@@ -237,7 +184,7 @@ fn folders_in_an_archive_that_are_splits_are_no_classes() {
     let of = |names: &[&str]| {
         let members: Vec<(&str, &[u8])> = names.iter().map(|name| (*name, &image[..])).collect();
         let root = tree(&[]);
-        let path = put(root.path(), "x.tar", &tar_of(&members));
+        let path = put(root.path(), "x.tar", tar_of(&members));
         (root, path)
     };
     for names in [
@@ -262,7 +209,7 @@ fn idx_folders_stand_for_their_one_training_part() {
     let root = tree(&[]);
     for (name, count) in [("test10k", 1), ("test50k", 2), ("train", 3)] {
         let name = format!("qmnist-{name}-images-idx3-ubyte");
-        put(root.path(), &name, &images(count));
+        put(root.path(), &name, images(count));
     }
     put(root.path(), "qmnist-train-labels-idx2-int", b"");
     let source = auto(root.path());
@@ -272,7 +219,7 @@ fn idx_folders_stand_for_their_one_training_part() {
     for set in ["letters", "digits"] {
         for (split, count) in [("train", 5), ("test", 2)] {
             let name = format!("emnist-{set}-{split}-images-idx3-ubyte");
-            put(root.path(), &name, &images(count));
+            put(root.path(), &name, images(count));
         }
     }
     let names = ["emnist-digits-train", "emnist-letters-train", "--data"];
@@ -280,7 +227,7 @@ fn idx_folders_stand_for_their_one_training_part() {
     assert_eq!(auto(root.path().join("emnist-letters-t*n-*")).len(), 5);
     // The same images, packed and unpacked.
     let root = tree(&[]);
-    put(root.path(), "t10k-images-idx3-ubyte", &images(2));
+    put(root.path(), "t10k-images-idx3-ubyte", images(2));
     put(root.path(), "t10k-images-idx3-ubyte.gz", b"\x1F\x8B");
     assert_eq!(auto(root.path()).len(), 2);
 }
@@ -293,16 +240,16 @@ fn a_stray_file_called_like_records_does_not_hide_the_images() {
     let source = auto(root.path());
     assert_eq!(source.classes(), ["cat", "dog"]);
     assert!(notes(&*source).contains("1 .bin"), "{}", notes(&*source));
-    put(root.path(), "test_batch.bin", &cifar(2));
+    put(root.path(), "test_batch.bin", cifar(2));
     refused(root.path(), Format::Auto, &["test_batch.bin", "two sets"]);
 }
 
 #[test]
 fn cifar_says_which_files_it_took_and_takes_one_kind() {
     let root = tree(&[]);
-    put(root.path(), "data_batch_1.bin", &cifar(2));
-    put(root.path(), "data_batch_2.bin", &cifar(3));
-    put(root.path(), "test_batch.bin", &cifar(4));
+    put(root.path(), "data_batch_1.bin", cifar(2));
+    put(root.path(), "data_batch_2.bin", cifar(3));
+    put(root.path(), "test_batch.bin", cifar(4));
     let source = auto(root.path());
     assert_eq!(source.len(), 5);
     let text = source.describe();
@@ -311,7 +258,7 @@ fn cifar_says_which_files_it_took_and_takes_one_kind() {
         "{text}"
     );
     assert_eq!(auto(root.path().join("data_batch_{2..2}.bin")).len(), 3);
-    put(root.path(), "train.bin", &vec![0; 3074]);
+    put(root.path(), "train.bin", vec![0; 3074]);
     refused(root.path(), Format::Auto, &["train.bin", "two sets"]);
 }
 
@@ -321,13 +268,13 @@ fn the_folders_that_archives_unpack_to_are_looked_into() {
     put(
         root.path(),
         "cifar-10-batches-bin/data_batch_1.bin",
-        &cifar(2),
+        cifar(2),
     );
     assert_eq!(auto(root.path()).len(), 2);
     put(
         root.path(),
         "MNIST/raw/train-images-idx3-ubyte",
-        &idx(&[3, 1, 1], &[1; 3]),
+        idx(&[3, 1, 1], &[1; 3]),
     );
     refused(
         root.path(),
@@ -337,7 +284,7 @@ fn the_folders_that_archives_unpack_to_are_looked_into() {
     fs::remove_dir_all(root.path().join("cifar-10-batches-bin")).unwrap();
     assert_eq!(auto(root.path()).len(), 3);
     let root = tree(&[]);
-    put(root.path(), "data/train-0.parquet", &parquet("hub.parquet"));
+    put(root.path(), "data/train-0.parquet", parquet("hub.parquet"));
     assert_eq!(auto(root.path()).len(), 20);
 }
 
@@ -407,8 +354,8 @@ fn braces_name_shards_and_each_must_be_there() {
 #[test]
 fn a_pattern_without_a_match_or_of_several_kinds_is_an_error() {
     let root = tree(&["1.png"]);
-    put(root.path(), "a.tar", &tar_of(&[("1.png", &png(1))]));
-    put(root.path(), "sub/2.png", &png(2));
+    put(root.path(), "a.tar", tar_of(&[("1.png", &png(1))]));
+    put(root.path(), "sub/2.png", png(2));
     refused(
         root.path().join("*.webp"),
         Format::Auto,

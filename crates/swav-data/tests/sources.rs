@@ -2,41 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use common::{auto, png, put, tree};
 use swav_data::{DEFAULT_MAX_PIXELS, DataError, Format, Sample, Source, TarSource, decode, open};
 use tempfile::TempDir;
-
-/// A PNG of one colour.
-fn png(red: u8) -> Vec<u8> {
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    let image = image::RgbImage::from_pixel(4, 3, image::Rgb([red, 0, 255 - red]));
-    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    bytes.into_inner()
-}
-
-/// A folder with PNG files of the given names; file number i has red i.
-fn folder(names: &[&str]) -> TempDir {
-    let root = tempfile::tempdir().unwrap();
-    for (number, name) in names.iter().enumerate() {
-        put(root.path(), name, &png(number as u8));
-    }
-    root
-}
-
-fn put(root: &Path, name: &str, bytes: &[u8]) -> PathBuf {
-    let path = root.join(name);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(&path, bytes).unwrap();
-    path
-}
-
-fn auto(path: &Path) -> Arc<dyn Source> {
-    open(path, Format::Auto).unwrap()
-}
 
 fn failure(path: &Path, format: Format) -> DataError {
     match open(path, format) {
@@ -78,7 +53,7 @@ fn tar_of(members: &[(&str, &[u8])]) -> Vec<u8> {
 
 #[test]
 fn class_folders_give_labels_in_the_order_of_their_names() {
-    let root = folder(&[
+    let root = tree(&[
         "b/2.png",
         "b/deep/er/1.PNG",
         "a/x.JPG",
@@ -98,7 +73,7 @@ fn class_folders_give_labels_in_the_order_of_their_names() {
 
 #[test]
 fn a_flat_folder_has_no_labels() {
-    let root = folder(&["b.png", "a.jpeg", "c.webp", "d.tiff", "e.TIF", "f.bmp"]);
+    let root = tree(&["b.png", "a.jpeg", "c.webp", "d.tiff", "e.TIF", "f.bmp"]);
     put(root.path(), "notes.txt", b"not an image");
     put(root.path(), ".hidden.png", b"nor this");
     let source = auto(root.path());
@@ -110,7 +85,7 @@ fn a_flat_folder_has_no_labels() {
 
 #[test]
 fn folders_of_class_folders_are_nested_and_unlabelled_unless_asked_for() {
-    let root = folder(&["red/cat/1.png", "red/dog/1.png", "blue/cat/1.png"]);
+    let root = tree(&["red/cat/1.png", "red/dog/1.png", "blue/cat/1.png"]);
     let source = auto(root.path());
     assert!(
         source.describe().contains("nested"),
@@ -118,7 +93,7 @@ fn folders_of_class_folders_are_nested_and_unlabelled_unless_asked_for() {
         source.describe()
     );
     assert_eq!((source.len(), source.label(0)), (3, None));
-    assert_eq!(auto(&root.path().join("red")).classes(), ["cat", "dog"]);
+    assert_eq!(auto(root.path().join("red")).classes(), ["cat", "dog"]);
     assert_eq!(
         open(root.path(), Format::Classes).unwrap().classes(),
         ["blue", "red"]
@@ -127,7 +102,7 @@ fn folders_of_class_folders_are_nested_and_unlabelled_unless_asked_for() {
 
 #[test]
 fn images_beside_folders_of_images_are_all_found_and_unlabelled() {
-    let root = folder(&["1.png", "a/2.png", "b/3.png"]);
+    let root = tree(&["1.png", "a/2.png", "b/3.png"]);
     assert_eq!(reds(&*auto(root.path())), [0, 1, 2]);
     assert!(auto(root.path()).classes().is_empty());
     let message = failure(root.path(), Format::Classes).to_string();
@@ -139,15 +114,15 @@ fn images_beside_folders_of_images_are_all_found_and_unlabelled() {
 
 #[test]
 fn one_image_is_a_set_of_one() {
-    let root = folder(&["only.png"]);
+    let root = tree(&["only.png"]);
     assert_eq!(auto(root.path()).len(), 1);
-    assert_eq!(auto(&root.path().join("only.png")).len(), 1);
+    assert_eq!(auto(root.path().join("only.png")).len(), 1);
     assert!(auto(root.path()).describe().starts_with("1 image,"));
 }
 
 #[test]
 fn missing_and_empty_are_different_errors() {
-    let root = folder(&[]);
+    let root = tree(&[]);
     for format in Format::ALL {
         let missing = failure(&root.path().join("nowhere"), format);
         assert!(matches!(&missing, DataError::NotFound { path } if path.ends_with("nowhere")));
@@ -168,7 +143,7 @@ fn missing_and_empty_are_different_errors() {
 #[cfg(unix)]
 #[test]
 fn a_loop_of_links_ends() {
-    let root = folder(&["a/1.png", "b/2.png"]);
+    let root = tree(&["a/1.png", "b/2.png"]);
     std::os::unix::fs::symlink(root.path(), root.path().join("a/up")).unwrap();
     std::os::unix::fs::symlink(root.path().join("a"), root.path().join("b/other")).unwrap();
     std::os::unix::fs::symlink(root.path().join("b"), root.path().join("a/other")).unwrap();
@@ -183,7 +158,7 @@ fn a_loop_of_links_ends() {
 #[test]
 fn a_name_that_is_not_utf8_works() {
     use std::os::unix::ffi::OsStrExt;
-    let root = folder(&["a.png"]);
+    let root = tree(&["a.png"]);
     let odd = std::ffi::OsStr::from_bytes(b"caf\xe9.png");
     fs::write(root.path().join(odd), png(9)).unwrap();
     let source = auto(root.path());
@@ -193,7 +168,7 @@ fn a_name_that_is_not_utf8_works() {
 
 #[test]
 fn a_file_that_vanishes_is_an_error_with_its_name() {
-    let root = folder(&["a.png", "b.png"]);
+    let root = tree(&["a.png", "b.png"]);
     let source = auto(root.path());
     fs::remove_file(root.path().join("b.png")).unwrap();
     assert!(source.read(1).unwrap_err().to_string().contains("b.png"));
@@ -209,7 +184,7 @@ fn tar_folders_are_classes_and_dots_in_front_are_tolerated() {
         ("dog/._1.png", b"hidden"),
         ("dog/1.png", &one),
     ]);
-    let root = folder(&[]);
+    let root = tree(&[]);
     let path = put(root.path(), "set.tar", &tar);
     let source = auto(&path);
     assert_eq!(source.classes(), ["cat", "dog"]);
@@ -221,16 +196,16 @@ fn tar_folders_are_classes_and_dots_in_front_are_tolerated() {
 #[test]
 fn a_folder_of_tars_is_one_set_with_one_list_of_classes() {
     let image = png(0);
-    let root = folder(&[]);
+    let root = tree(&[]);
     put(
         root.path(),
         "b.tar",
-        &tar_of(&[("cat/1.png", &image), ("ant/1.png", &image)]),
+        tar_of(&[("cat/1.png", &image), ("ant/1.png", &image)]),
     );
     put(
         root.path(),
         "a.tar",
-        &tar_of(&[("dog/1.png", &image), ("cat/2.png", &image)]),
+        tar_of(&[("dog/1.png", &image), ("cat/2.png", &image)]),
     );
     let source = auto(root.path());
     assert_eq!(source.classes(), ["ant", "cat", "dog"]);
@@ -241,11 +216,11 @@ fn a_folder_of_tars_is_one_set_with_one_list_of_classes() {
 #[test]
 fn a_tar_without_folders_has_no_labels() {
     let image = png(0);
-    let root = folder(&[]);
+    let root = tree(&[]);
     let path = put(
         root.path(),
         "x.tar",
-        &tar_of(&[("1.png", &image), ("a/2.png", &image)]),
+        tar_of(&[("1.png", &image), ("a/2.png", &image)]),
     );
     assert_eq!(labels(&*auto(&path)), [None, None]);
 }
@@ -261,8 +236,8 @@ fn long_names_in_a_tar_are_whole() {
         let name = format!("{class}/{}.png", "long".repeat(60));
         builder.append_data(&mut header, name, &image[..]).unwrap();
     }
-    let root = folder(&[]);
-    let path = put(root.path(), "x.tar", &builder.into_inner().unwrap());
+    let root = tree(&[]);
+    let path = put(root.path(), "x.tar", builder.into_inner().unwrap());
     let source = auto(&path);
     assert_eq!(reds(&*source), [5, 5]);
     assert!(source.name(1).contains(&"long".repeat(60)));
@@ -303,11 +278,11 @@ fn a_member_that_leaves_the_archive_is_an_error_naming_both() {
         "/etc/evil.png",
         "a/../b.txt",
     ] {
-        let root = folder(&[]);
+        let root = tree(&[]);
         let path = put(
             root.path(),
             "bad.tar",
-            &tar_of(&[("a/1.png", &image), (name, &image)]),
+            tar_of(&[("a/1.png", &image), (name, &image)]),
         );
         let error = failure(&path, Format::Auto);
         assert!(matches!(error, DataError::Archive { .. }), "{error:?}");
@@ -323,7 +298,7 @@ fn a_member_that_leaves_the_archive_is_an_error_naming_both() {
 fn a_tar_cut_short_anywhere_is_an_error_naming_the_file() {
     let image = png(0);
     let whole = tar_of(&[("a/1.png", &image), ("b/2.png", &image)]);
-    let root = folder(&[]);
+    let root = tree(&[]);
     assert_eq!(whole.len(), 6 * 512);
     for length in [
         0, 1, 511, 512, 513, 600, 1024, 1025, 1536, 1600, 2047, 2048, 2100,
@@ -348,7 +323,7 @@ fn a_compressed_tar_is_refused_with_a_hint() {
     gz.write_all(&tar_of(&[("a/1.png", &png(0))])).unwrap();
     let gz = gz.finish().unwrap();
     for name in ["set.tar.gz", "set.tgz", "set.tar"] {
-        let root = folder(&[]);
+        let root = tree(&[]);
         let path = put(root.path(), name, &gz);
         for place in [path.as_path(), root.path()] {
             let message = failure(place, Format::Tar).to_string();
@@ -367,8 +342,8 @@ fn a_compressed_tar_is_refused_with_a_hint() {
 
 #[test]
 fn something_else_called_tar_is_an_error() {
-    let root = folder(&[]);
-    let path = put(root.path(), "x.tar", &[b'x'; 4096]);
+    let root = tree(&[]);
+    let path = put(root.path(), "x.tar", [b'x'; 4096]);
     let message = failure(&path, Format::Auto).to_string();
     assert!(
         message.contains("x.tar") && message.contains("not a tar"),
@@ -385,8 +360,8 @@ fn many_threads_read_one_tar_at_once() {
         .zip(&images)
         .map(|(name, bytes)| (&name[..], &bytes[..]))
         .collect();
-    let root = folder(&[]);
-    let path = put(root.path(), "x.tar", &tar_of(&members));
+    let root = tree(&[]);
+    let path = put(root.path(), "x.tar", tar_of(&members));
     let source = auto(&path);
     let expected = reds(&*source);
     std::thread::scope(|scope| {
@@ -410,10 +385,10 @@ fn cifar(count: u8, head: usize) -> Vec<u8> {
 
 #[test]
 fn cifar10_batches_are_one_set_and_the_test_batch_is_its_own() {
-    let root = folder(&[]);
-    put(root.path(), "data_batch_1.bin", &cifar(12, 1));
-    put(root.path(), "data_batch_2.bin", &cifar(3, 1));
-    let test = put(root.path(), "test_batch.bin", &cifar(5, 1));
+    let root = tree(&[]);
+    put(root.path(), "data_batch_1.bin", cifar(12, 1));
+    put(root.path(), "data_batch_2.bin", cifar(3, 1));
+    let test = put(root.path(), "test_batch.bin", cifar(5, 1));
     put(
         root.path(),
         "batches.meta.txt",
@@ -447,7 +422,7 @@ fn cifar100_takes_the_fine_label() {
     let mut bytes = cifar(4, 2);
     bytes[0] = 3;
     bytes[1] = 77;
-    let root = folder(&[]);
+    let root = tree(&[]);
     put(root.path(), "train.bin", &bytes);
     let source = auto(root.path());
     assert_eq!((source.len(), source.label(0)), (4, Some(77)));
@@ -458,7 +433,7 @@ fn cifar100_takes_the_fine_label() {
 
 #[test]
 fn a_cifar_file_cut_short_or_with_wrong_labels_is_an_error() {
-    let root = folder(&[]);
+    let root = tree(&[]);
     let path = put(root.path(), "data_batch_1.bin", &cifar(2, 1)[..5000]);
     let message = failure(&path, Format::Auto).to_string();
     assert!(
@@ -494,22 +469,22 @@ fn idx_files_are_read_plain_and_gzipped_with_and_without_labels() {
     let values = idx(&[3], &[7, 0, 2]);
     for (ending, packed) in [("", false), (".gz", true)] {
         let pack = |bytes: &[u8]| if packed { gzip(bytes) } else { bytes.to_vec() };
-        let root = folder(&[]);
+        let root = tree(&[]);
         let file = put(
             root.path(),
             &format!("train-images-idx3-ubyte{ending}"),
-            &pack(&images),
+            pack(&images),
         );
         put(
             root.path(),
             &format!("t10k-images-idx3-ubyte{ending}"),
-            &pack(&idx(&[1, 1, 1], &[9])),
+            pack(&idx(&[1, 1, 1], &[9])),
         );
         assert_eq!(labels(&*auto(&file)), [None; 3]);
         put(
             root.path(),
             &format!("train-labels-idx1-ubyte{ending}"),
-            &pack(&values),
+            pack(&values),
         );
         for place in [root.path(), &file] {
             let source = auto(place);
@@ -530,7 +505,7 @@ fn idx_files_are_read_plain_and_gzipped_with_and_without_labels() {
 
 #[test]
 fn damaged_idx_files_are_errors_that_say_what_is_wrong() {
-    let root = folder(&[]);
+    let root = tree(&[]);
     let name = "train-images-idx3-ubyte";
     let path = root.path().join(name);
     let case = |bytes: &[u8], words: &str| {
@@ -554,7 +529,7 @@ fn damaged_idx_files_are_errors_that_say_what_is_wrong() {
     case(&packed[..packed.len() - 3], "gzip trailer");
     case(&idx(&[4, 4], &[0; 16]), "[n, height, width(, 3)]");
     fs::write(&path, &whole).unwrap();
-    put(root.path(), "train-labels-idx1-ubyte", &idx(&[3], &[0; 3]));
+    put(root.path(), "train-labels-idx1-ubyte", idx(&[3], &[0; 3]));
     let message = failure(&path, Format::Idx).to_string();
     assert!(message.contains("labels [3] for 2 images"), "{message}");
 }
@@ -611,7 +586,7 @@ fn archive(members: &[Vec<u8>]) -> Vec<u8> {
 
 /// A folder with one archive in it.
 fn placed(bytes: &[u8]) -> (TempDir, PathBuf) {
-    let root = folder(&[]);
+    let root = tree(&[]);
     let path = put(root.path(), "x.tar", bytes);
     (root, path)
 }
@@ -1001,12 +976,12 @@ fn images_that_are_part_of_another_are_left_out_with_a_note() {
 
 #[test]
 fn labels_may_be_names_and_classes_are_the_names_in_order() {
-    let root = folder(&[]);
+    let root = tree(&[]);
     let json = r#"{"label": "ant"}"#;
     put(
         root.path(),
         "a.tar",
-        &keyed(&[
+        keyed(&[
             ("0.png", ""),
             ("0.cls", "dog\n"),
             ("1.png", ""),
@@ -1016,7 +991,7 @@ fn labels_may_be_names_and_classes_are_the_names_in_order() {
     put(
         root.path(),
         "b.tar",
-        &keyed(&[
+        keyed(&[
             ("0.png", ""),
             ("0.cls", "cat"),
             ("1.png", ""),
@@ -1030,7 +1005,7 @@ fn labels_may_be_names_and_classes_are_the_names_in_order() {
     put(
         root.path(),
         "c.tar",
-        &keyed(&[("0.png", ""), ("0.cls", "3")]),
+        keyed(&[("0.png", ""), ("0.cls", "3")]),
     );
     let message = failure(root.path(), Format::Auto).to_string();
     for word in ["a.tar", "c.tar", "numbers", "names"] {
@@ -1093,17 +1068,17 @@ fn labels_are_seen_wherever_they_come() {
     );
 
     // Only in a later shard.
-    let root = folder(&[]);
-    put(root.path(), "a.tar", &keyed(&[("0.png", "")]));
+    let root = tree(&[]);
+    put(root.path(), "a.tar", keyed(&[("0.png", "")]));
     put(
         root.path(),
         "b.tar",
-        &keyed(&[("1.png", ""), ("1.cls", "1")]),
+        keyed(&[("1.png", ""), ("1.cls", "1")]),
     );
     let message = failure(root.path(), Format::Auto).to_string();
     assert!(message.contains("some keys have a label"), "{message}");
     // A shard without images has no say.
-    put(root.path(), "a.tar", &keyed(&[("README.txt", "text")]));
+    put(root.path(), "a.tar", keyed(&[("README.txt", "text")]));
     assert_eq!(labels(&*auto(root.path())), [Some(1)]);
 }
 

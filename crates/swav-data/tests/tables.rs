@@ -2,60 +2,17 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use swav_data::{DEFAULT_MAX_PIXELS, DataError, Format, Source, decode, open};
+use common::{auto, labels, png, put, reds, refused};
+use swav_data::{DataError, Format, decode, open};
 use tempfile::TempDir;
-
-/// A PNG of one colour.
-fn png(red: u8) -> Vec<u8> {
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    let image = image::RgbImage::from_pixel(4, 3, image::Rgb([red, 0, 255 - red]));
-    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    bytes.into_inner()
-}
 
 fn place() -> TempDir {
     tempfile::tempdir().unwrap()
-}
-
-fn put(root: &TempDir, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
-    let path = root.path().join(name);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(&path, bytes).unwrap();
-    path
-}
-
-fn auto(path: &Path) -> Arc<dyn Source> {
-    open(path, Format::Auto).unwrap()
-}
-
-#[track_caller]
-fn refused(path: &Path, format: Format, parts: &[&str]) -> DataError {
-    let error = match open(path, format) {
-        Ok(source) => panic!("expected an error, opened {}", source.describe()),
-        Err(error) => error,
-    };
-    let message = error.to_string();
-    for part in parts {
-        assert!(message.contains(part), "expected {part:?} in {message:?}");
-    }
-    error
-}
-
-fn reds(source: &dyn Source) -> Vec<u8> {
-    let red = |index| {
-        let sample = source.read(index).unwrap();
-        let image = decode(&sample, &source.name(index), DEFAULT_MAX_PIXELS);
-        image.unwrap().rgb[0]
-    };
-    (0..source.len()).map(red).collect()
-}
-
-fn labels(source: &dyn Source) -> Vec<Option<u32>> {
-    (0..source.len()).map(|index| source.label(index)).collect()
 }
 
 // Lists
@@ -113,50 +70,50 @@ fn a_wrong_line_is_named_by_its_number() {
     let root = place();
     let format = |text: &str| put(&root, "l.csv", text);
     refused(
-        &format("name,kind\na.png,1\n"),
+        format("name,kind\na.png,1\n"),
         Format::Auto,
         &["l.csv", "line 1", "name,kind", "path,label"],
     );
     refused(
-        &format("a.png,1\r\n\r\n#\r\nb.png\r\n"),
+        format("a.png,1\r\n\r\n#\r\nb.png\r\n"),
         Format::List,
         &["line 4", "no class"],
     );
     refused(
-        &format("a.png,1,train\n"),
+        format("a.png,1,train\n"),
         Format::List,
         &["line 1", "a.png,1,train", "name the columns"],
     );
     refused(
-        &format("a.png,1\n\"b.png,1\nc.png,1\n"),
+        format("a.png,1\n\"b.png,1\nc.png,1\n"),
         Format::List,
         &["line 2", "quote is not closed"],
     );
     refused(
-        &format("# see,\"this\na.png,1\nb.png,1\n"),
+        format("# see,\"this\na.png,1\nb.png,1\n"),
         Format::List,
         &["line 1", "quote is not closed"],
     );
     refused(
-        &format("a.png,\"one\ntwo.png,1\n"),
+        format("a.png,\"one\ntwo.png,1\n"),
         Format::List,
         &["line 1", "quote is not closed"],
     );
     refused(
-        &format("a.png,1\n\n#\nb.png\n"),
+        format("a.png,1\n\n#\nb.png\n"),
         Format::List,
         &["line 4", "no class"],
     );
     refused(
-        &format("a.png\nb.png,2\n"),
+        format("a.png\nb.png,2\n"),
         Format::List,
         &["line 2", "a class"],
     );
-    let error = refused(&format("# nothing\n\n"), Format::Auto, &["l.csv"]);
+    let error = refused(format("# nothing\n\n"), Format::Auto, &["l.csv"]);
     assert!(matches!(error, DataError::Empty { .. }));
-    refused(&format("\0\u{1}binary"), Format::List, &["line 1"]);
+    refused(format("\0\u{1}binary"), Format::List, &["line 1"]);
     // What is missing shows when it is read.
-    let source = auto(&format("gone.png\n"));
+    let source = auto(format("gone.png\n"));
     let message = source.read(0).unwrap_err().to_string();
     assert!(message.contains("gone.png: no such file"), "{message}");
 }
@@ -169,16 +126,16 @@ fn a_csv_list_is_read_as_rfc_4180_has_it() {
     }
     let text =
         "\"a,b.png\",\"cat, small\"\r\n\"say \"\"hi\"\".png\" , \"dog\"\r\nc.png,5\" disk\r\n";
-    let source = auto(&put(&root, "l.csv", text));
+    let source = auto(put(&root, "l.csv", text));
     assert_eq!(reds(source.as_ref()), [0, 1, 2]);
     assert_eq!(source.classes(), ["5\" disk", "cat, small", "dog"]);
     assert_eq!(labels(source.as_ref()), [1, 2, 0].map(Some));
     // In a list with tabs a quote is a character.
-    let source = auto(&put(&root, "l.txt", "say \"hi\".png\tx\n\"a,b.png\"\ty\n"));
+    let source = auto(put(&root, "l.txt", "say \"hi\".png\tx\n\"a,b.png\"\ty\n"));
     assert_eq!(reds(source.as_ref()), [1, 0]);
     if cfg!(unix) {
         put(&root, "two\nlines.png", png(7));
-        let source = auto(&put(&root, "n.csv", "c.png,1\n\"two\nlines.png\",2\n"));
+        let source = auto(put(&root, "n.csv", "c.png,1\n\"two\nlines.png\",2\n"));
         assert_eq!(reds(source.as_ref()), [2, 7]);
     }
 }
@@ -196,16 +153,16 @@ fn a_first_line_may_name_the_columns() {
         "class,filename\ndog,2.png\ncat,0.png\n",
         "image,caption,label\n2.png,\"two\",dog\n0.png,none,cat\n",
     ] {
-        let source = auto(&put(&root, "l.csv", text));
+        let source = auto(put(&root, "l.csv", text));
         assert_eq!(source.classes(), ["cat", "dog"], "{text}");
         assert_eq!(labels(source.as_ref()), [1, 0].map(Some), "{text}");
         assert_eq!(reds(source.as_ref()), [2, 0], "{text}");
-        let source = auto(&put(&root, "l.tsv", text.replace(',', "\t")));
+        let source = auto(put(&root, "l.tsv", text.replace(',', "\t")));
         assert_eq!(source.classes(), ["cat", "dog"], "{text}");
     }
     let text = "image,caption,label\n2.png,\"two\nlines\",dog\n0.png,none,cat\n";
-    assert_eq!(reds(auto(&put(&root, "l.csv", text)).as_ref()), [2, 0]);
-    let source = auto(&put(&root, "l.csv", "image,width\n1.png,4\n"));
+    assert_eq!(reds(auto(put(&root, "l.csv", text)).as_ref()), [2, 0]);
+    let source = auto(put(&root, "l.csv", "image,width\n1.png,4\n"));
     assert_eq!(
         (reds(source.as_ref()), labels(source.as_ref())),
         (vec![1], vec![None])
@@ -215,16 +172,12 @@ fn a_first_line_may_name_the_columns() {
 #[test]
 fn an_image_whose_class_is_left_out_has_no_label() {
     let root = place();
-    let source = auto(&put(&root, "l.csv", "0.png,cat\n1.png,\n2.png,dog\n"));
+    let source = auto(put(&root, "l.csv", "0.png,cat\n1.png,\n2.png,dog\n"));
     assert_eq!(source.classes(), ["cat", "dog"]);
     assert_eq!(labels(source.as_ref()), [Some(0), None, Some(1)]);
     assert_eq!(source.notes(), ["1 of 3 images have no label"]);
     // As features of unlabelled images are listed.
-    let source = auto(&put(
-        &root,
-        "l.csv",
-        "row,image,label\n0,0.png,\n1,1.png,\n",
-    ));
+    let source = auto(put(&root, "l.csv", "row,image,label\n0,0.png,\n1,1.png,\n"));
     assert_eq!(labels(source.as_ref()), [None, None]);
     assert!(source.classes().is_empty());
 }
@@ -235,9 +188,9 @@ fn a_line_that_begins_like_a_comment_is_a_file_where_there_is_one() {
     put(&root, "#1/6.png", png(6));
     put(&root, "#2.png", png(2));
     let text = "# a comment\n#1/6.png\n#3.png\n#2.png\n";
-    assert_eq!(reds(auto(&put(&root, "l.txt", text)).as_ref()), [6, 2]);
+    assert_eq!(reds(auto(put(&root, "l.txt", text)).as_ref()), [6, 2]);
     let text = "#2.png,a\n#1/6.png,b\n#1/7.png,c\n";
-    let source = auto(&put(&root, "l.csv", text));
+    let source = auto(put(&root, "l.csv", text));
     assert_eq!(
         (reds(source.as_ref()), source.classes().len()),
         (vec![2, 6], 2)
@@ -248,7 +201,7 @@ fn a_line_that_begins_like_a_comment_is_a_file_where_there_is_one() {
 fn a_list_in_another_encoding_is_said_to_be() {
     let root = place();
     refused(
-        &put(&root, "l.txt", b"\xFF\xFEa\0"),
+        put(&root, "l.txt", b"\xFF\xFEa\0"),
         Format::Auto,
         &["l.txt", "UTF-16", "UTF-8"],
     );
@@ -393,7 +346,7 @@ fn parquet_of_the_hub_is_read_in_any_order_whatever_its_encoding() {
         "hub-lz4.parquet",
         "hub-delta.parquet",
     ] {
-        let source = auto(&fixture(name));
+        let source = auto(fixture(name));
         assert_eq!(source.classes(), ["zebra", "ant"], "{name}");
         assert_eq!(
             reds(source.as_ref()),
@@ -441,7 +394,7 @@ fn a_folder_of_parquet_files_is_one_set() {
 
 #[test]
 fn a_row_without_bytes_is_a_bad_sample_and_minus_one_is_no_label() {
-    let source = auto(&fixture("hub-bare.parquet"));
+    let source = auto(fixture("hub-bare.parquet"));
     assert_eq!(labels(source.as_ref()), [None; 6]);
     let message = source.read(3).unwrap_err().to_string();
     assert!(
@@ -454,7 +407,7 @@ fn a_row_without_bytes_is_a_bad_sample_and_minus_one_is_no_label() {
 
 #[test]
 fn rows_without_a_label_are_counted_and_have_none() {
-    let source = auto(&fixture("hub-some.parquet"));
+    let source = auto(fixture("hub-some.parquet"));
     assert_eq!(reds(source.as_ref()), [0, 1, 2, 3, 4, 5]);
     let expected = [Some(1), None, Some(0), None, Some(1), Some(0)];
     assert_eq!(labels(source.as_ref()), expected);
@@ -481,7 +434,7 @@ fn rows_without_a_label_are_counted_and_have_none() {
 
 #[test]
 fn decimal_labels_are_what_they_say_and_empty_row_groups_are_nothing() {
-    let source = auto(&fixture("hub-decimal.parquet"));
+    let source = auto(fixture("hub-decimal.parquet"));
     assert_eq!(reds(source.as_ref()), [0, 1, 2, 3]);
     assert_eq!(labels(source.as_ref()), [0, 1, 2, 0].map(Some));
     assert_eq!(source.classes(), ["0", "1", "2"]);
@@ -489,7 +442,7 @@ fn decimal_labels_are_what_they_say_and_empty_row_groups_are_nothing() {
 
 #[test]
 fn times_are_no_labels() {
-    let source = auto(&fixture("hub-time.parquet"));
+    let source = auto(fixture("hub-time.parquet"));
     assert_eq!(labels(source.as_ref()), [None, None]);
     let notes = source.notes().join("\n");
     assert!(notes.contains("label holds no whole numbers"), "{notes}");
@@ -498,17 +451,17 @@ fn times_are_no_labels() {
 #[test]
 fn what_cannot_be_read_is_said_by_its_name() {
     refused(
-        &fixture("hub-brotli.parquet"),
+        fixture("hub-brotli.parquet"),
         Format::Auto,
         &["hub-brotli", "Brotli", "snappy"],
     );
     refused(
-        &fixture("hub-two.parquet"),
+        fixture("hub-two.parquet"),
         Format::Auto,
         &["mask.bytes, photo.bytes", "`image`"],
     );
     refused(
-        &fixture("hub-half.parquet"),
+        fixture("hub-half.parquet"),
         Format::Auto,
         &["row 0", "label 0.5 is no whole number"],
     );
@@ -521,7 +474,7 @@ fn what_cannot_be_read_is_said_by_its_name() {
     let mut encrypted = whole.clone();
     *encrypted.last_mut().unwrap() = b'E';
     refused(
-        &put(&root, "e.parquet", &encrypted),
+        put(&root, "e.parquet", &encrypted),
         Format::Auto,
         &["encrypted"],
     );
@@ -534,7 +487,7 @@ fn what_cannot_be_read_is_said_by_its_name() {
         bytes
     };
     refused(
-        &put(&root, "r.parquet", renamed),
+        put(&root, "r.parquet", renamed),
         Format::Auto,
         &["no column of images", "image.octet"],
     );

@@ -38,7 +38,7 @@ use crate::health::lock;
 /// * Sparse members, and members that continue from another volume, are refused when they are images.
 ///
 /// # Memory
-/// 13 bytes a sample: offset, size, label; 8 more for a link. Names are read from the archive when they are asked for.
+/// 13 bytes a sample: offset, size, label; 16 more for a link. Names are read from the archive when they are asked for.
 ///
 /// # Index
 /// The list of an archive of 1 MiB or more is written beside it (`NAME.tar.index`) and read from
