@@ -132,8 +132,8 @@ def in_scans(image, sampling, scans, restart):
 
 
 def exif(value, kind):
-    size = "<HHI" + {3: "HH", 4: "I"}[kind]
-    entry = struct.pack(size, 0x112, kind, 1, value, *([0] if kind == 3 else []))
+    size = "<HHI" + {3: "Hxx", 4: "I", 9: "i"}.get(kind, "Bxxx")
+    entry = struct.pack(size, 0x112, kind, 1, value)
     return b"II*\0\x08\0\0\0\x01\0" + entry + b"\0" * 4
 
 
@@ -157,7 +157,7 @@ def jpegs():
             # The same data taken for YCCK, and without a word about what it is.
             for name in ["none", "jfif", "adobe0", "adobe1", "adobe2"]:
                 FILES[f"{key}-{name}"] = marked(file, MARKERS[name])
-    samplings = ["1x1", "2x1", "1x2", "2x2", "4x1", "1x4", "4x2", "2x2,2x1,2x1", "2x2,1x2,1x2", "2x1,1x2,1x1"]
+    samplings = ["1x1", "2x1", "1x2", "2x2", "4x1", "1x4", "4x2", "3x1", "1x3", "3x2", "2x2,2x1,2x1", "2x2,1x2,1x2", "2x1,1x2,1x1"]
     for size, sampling, progressive in itertools.product([(24, 20), (41, 37)], samplings, [[], ["-progressive"]]):
         picture = saved(scene(*size), "PPM")
         options = ["-quality", "92", "-sample", sampling, *progressive]
@@ -190,7 +190,7 @@ def chunk(kind, content):
 
 def reduced():
     """Larger ones, for what decoders at a reduced size make of them."""
-    samplings = ["1x1", "2x1", "1x2", "2x2", "4x1", "2x2,2x1,2x1", "2x1,1x2,1x1"]
+    samplings = ["1x1", "2x1", "1x2", "2x2", "4x1", "3x1", "2x2,2x1,2x1", "2x1,1x2,1x1"]
     ways = {"": [], "-restarts": ["-restart", "1"], "-progressive": ["-progressive"], "-grey": ["-grayscale"]}
     for size, sampling, (way, options) in itertools.product([(128, 96), (129, 97)], samplings, ways.items()):
         options = ["-quality", "75", "-optimize", "-sample", sampling, *options]
@@ -209,7 +209,7 @@ def oriented():
     image = scene(24, 20)
     plain = saved(image, "PNG")
     head, tail = plain[:33], plain[33:]
-    for value, kind in itertools.product(range(1, 9), [3, 4]):
+    for value, kind in itertools.product(range(1, 9), [3, 4, 1, 2, 7, 9]):
         block = exif(value, kind)
         FILES[f"jpeg/exif-{value}-{kind}"] = saved(image, "JPEG", exif=b"Exif\0\0" + block)
         FILES[f"png/exif-{value}-{kind}"] = head + chunk(b"eXIf", block) + tail

@@ -113,9 +113,9 @@ impl<'a> Header<'a> {
         })
     }
 
-    /// Whether zune-jpeg 0.5.15 decodes such a file to wrong colours. It lets Adobe's segment and the
-    /// letters R, G, B win over JFIF, loses the chroma of baseline files in several scans, and takes
-    /// no component to be larger than the first.
+    /// Whether zune-jpeg 0.5.15 decodes such a file to wrong colours, or not at all. It lets Adobe's segment and
+    /// the letters R, G, B win over JFIF, loses the chroma of baseline files in several scans, takes no component
+    /// to be larger than the first, and knows only powers of two as sampling factors.
     pub(super) fn misleads_zune(&self) -> bool {
         let [first, others @ ..] = &self.components[..] else {
             return false;
@@ -130,7 +130,9 @@ impl<'a> Header<'a> {
             _ => return true,
         };
         let larger = |[_, by]: &[u8; 2]| by >> 4 > first[1] >> 4 || by & 15 > first[1] & 15;
+        let by_threes = |[_, by]: &[u8; 2]| by >> 4 == 3 || by & 15 == 3;
         self.model() != Some(model)
+            || self.components.iter().any(by_threes)
             || (self.frame != 0xC2 && self.in_scan < self.components.len())
             || others.iter().any(larger)
     }

@@ -79,12 +79,23 @@ impl<'a> Directory<'a> {
         usize::try_from(self.number(bytes)).unwrap_or(usize::MAX)
     }
 
+    /// The number of the entry of `tag` and the entry itself.
+    fn entry(&self, tag: u16) -> Option<(usize, &'a [u8])> {
+        let entries = self.file[self.entries.clone()].chunks_exact(4 + 2 * self.word);
+        let has = |entry: &(usize, &[u8])| self.number(&entry.1[..2]) == u64::from(tag);
+        entries.enumerate().find(has)
+    }
+
+    /// Whether the values of `tag` are bytes or text, and no numbers.
+    fn is_text(&self, tag: u16) -> bool {
+        let kind = self.entry(tag).map(|(_, entry)| self.number(&entry[2..4]));
+        matches!(kind, Some(1 | 2 | 7))
+    }
+
     /// Where the values of `tag` lie in the file, and the size of one of them.
     fn place(&self, tag: u16) -> Option<(std::ops::Range<usize>, usize)> {
-        let length = 4 + 2 * self.word;
-        let entries = self.file[self.entries.clone()].chunks_exact(length);
-        let has = |entry: &(usize, &[u8])| self.number(&entry.1[..2]) == u64::from(tag);
-        let (number, entry) = entries.enumerate().find(has)?;
+        let (number, entry) = self.entry(tag)?;
+        let length = entry.len();
         let size = match self.number(&entry[2..4]) {
             1 | 2 | 6 | 7 => 1,
             3 | 8 => 2,
@@ -130,11 +141,14 @@ impl<'a> Directory<'a> {
     }
 }
 
-/// The orientation in an EXIF block, with or without its `Exif\0\0`, whatever the type of its number.
+/// The orientation in an EXIF block, with or without its `Exif\0\0`, whatever the type of its number. 0 where it is
+/// not one number; bytes and text are none, as Pillow has it.
 pub(super) fn of_exif(block: &[u8]) -> Option<u32> {
     let block = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
-    match Directory::read(block)?.numbers(ORIENTATION)[..] {
+    let directory = Directory::read(block)?;
+    match directory.numbers(ORIENTATION)[..] {
         [] => None,
+        _ if directory.is_text(ORIENTATION) => Some(0),
         [value] => Some(u32::try_from(value).unwrap_or(0)),
         // More than one is none that means anything.
         _ => Some(0),
