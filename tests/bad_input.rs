@@ -87,13 +87,19 @@ fn crc32(bytes: &[u8]) -> u32 {
 /// `plan` and `train` alike; collects all that go wrong.
 #[track_caller]
 fn refused(space: &Space, table: &[(&[&str], &[&str])]) {
+    refused_over(space, TINY, table);
+}
+
+/// The same over other settings than the tiny recipe's.
+#[track_caller]
+fn refused_over(space: &Space, base: &[&str], table: &[(&[&str], &[&str])]) {
     let mut wrong = Vec::new();
     for (assignments, parts) in table {
         for call in [
             space.swav("plan --data set"),
             space.swav("train --data set --out out"),
         ] {
-            let output = call.sets(TINY).sets(assignments).run();
+            let output = call.sets(base).sets(assignments).run();
             wrong.extend(output.check_failure(2, parts).err());
         }
     }
@@ -448,14 +454,23 @@ fn settings_that_a_method_cannot_work_with_are_refused_by_the_name_of_their_fiel
     let space = Space::new();
     space.classes("set", &["a", "b"], 8);
     let moco = "method.name=moco-v2";
+    // The tiny recipe is SwAV's.
     refused(
         &space,
+        &[(
+            &["method.name=simclr"],
+            &["--set method.freeze", "simclr", "unknown field `freeze`"],
+        )],
+    );
+    let of_any = TINY.iter().copied();
+    let of_any: Vec<_> = of_any
+        .filter(|setting| !setting.starts_with("method."))
+        .collect();
+    refused_over(
+        &space,
+        &of_any,
         &[
-            // The tiny recipe is SwAV's and has prototypes that are frozen for a while.
-            (
-                &["method.name=simclr"],
-                &["simclr has no prototypes", "method.freeze means nothing"],
-            ),
+            (&["method.name=simclr"], &["simclr has no prototypes"]),
             (
                 &["method.name=supervised"],
                 &["supervised has no prototypes", "model.dim = 8"],

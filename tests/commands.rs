@@ -11,9 +11,9 @@ use std::process::Command;
 
 use common::{Space, TINY, TINY_DIM, png};
 use serde_json::{Value, json};
-use swav_train::config::{OptimizerName, Span};
 use swav_train::method::MethodName;
-use swav_train::{Facts, Plan, Recipe};
+use swav_train::optim::OptimizerName;
+use swav_train::{Facts, Plan, Recipe, Span};
 
 const CLASSES: [&str; 3] = ["birds", "boats", "trees"];
 

@@ -2,15 +2,13 @@
 
     python tests/golden/methods.py [--check]
 
-Writes method_{simclr,moco,moco_steps,supervised,deepcluster,sela}.safetensors beside this file; with --check, compares with what is
+Writes method_{simclr,moco,supervised,deepcluster,sela}.safetensors beside this file; with --check, compares with what is
 there instead. Needs numpy, torch and safetensors. What each tensor is: README.md.
 
 Inputs are stored in f32, and everything is computed from those very values in f64. Written from the formulas of
 Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments" (NeurIPS 2020), appendices
 A.4 and A.8; He et al., "Momentum Contrast" (CVPR 2020); Asano et al., "Self-labelling" (ICLR 2020).
 """
-
-import copy
 
 import numpy as np
 import torch
@@ -96,60 +94,6 @@ class Encoder(nn.Module):
         return F.normalize(self.projection_head(torch.cat([self.backbone[0](x) for x in groups])), dim=1)
 
 
-def golden_moco_steps():
-    rng = np.random.default_rng(17)
-    batch, length, parts, seed = 8, 20, 2, 9
-    temperature, keep, rate, decay = 0.2, 0.9, 0.05, 1e-4
-    torch.manual_seed(17)
-    query = Encoder().train().double()  # drawn in f32
-    key = copy.deepcopy(query)
-    optimizer = torch.optim.SGD(query.parameters(), rate, momentum=0.9, weight_decay=decay)
-    raw = normal(rng, length, 8)
-    queue = unit_rows(wide(raw))
-    out = {
-        "temperature": one(temperature),
-        "momentum": one(keep),
-        "rate": one(rate),
-        "decay": one(decay),
-        "key_groups": one(parts),
-        "seed": one(seed),
-        "queue_raw": raw,
-    }
-    start = {name: value for name, value in query.state_dict().items() if not name.endswith("num_batches_tracked")}
-    out |= {f"start.{name}": value.numpy().astype(np.float32) for name, value in start.items()}
-    for step in range(2):
-        # Crops 0 and 1 are large, crop 2 is small; crop 1 is the key.
-        large, small = normal(rng, 2 * batch, 3, 16, 16), normal(rng, batch, 3, 12, 12)
-        out |= {f"{step}.large": large, f"{step}.small": small}
-        order = [permuted(batch, seed, step, place) for place in range(batch)]
-        keys = torch.zeros(batch, 8, dtype=torch.float64)
-        with torch.no_grad():
-            for part in np.split(np.array(order), parts):
-                keys[part] = key([wide(large)[batch:][part]])
-        q = query([wide(large)[:batch], wide(small)])
-        positive = (q * torch.cat([keys, keys])).sum(1, keepdim=True)
-        logits = torch.cat([positive, q @ queue.T], 1) / temperature
-        loss = F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        queue = torch.cat([keys, queue])[:length]
-        with torch.no_grad():
-            for old, new in zip(key.parameters(), query.parameters()):
-                old.mul_(keep).add_(new, alpha=1 - keep)
-        weights = sorted(key.named_parameters(), key=lambda pair: pair[0])
-        moved = [(new - wide(out[f"start.{name}"])).flatten() for name, new in weights]
-        out |= {
-            f"{step}.loss": one(loss.item()),
-            f"{step}.queue": queue.numpy(),
-            f"{step}.moved": torch.cat(moved).detach().numpy()[::7].copy(),
-        }
-    return out
-
-
-# --- Labels -------------------------------------------------------------------------------------------------
-
-
 def golden_supervised():
     rng = np.random.default_rng(13)
     logits = normal(rng, 3 * 5, 4, scale=2.0)
@@ -179,6 +123,9 @@ IMAGES, BATCH, CROPS, DIM = 20, 6, 3, 8
 CLUSTERS = [4, 5, 4]
 BANKS = 2
 SEED = 7
+
+
+# --- Labels -------------------------------------------------------------------------------------------------
 
 
 def philox(counter, key):
@@ -308,7 +255,6 @@ if __name__ == "__main__":
         {
             "simclr": golden_simclr,
             "moco": golden_moco,
-            "moco_steps": golden_moco_steps,
             "supervised": golden_supervised,
             "deepcluster": golden_deepcluster,
             "sela": golden_sela,

@@ -16,12 +16,13 @@ pub struct Args {
 }
 
 /// Each script with its arguments, run where it lies.
-const SCRIPTS: [&[&str]; 5] = [
+const SCRIPTS: [&[&str]; 6] = [
     &["augment.py", "--out", "augment.safetensors"],
     &["method.py"],
     &["methods.py"],
     &["model.py"],
     &["reference.py", "golden"],
+    &["steps.py"],
 ];
 
 /// Runs every script; `git diff tests/golden` then says whether anything has changed.

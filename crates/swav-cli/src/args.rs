@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use swav_data::{DEFAULT_MAX_PIXELS, Format, ShardSize};
-use swav_train::Share;
-use swav_train::config::Span;
+use swav_eval::Share;
+use swav_train::Span;
 
 use crate::device::Choice;
 
@@ -490,7 +490,7 @@ pub struct ReportArgs {
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// The most images that are looked at, spread evenly; 0 for curves and settings alone.
-    #[arg(long, value_name = "N", default_value_t = swav_train::report::IMAGES)]
+    #[arg(long, value_name = "N", default_value_t = swav_eval::report::IMAGES)]
     pub images: usize,
     #[command(flatten)]
     pub device: DeviceArgs,

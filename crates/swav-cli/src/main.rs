@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
-use swav_train::display::say;
+use swav_train::observe::display::say;
 use swav_train::{Stop, TrainError};
 
 use args::{Cli, Command, Data, Eval};

@@ -4,7 +4,7 @@ use std::process::exit;
 use std::time::{Duration, Instant};
 
 use swav_train::Stop;
-use swav_train::display::say;
+use swav_train::observe::display::say;
 
 use crate::INTERRUPTED;
 

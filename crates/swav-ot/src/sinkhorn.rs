@@ -105,7 +105,7 @@ pub fn sinkhorn_with(
     scores: Tensor<3>,
     config: &SinkhornConfig,
     form: Form,
-    reduce: &mut impl Reduce,
+    reduce: &mut (impl Reduce + ?Sized),
 ) -> Result<Tensor<3>, OtError> {
     config.validate()?;
     let scores = plain(scores)?;
@@ -127,7 +127,7 @@ pub fn sinkhorn_with(
 pub(crate) fn first_potentials(
     scores: &Scores,
     epsilon: f64,
-    reduce: &mut impl Reduce,
+    reduce: &mut (impl Reduce + ?Sized),
 ) -> Potentials {
     let centres = reduce.max(scores.typical());
     let offsets = scores.prototype_potentials(centres.clone());
@@ -168,7 +168,7 @@ pub(crate) fn check_epsilon(epsilon: f64) -> Result<(), OtError> {
 }
 
 /// No round at all: `B·exp(s/ε)/total`, with the batch and the total taken over all ranks.
-fn unbalanced(scores: Tensor<3>, epsilon: f64, reduce: &mut impl Reduce) -> Tensor<3> {
+fn unbalanced(scores: Tensor<3>, epsilon: f64, reduce: &mut (impl Reduce + ?Sized)) -> Tensor<3> {
     let [_, samples, _] = scores.dims();
     let largest = scores.clone().max_dims(&[1, 2]);
     // Zero, unless there is a score that the total would swallow: minus infinity.

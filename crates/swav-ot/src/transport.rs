@@ -126,7 +126,7 @@ impl Transport {
 pub fn transport(
     scores: Tensor<3>,
     config: &TransportConfig,
-    reduce: &mut impl Reduce,
+    reduce: &mut (impl Reduce + ?Sized),
 ) -> Result<Transport, OtError> {
     let (epsilon, stop) = (config.epsilon, config.stop);
     check_epsilon(epsilon)?;

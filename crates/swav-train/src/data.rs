@@ -6,7 +6,6 @@ use std::sync::Arc;
 use swav_data::{DataError, Format, Sample, Source, TagSource, TarSource};
 
 use crate::TrainError;
-use crate::display::say;
 
 /// The images of `swav quickstart`: Twemoji graphics, CC-BY 4.0 (see `assets/`).
 static QUICKSTART: &[u8] = include_bytes!("../../../assets/quickstart.tar");
@@ -14,8 +13,7 @@ static QUICKSTART: &[u8] = include_bytes!("../../../assets/quickstart.tar");
 /// What the paths of the built-in set begin with: `builtin:quickstart/train`, `…/test`.
 const BUILTIN: &str = "builtin:quickstart/";
 
-/// Opens a folder, a tar file, a folder of tar shards, or a part of the built-in set. What the source
-/// has to say of itself goes to stderr.
+/// Opens a folder, a tar file, a folder of tar shards, or a part of the built-in set.
 ///
 /// # Errors
 /// If there is nothing there, nothing that is an image, or the archive is damaged.
@@ -25,13 +23,7 @@ pub fn open(path: &Path, format: Format) -> Result<Arc<dyn Source>, TrainError> 
             let source = TarSource::from_static("quickstart", QUICKSTART, &format!("{part}/"))?;
             Ok(Arc::new(source))
         }
-        None => {
-            let source = swav_data::open(path, format)?;
-            for note in source.notes() {
-                say(format_args!("note: {note}"));
-            }
-            Ok(source)
-        }
+        None => Ok(swav_data::open(path, format)?),
     }
 }
 

@@ -64,7 +64,7 @@ impl TrainError {
     }
 
     /// An error of a library that tells of it in words alone.
-    pub(crate) fn written(path: impl Into<PathBuf>, reason: String) -> Self {
+    pub fn written(path: impl Into<PathBuf>, reason: String) -> Self {
         // What Linux, macOS and Windows say.
         let full = ["No space left", "quota exceeded", "not enough space"];
         match full.iter().any(|words| reason.contains(words)) {
@@ -74,13 +74,13 @@ impl TrainError {
     }
 
     /// An [`Io`](Self::Io) error about `path`.
-    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
     }
 
     /// A [`Checkpoint`](Self::Checkpoint) error about `path`.
-    pub(crate) fn checkpoint(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+    pub fn checkpoint(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
         Self::Checkpoint {
             path: path.into(),
             reason: reason.into(),

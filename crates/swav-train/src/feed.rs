@@ -3,15 +3,15 @@
 //! A thread of its own takes each batch from the loader and copies what a step will show the network into memory that the
 //! device can read by itself, one batch ahead of training: a step finds its crops packed, and only enqueues their upload.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
-use swav_data::{BadFile, Batch, Cursor, DataError, Loader};
+use swav_data::{BadFile, Cursor, DataError, Loader};
 
+use crate::batch::{self, Batch};
 use crate::upload::{Packed, Packer, Uploader};
 
 /// Which crops of a batch a step looks at, and in how many parts.
@@ -41,12 +41,12 @@ pub(crate) struct Fed {
 }
 
 impl Fed {
-    fn pack(batch: &Batch, portions: &Portions, packer: &Packer) -> Self {
-        let samples = batch.indices.len();
+    fn pack(loaded: &swav_data::Batch, portions: &Portions, packer: &Packer) -> Self {
+        let samples = loaded.indices.len();
         let pack =
-            |rows, shown: &dyn Fn(usize) -> bool| packer.rows(&batch.groups, samples, rows, shown);
+            |rows, shown: &dyn Fn(usize) -> bool| packer.rows(&loaded.groups, samples, rows, shown);
         let parts = (0..portions.parts).map(|part| {
-            let rows = portions.rows(part, samples);
+            let rows = batch::rows(part, portions.parts, samples);
             pack(rows, &|crop| portions.shown[crop])
         });
         let kept = (0..portions.shown.len()).filter(|&crop| !portions.shown[crop]);
@@ -55,10 +55,10 @@ impl Fed {
             packed.into_iter().map(move |packed| (crop, packed))
         });
         let mut fed = Self {
-            indices: batch.indices.clone(),
-            labels: batch.labels.clone(),
-            cursor: batch.cursor,
-            bad: batch.bad.clone(),
+            indices: loaded.indices.clone(),
+            labels: loaded.labels.clone(),
+            cursor: loaded.cursor,
+            bad: loaded.bad.clone(),
             parts: parts.collect(),
             kept: kept.collect(),
         };
@@ -67,34 +67,46 @@ impl Fed {
         fed
     }
 
-    /// Uploads what the network is shown of a part.
-    pub(crate) fn part(&self, part: usize, uploader: &Uploader) -> Vec<Tensor<4>> {
-        let groups = self.parts[part].iter().cloned();
-        groups.map(|packed| uploader.images(packed)).collect()
-    }
-
-    /// The same for the last time: the host's memory goes free.
-    pub(crate) fn take_part(&mut self, part: usize, uploader: &Uploader) -> Vec<Tensor<4>> {
-        let groups = std::mem::take(&mut self.parts[part]).into_iter();
-        groups.map(|packed| uploader.images(packed)).collect()
-    }
-
-    /// Uploads a crop of every sample that the network is not shown, without gradients: `[B, 3, S, S]`.
-    ///
-    /// # Panics
-    /// If the network is shown it, or there is no such crop.
-    pub(crate) fn crop(&self, crop: usize, uploader: &Uploader) -> Tensor<4> {
-        match self.kept.iter().find(|(other, _)| *other == crop) {
-            Some((_, packed)) => uploader.images(packed.clone()).inner(),
-            None => panic!("crop {crop} is none that a method keeps to itself"),
+    /// As a batch that uploads what a step asks for.
+    pub(crate) fn onto<'a>(&'a mut self, uploader: &'a Uploader) -> Uploading<'a> {
+        Uploading {
+            fed: self,
+            uploader,
         }
     }
 }
 
-impl Portions {
-    /// The samples of a part of a batch of `samples`.
-    pub(crate) fn rows(&self, part: usize, samples: usize) -> Range<usize> {
-        part * samples / self.parts..(part + 1) * samples / self.parts
+/// A batch on its way to the device.
+pub(crate) struct Uploading<'a> {
+    fed: &'a mut Fed,
+    uploader: &'a Uploader,
+}
+
+impl Batch for Uploading<'_> {
+    fn indices(&self) -> &[usize] {
+        &self.fed.indices
+    }
+
+    fn labels(&self) -> &[Vec<u32>] {
+        &self.fed.labels
+    }
+
+    fn part(&self, part: usize, parts: usize) -> Vec<Tensor<4>> {
+        assert_eq!(parts, self.fed.parts.len(), "parts of a packed batch");
+        let groups = self.fed.parts[part].iter().cloned();
+        groups.map(|packed| self.uploader.images(packed)).collect()
+    }
+
+    fn take_part(&mut self, part: usize, _: usize) -> Vec<Tensor<4>> {
+        let groups = std::mem::take(&mut self.fed.parts[part]).into_iter();
+        groups.map(|packed| self.uploader.images(packed)).collect()
+    }
+
+    fn kept(&self, crop: usize) -> Tensor<4> {
+        match self.fed.kept.iter().find(|(number, _)| *number == crop) {
+            Some((_, packed)) => self.uploader.images(packed.clone()).inner(),
+            None => panic!("crop {crop} is none that a method keeps to itself"),
+        }
     }
 }
 

@@ -4,6 +4,14 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use swav_model::{Network, Outputs};
 
+use crate::precision::Precision;
+
+/// What `network` makes of crops, `[n·B, 3, S, S]` for each resolution, computed in `precision`.
+pub(crate) fn forward(network: &Network, crops: Vec<Tensor<4>>, precision: Precision) -> Outputs {
+    let crops = crops.into_iter().map(|crops| crops.cast(precision.dtype()));
+    network.forward(crops.collect())
+}
+
 /// The network with batch statistics as in training but without a graph, and with running
 /// statistics of its own, so that looking at a batch does not count as having trained on it.
 pub(crate) fn untracked(network: &Network) -> Network {

@@ -8,8 +8,8 @@
 //! checkpoint is that state on disk, and a run that continues from one gives the same losses, to
 //! the bit, as a run that was never stopped.
 //!
-//! What differs between methods lives behind [`Method`]; the trainer does not know which one runs.
-//! [`Extraction`] and [`knn`] measure what was learned.
+//! What differs between methods lives behind [`Method`]; the trainer does not know which one runs. Whoever is to know of
+//! a run is an [observer](observe::Observer).
 //!
 //! # Example
 //!
@@ -34,44 +34,49 @@
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod batch;
 pub mod check;
 pub mod checkpoint;
+pub mod collapse;
+pub mod comm;
 pub mod config;
 pub mod data;
-pub mod display;
+pub mod device;
+mod epoch;
 mod error;
-pub mod eval;
+pub mod facts;
 mod feed;
 pub mod files;
 mod forward;
+mod ledger;
 pub mod method;
-pub mod metrics;
-pub mod monitor;
 #[cfg(all(test, feature = "nvrtc"))]
 #[path = "../../../tests/nvrtc/mod.rs"]
 mod nvrtc;
+pub mod observe;
 pub mod optim;
-mod pass;
 mod plan;
-pub mod pretrained;
-pub mod report;
+pub mod precision;
+mod run;
+mod span;
 mod state;
+pub mod step;
 mod stop;
-pub mod tensorboard;
+pub mod trained;
 mod trainer;
 mod upload;
+pub mod weights_file;
 
-pub use checkpoint::RunDirectory;
 pub use config::Recipe;
 pub use error::TrainError;
-pub use eval::{
-    AssignmentWriter, Augmented, Batches, Cached, Classification, Clusters, Extraction, Features,
-    FinetuneConfig, Finetuning, KnnAccuracy, KnnConfig, Layer, LinearConfig, LinearEpoch,
-    LinearResult, Origin, Queries, RowFormat, RowWriter, Scores, Share, Subset, TableFormat, knn,
-};
+pub use facts::Facts;
+pub use ledger::Note;
 pub use method::Method;
-pub use plan::{DataPlan, EvaluationPlan, Facts, Memory, Note, Plan, TrainPlan, readable_bytes};
+pub use observe::Outcome;
+pub use plan::{DataPlan, EvaluationPlan, MemoryEstimate, Plan, TrainPlan, readable_bytes};
+pub use run::RunDirectory;
+pub use span::{Interval, Span};
 pub use state::State;
 pub use stop::Stop;
-pub use trainer::{Outcome, Parts, Trainer};
+pub use trainer::{Parts, Trainer};
 pub use upload::{Normalisation, Uploader};

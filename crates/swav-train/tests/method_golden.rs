@@ -7,7 +7,8 @@ use burn::tensor::{Device, Tensor};
 use common::{Golden, relative_error};
 use safetensors::tensor::{Dtype, TensorView};
 use swav_model::{BackboneConfig, Network, NetworkConfig, Outputs, Stem};
-use swav_train::method::{Method, QueuePlan, Seen, Swav, SwavPlan, Targets};
+use swav_train::comm::Local;
+use swav_train::method::{Method, QueuePlan, Swav, SwavPlan, TargetInputs, Targets};
 
 const CASES: [&str; 5] = ["two", "four", "two_queue", "four_queue", "two_filling"];
 
@@ -120,14 +121,17 @@ fn method(golden: &Golden, case: &str, prototypes: usize, dim: usize, device: &D
 }
 
 fn targets(method: &mut Swav, network: &Network, embeddings: &[Tensor<2>]) -> Targets {
-    method.targets(&Seen {
-        step: 0,
-        network,
-        crop: &common::no_crop,
-        embeddings,
-        indices: &[],
-        labels: &[],
-    })
+    method.targets(
+        &TargetInputs {
+            step: 0,
+            network,
+            crop: &common::no_crop,
+            embeddings,
+            indices: &[],
+            labels: &[],
+        },
+        &mut Local,
+    )
 }
 
 #[test]

@@ -3,19 +3,15 @@
 mod common;
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::optim::GradientsParams;
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Tensor};
 use common::{Golden, relative_error};
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
-use swav_model::{BackboneConfig, Network, NetworkConfig, Outputs, Stem, weights};
-use swav_train::TrainError;
-use swav_train::config::OptimizerName;
+use swav_model::{BackboneConfig, Network, NetworkConfig, Outputs, Stem};
+use swav_train::comm::Local;
 use swav_train::method::{
-    DeepclusterV2, DeepclusterV2Plan, Epoch, LabelKind, Method, MocoV2, MocoV2Plan, Momentum, Seen,
-    SelaV2, SelaV2Plan, Simclr, Supervised, Targets, contrastive_loss, key_loss,
+    DeepclusterV2, DeepclusterV2Plan, EmbeddedBatch, EpochStart, LabelKind, Method, MocoV2,
+    MocoV2Plan, Momentum, SelaV2, SelaV2Plan, Simclr, Supervised, TargetInputs, Targets,
+    contrastive_loss, key_loss,
 };
-use swav_train::optim::{OptimizerPlan, Schedule};
 
 /// The largest relative error that 32-bit floats are allowed against PyTorch's 64-bit ones.
 const TOLERANCE: f64 = 1e-4;
@@ -227,14 +223,17 @@ fn mocos_keys_are_those_of_the_momentum_network_in_the_order_of_the_images_and_b
             [0, 1, 2].map(|crop| method.shows(crop)),
             [true, false, true]
         );
-        let targets = method.targets(&Seen {
-            step: 4,
-            network: &network,
-            crop: &|crop| crops.clone().inner().slice(crop * 6..(crop + 1) * 6),
-            embeddings: &embeddings,
-            indices: &[],
-            labels: &[],
-        });
+        let targets = method.targets(
+            &TargetInputs {
+                step: 4,
+                network: &network,
+                crop: &|crop| crops.clone().inner().slice(crop * 6..(crop + 1) * 6),
+                embeddings: &embeddings,
+                indices: &[],
+                labels: &[],
+            },
+            &mut Local,
+        );
         if groups == 1 {
             // In one group the shuffle changes nothing but the order of sums.
             let keys = Momentum::new(&network, 0.9).network();
@@ -249,111 +248,6 @@ fn mocos_keys_are_those_of_the_momentum_network_in_the_order_of_the_images_and_b
     }
 }
 
-/// The network of methods.py's `Encoder`, with the weights that the file begins with.
-fn encoder(golden: &Golden, device: &Device) -> Network {
-    let config = NetworkConfig {
-        backbone: BackboneConfig {
-            name: "resnet18".parse().unwrap(),
-            width: 1.0 / 32.0,
-            stem: Stem::Cifar,
-        },
-        hidden: 8,
-        head_norm: true,
-        dim: 8,
-        prototypes: Vec::new(),
-    };
-    let network = config.init(0, device);
-    let names = weights::export(&network).into_keys();
-    let tensors = names.map(|name| {
-        let (values, shape) = golden.values(&format!("start.{name}"));
-        let values: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
-        (name, TensorData::new(values, shape))
-    });
-    weights::import(network, tensors.collect()).unwrap()
-}
-
-/// How far the weights are from where the file begins, every seventh, by name.
-fn moved(network: &Network, golden: &Golden) -> Tensor<1> {
-    let learned = weights::export(network).into_iter();
-    let learned = learned.filter(|(name, _)| !name.contains("running_"));
-    let distances = learned.flat_map(|(name, data)| {
-        let start = golden.values(&format!("start.{name}")).0;
-        let now = data.iter::<f64>().collect::<Vec<_>>();
-        now.into_iter().zip(start).map(|(now, start)| now - start)
-    });
-    let kept: Vec<f64> = distances.step_by(7).collect();
-    Tensor::from_data(&kept[..], &Device::flex())
-}
-
-#[test]
-fn two_steps_of_moco_move_queue_and_momentum_network_as_pytorch_does() {
-    let golden = Golden::open("method_moco_steps.safetensors");
-    let (device, inner) = (Device::flex().autodiff(), Device::flex());
-    let mut network = encoder(&golden, &device);
-    let plan = MocoV2Plan {
-        temperature: golden.number("temperature"),
-        momentum: golden.number("momentum"),
-        queue: 20,
-        key_groups: golden.number("key_groups") as usize,
-    };
-    let mut method = MocoV2::new(plan, golden.number("seed") as u64, &network, &inner);
-    // The queue of the file takes the place of the random one by way of a checkpoint.
-    let directory = tempfile::tempdir().unwrap();
-    method.save(directory.path()).unwrap();
-    let keys = unit(golden.tensor::<2>("queue_raw", &inner)).into_data();
-    let keys = TensorView::new(Dtype::F32, vec![20, 8], keys.bytes()).unwrap();
-    let path = directory.path().join("queue.safetensors");
-    safetensors::serialize_to_file([("keys", keys)], None, &path).unwrap();
-    method.load(directory.path(), &inner).unwrap();
-
-    let rate = golden.number("rate");
-    let plan = OptimizerPlan {
-        name: OptimizerName::Sgd,
-        momentum: 0.9,
-        weight_decay: golden.number("decay"),
-        exclude_bias_and_norm: false,
-        schedule: Schedule {
-            start: rate,
-            base: rate,
-            end: rate,
-            warmup: 0,
-            steps: 2,
-        },
-    };
-    let mut optimizer = plan.init(&network);
-    for step in 0..2 {
-        // Crops 0 and 1 are large, crop 2 is small; crop 1 is the key.
-        let [large, small]: [Tensor<4>; 2] =
-            ["large", "small"].map(|name| golden.tensor(&format!("{step}.{name}"), &device));
-        let outputs = network.forward(vec![large.clone().slice(0..8), small]);
-        let targets = method.targets(&Seen {
-            step,
-            network: &network,
-            crop: &|crop| large.clone().inner().slice(crop * 8..(crop + 1) * 8),
-            embeddings: &outputs.embeddings.clone().inner().chunk(2, 0),
-            indices: &[],
-            labels: &[],
-        });
-        let loss = method.loss(&outputs, &targets, 0..8);
-        check_loss(
-            &format!("step {step}"),
-            &loss,
-            golden.number(&format!("{step}.loss")),
-        );
-        let gradients = GradientsParams::from_grads(loss.backward(), &network);
-        network = optimizer.step(rate, network, gradients);
-        method.after_step(&network, &targets);
-        method.save(directory.path()).unwrap();
-        method.load(directory.path(), &inner).unwrap();
-
-        let queue = golden.values(&format!("{step}.queue")).0;
-        check("the queue", method.queue().clone(), &queue);
-        let expected = golden.values(&format!("{step}.moved")).0;
-        let moved = moved(&method.momentum().network(), &golden);
-        check("the momentum network's way", moved.unsqueeze(), &expected);
-    }
-}
-
 #[test]
 fn cross_entropy_with_several_labels_and_smoothing_is_pytorchs() {
     let golden = Golden::open("method_supervised.safetensors");
@@ -364,14 +258,17 @@ fn cross_entropy_with_several_labels_and_smoothing_is_pytorchs() {
         smoothing: golden.number("smoothing"),
     };
     let labels = [vec![2], vec![0, 3], vec![1], vec![], vec![3]];
-    let targets = method.targets(&Seen {
-        step: 0,
-        network: &network(4, &[], &device),
-        crop: &common::no_crop,
-        embeddings: &[logits.clone().inner()],
-        indices: &[],
-        labels: &labels,
-    });
+    let targets = method.targets(
+        &TargetInputs {
+            step: 0,
+            network: &network(4, &[], &device),
+            crop: &common::no_crop,
+            embeddings: &[logits.clone().inner()],
+            indices: &[],
+            labels: &labels,
+        },
+        &mut Local,
+    );
     let outputs = Outputs {
         projections: logits.clone(),
         embeddings: logits.clone(),
@@ -394,14 +291,17 @@ fn a_classifier_in_parts_has_the_loss_and_the_gradient_of_the_whole_batch() {
             classes: 4,
             smoothing: 0.1,
         };
-        let targets = method.targets(&Seen {
-            step: 0,
-            network: &network(4, &[], &Device::flex().autodiff()),
-            crop: &common::no_crop,
-            embeddings: std::slice::from_ref(&values),
-            indices: &[],
-            labels: &labels,
-        });
+        let targets = method.targets(
+            &TargetInputs {
+                step: 0,
+                network: &network(4, &[], &Device::flex().autodiff()),
+                crop: &common::no_crop,
+                embeddings: std::slice::from_ref(&values),
+                indices: &[],
+                labels: &labels,
+            },
+            &mut Local,
+        );
         let losses = (0..parts).map(|part| {
             let rows = part * 6 / parts..(part + 1) * 6 / parts;
             let crops = logits.clone().chunk(2, 0).into_iter();
@@ -465,20 +365,22 @@ fn two_epochs(
     let mut step = 0;
     for epoch in 0..2 {
         let fill = Batches::new(golden, &format!("{prefix}fill"), &inner);
-        let mut pass = |_: &Network, crops: usize, sink: &mut dyn FnMut(&[usize], &[Tensor<2>])| {
-            assert_eq!((crops, epoch), (2, 0), "only empty banks are filled");
-            for (indices, raw) in fill.indices.iter().zip(&fill.raw) {
-                sink(indices, &unit(raw.clone()).chunk(CROPS, 0));
-            }
-            Ok::<(), TrainError>(())
-        };
-        let mut about = Epoch {
+        let batches = fill.indices.iter().zip(&fill.raw);
+        let embedded = batches.map(|(indices, raw)| EmbeddedBatch {
+            indices: indices.clone(),
+            embeddings: unit(raw.clone()).chunk(CROPS, 0),
+        });
+        // Only empty banks are filled.
+        assert_eq!(method.crops_before_epoch(), if epoch == 0 { 2 } else { 0 });
+        let start = EpochStart {
             number: epoch,
             seed,
-            device: &inner,
-            pass: &mut pass,
+            embedded: match epoch {
+                0 => embedded.collect(),
+                _ => Vec::new(),
+            },
         };
-        network = method.before_epoch(&mut about, network).unwrap();
+        network = method.before_epoch(start, network, &mut Local).unwrap();
         let expected = golden.values(&format!("{prefix}{epoch}.losses")).0;
         let batches = Batches::new(golden, &format!("{prefix}{epoch}"), &device);
         for (number, (indices, raw)) in batches.indices.iter().zip(batches.raw).enumerate() {
@@ -490,14 +392,17 @@ fn two_epochs(
                 scores: network.prototypes.forward(embeddings.clone()),
                 embeddings: embeddings.clone(),
             };
-            let targets = method.targets(&Seen {
-                step,
-                network: &network,
-                crop: &common::no_crop,
-                embeddings: &embeddings.inner().chunk(CROPS, 0),
-                indices,
-                labels: &[],
-            });
+            let targets = method.targets(
+                &TargetInputs {
+                    step,
+                    network: &network,
+                    crop: &common::no_crop,
+                    embeddings: &embeddings.inner().chunk(CROPS, 0),
+                    indices,
+                    labels: &[],
+                },
+                &mut Local,
+            );
             let loss = method.loss(&outputs, &targets, 0..BATCH);
             check_loss(
                 &format!("epoch {epoch}, step {number}"),

@@ -6,8 +6,7 @@ use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use common::{Golden, relative_error};
-use swav_train::config::OptimizerName;
-use swav_train::optim::{OptimizerPlan, Schedule};
+use swav_train::optim::{OptimizerName, OptimizerPlan, Schedule};
 
 #[derive(Module, Debug)]
 struct Parameters {

@@ -1,7 +1,7 @@
 //! From recipes and facts to plans: what is derived, and what is refused.
 
-use swav_train::config::OptimizerName;
 use swav_train::method::{MethodName, SwavPlan};
+use swav_train::optim::OptimizerName;
 use swav_train::{Facts, Plan, Recipe, TrainError};
 
 const CIFAR: Facts = Facts {
@@ -255,7 +255,7 @@ fn what_cannot_work_for_a_method_is_refused_with_the_reason() {
         (
             "simclr",
             &["method.epsilon=0.05"][..],
-            "method.epsilon means nothing to simclr",
+            "[method] of simclr: unknown field `epsilon`",
         ),
         (
             "simclr",

@@ -7,12 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::Device;
 use proptest::prelude::*;
-use swav_train::config::Span;
-use swav_train::display::Display;
-use swav_train::metrics::{KnnRecord, StepRecord};
-use swav_train::{
-    Facts, Outcome, Parts, Plan, Recipe, RunDirectory, Stop, TrainError, Trainer, data,
-};
+use swav_train::comm::Local;
+use swav_train::method::MethodRecipe;
+use swav_train::observe::{self, Event, Observer, Watched};
+use swav_train::{Facts, Parts, Plan, Recipe, RunDirectory, Stop, TrainError, Trainer, data};
 
 /// A network and a set that take milliseconds a step.
 const TINY: &str = r#"
@@ -160,18 +158,16 @@ fn value() -> impl Strategy<Value = String> {
 /// Ends a run after some steps.
 struct Until(usize);
 
-impl Display for Until {
-    fn start(&mut self, _: &Plan, _: u64) {}
-    fn step(&mut self, _: &StepRecord) {
-        self.0 = self.0.saturating_sub(1);
+impl Observer for Until {
+    fn notice(&mut self, event: Event<'_>, run: &mut Watched<'_>) -> Result<(), TrainError> {
+        if let Event::Step(_) = event {
+            self.0 = self.0.saturating_sub(1);
+        }
+        if self.0 == 0 {
+            run.stop.request();
+        }
+        Ok(())
     }
-    fn knn(&mut self, _: &KnnRecord) {}
-    fn note(&mut self, _: &str) {}
-    fn progress(&mut self, _: &str, _: usize, _: usize) {}
-    fn stop_requested(&mut self) -> bool {
-        self.0 == 0
-    }
-    fn finish(&mut self, _: Result<&Outcome, &TrainError>) {}
 }
 
 /// Trains two steps. What ends it may be anything that a user is told of.
@@ -179,13 +175,14 @@ fn run(recipe: &Recipe, plan: &Plan) -> Result<(), TestCaseError> {
     let directory = tempfile::tempdir().unwrap();
     let run = RunDirectory::create(&directory.path().join("run")).unwrap();
     let source = data::open(Path::new("builtin:quickstart/test"), plan.data.format).unwrap();
+    let mut observers = observe::standard();
+    observers.push(Box::new(Until(2)));
     let parts = Parts {
         source,
-        test: None,
         device: Device::flex(),
-        display: Box::new(Until(2)),
+        ranks: Box::new(Local),
         stop: Stop::default(),
-        report_every: Span::Never,
+        observers,
     };
     let trained =
         Trainer::start(recipe.clone(), plan.clone(), run.clone(), parts).and_then(Trainer::run);
@@ -229,7 +226,8 @@ fn any_value_of_any_field_is_refused_by_name_or_makes_a_plan_that_runs() {
         let field = FIELDS[field];
         let mut recipe = tiny.clone();
         if method > 0 {
-            (recipe.model.prototypes, recipe.method.freeze) = (None, None);
+            recipe.model.prototypes = None;
+            recipe.method = MethodRecipe::default();
         }
         if METHODS[method] == ["method.name=supervised"] {
             (recipe.model.hidden, recipe.model.dim) = (None, None);
@@ -276,20 +274,21 @@ fn any_value_of_any_field_is_refused_by_name_or_makes_a_plan_that_runs() {
 /// A field that is added and forgotten here would not be tried.
 #[test]
 fn all_fields_of_a_recipe_are_tried() {
-    let message = |section: &str| {
-        let error = Recipe::default().set(&format!("{section}.no_such_field=1"));
-        error.unwrap_err().to_string()
-    };
-    for section in [
-        "data",
-        "model",
-        "method",
-        "optimizer",
-        "train",
-        "evaluation",
-    ] {
-        let told = message(section);
-        let (_, known) = told.split_once("expected").unwrap();
+    let of_section = ["data", "model", "optimizer", "train", "evaluation"]
+        .map(|section| (section, Recipe::default()));
+    let of_method = METHODS.iter().map(|settings| {
+        let of_method = settings
+            .iter()
+            .try_fold(Recipe::default(), |recipe, s| recipe.set(s));
+        ("method", of_method.unwrap())
+    });
+    for (section, recipe) in of_section.into_iter().chain(of_method) {
+        let error = recipe.set(&format!("{section}.no_such_field=1"));
+        let told = error.unwrap_err().to_string();
+        let Some((_, known)) = told.split_once("expected") else {
+            assert!(told.contains("there are no fields"), "{told}");
+            continue;
+        };
         let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
         for name in known.iter().filter(|&&name| name != section) {
             let field = format!("{section}.{name}");

@@ -4,10 +4,9 @@ use std::path::Path;
 
 use serde::Serialize;
 use swav_data::Format;
-use swav_train::display::{Progress, say};
-use swav_train::{
-    AssignmentWriter, Clusters, Extraction, Layer, Stop, TableFormat, TrainError, checkpoint, data,
-};
+use swav_eval::{AssignmentWriter, Clusters, Extraction, Layer, TableFormat};
+use swav_train::observe::display::{Progress, say};
+use swav_train::{Stop, TrainError, trained};
 
 use super::setup;
 use crate::args::Assign;
@@ -34,11 +33,11 @@ pub fn assign(args: &Assign, stop: &Stop) -> anyhow::Result<()> {
         }
         .into());
     }
-    let source = data::open(&args.data, Format::Auto)?;
+    let source = setup::open(&args.data, Format::Auto)?;
     // Before the work: a wrong path must not cost an hour.
     let mut writer = AssignmentWriter::create(&args.out, format, &plan)?;
     let device = args.device.device.open()?.device;
-    let mut network = checkpoint::load_network(&checkpoint, &plan, &device)?;
+    let mut network = trained::network(&checkpoint, &plan, &device)?;
     // The last step of training has moved them off unit length, and scores are cosines.
     network.prototypes = network.prototypes.normalise();
     let extraction = Extraction {

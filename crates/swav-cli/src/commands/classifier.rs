@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use swav_data::Source;
-use swav_train::{LinearResult, TrainError, files};
+use swav_eval::LinearResult;
+use swav_train::{TrainError, files};
 
 use crate::output::{print, print_json};
 

@@ -6,10 +6,11 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use swav_data::{DataError, Problem, ScanConfig, ScanReport, Source};
-use swav_train::display::Progress;
 use swav_train::files::write_atomic;
-use swav_train::{Stop, TrainError, data};
+use swav_train::observe::display::Progress;
+use swav_train::{Stop, TrainError};
 
+use super::setup;
 use crate::args::{Pack, Scan};
 use crate::output::{print, print_json};
 
@@ -62,7 +63,7 @@ pub fn data_scan(args: &Scan, stop: &Stop) -> anyhow::Result<()> {
     if let Some(out) = &args.out {
         check_folder(out)?;
     }
-    let source = data::open(&args.path, args.format)?;
+    let source = setup::open(&args.path, args.format)?;
     let config = ScanConfig {
         max_pixels: args.max_pixels,
         min_size: args.min_size,
@@ -103,7 +104,7 @@ pub fn data_scan(args: &Scan, stop: &Stop) -> anyhow::Result<()> {
         (false, Some(out)) => print(&format!("{}  {summary}", out.display()))?,
         (false, None) => {
             print(lines(&rows, '\t', tsv).trim_end())?;
-            swav_train::display::say(&summary);
+            swav_train::observe::display::say(&summary);
         }
     }
     if found.corrupt > 0 {
@@ -199,7 +200,7 @@ struct Packed<'a> {
 
 /// Writes the images as tar shards.
 pub fn data_pack(args: &Pack, stop: &Stop) -> anyhow::Result<()> {
-    let source = data::open(&args.path, args.format)?;
+    let source = setup::open(&args.path, args.format)?;
     let total = source.len();
     let mut progress = Progress::new("packing");
     let packed = swav_data::pack(source.as_ref(), &args.out, args.shard_size, &mut |done| {

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::Serialize;
 use swav_data::Format;
-use swav_train::display::{Progress, say};
-use swav_train::{Extraction, Layer, RowFormat, RowWriter, Stop, TrainError, checkpoint, data};
+use swav_eval::{Extraction, Layer, RowFormat, RowWriter};
+use swav_train::observe::display::{Progress, say};
+use swav_train::{Stop, TrainError, trained};
 
 use super::setup;
 use crate::args::{Embed, LayerArg};
@@ -31,11 +32,11 @@ pub fn embed(args: &Embed, stop: &Stop) -> anyhow::Result<()> {
         ))
         .into());
     }
-    let source = data::open(&args.data, Format::Auto)?;
+    let source = setup::open(&args.data, Format::Auto)?;
     // Before the work: a wrong path must not cost an hour.
     let mut writer = RowWriter::create(&args.out, format)?;
     let device = args.device.device.open()?.device;
-    let network = checkpoint::load_network(&checkpoint, &plan, &device)?;
+    let network = trained::network(&checkpoint, &plan, &device)?;
     let extraction = Extraction {
         plan: &plan,
         device: &device,

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use swav_data::{Format, Source};
+use swav_eval::{Extraction, Features, KnnAccuracy, KnnConfig, Layer, Queries, knn};
 use swav_model::Network;
-use swav_train::display::Progress;
-use swav_train::{
-    Extraction, Features, KnnAccuracy, KnnConfig, Layer, Plan, Queries, Stop, TrainError, data, knn,
-};
+use swav_train::observe::display::Progress;
+use swav_train::{Plan, Stop, TrainError, data};
 
 use super::setup::{self, Trained};
 use crate::args::Knn;
@@ -151,13 +150,13 @@ pub fn sets(
     test: Option<&Path>,
 ) -> Result<[Arc<dyn Source>; 2], TrainError> {
     let train = match train {
-        Some(path) => data::open(path, Format::Auto)?,
+        Some(path) => setup::open(path, Format::Auto)?,
         None => setup::training_images(plan)?,
     };
     let test_path = test.or(plan.data.test.as_deref()).ok_or_else(|| {
         TrainError::Recipe("the run has no test images: give --test PATH".to_string())
     })?;
-    let test = data::open(test_path, Format::Auto)?;
+    let test = setup::open(test_path, Format::Auto)?;
     let test = data::of_classes(test, train.classes(), test_path)?;
     Ok([train, test])
 }

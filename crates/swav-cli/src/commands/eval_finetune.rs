@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use swav_data::Source;
-use swav_train::display::say;
-use swav_train::{FinetuneConfig, Finetuning, Origin, State, Stop, Subset, TrainError, checkpoint};
+use swav_eval::{FinetuneConfig, Finetuning, Origin, Subset};
+use swav_train::observe::display::say;
+use swav_train::{State, Stop, TrainError, trained};
 
 use super::classifier::{Report, state, two_classes};
 use super::{eval, setup};
 use crate::args::Finetune;
+use crate::output::note;
 
 /// Trains the whole network of a run on labels and says how good it is.
 pub fn eval_finetune(args: &Finetune, stop: &Stop) -> anyhow::Result<()> {
@@ -40,9 +42,9 @@ pub fn eval_finetune(args: &Finetune, stop: &Stop) -> anyhow::Result<()> {
     let device = args.device.device.open()?.device;
     let tracked = device.clone().autodiff();
     let network = if args.untrained {
-        State::initial(&plan, &tracked)?
+        State::initial(&plan, &tracked, &mut note)?
     } else {
-        checkpoint::load_network(&checkpoint, &plan, &tracked)?
+        trained::network(&checkpoint, &plan, &tracked)?
     };
     let finetuning = Finetuning {
         plan: &plan,

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use swav_data::Source;
-use swav_model::Network;
-use swav_train::display::say;
-use swav_train::{
+use swav_eval::{
     Augmented, Batches, Cached, Classification, Extraction, Layer, LinearConfig, LinearResult,
-    Origin, Stop, Subset, TrainError,
+    Origin, Subset,
 };
+use swav_model::Network;
+use swav_train::observe::display::say;
+use swav_train::{Stop, TrainError};
 
 use super::classifier::{Report, state, two_classes};
 use super::eval::{Names, collect, sets_of_all};

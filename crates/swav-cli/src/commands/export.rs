@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 use swav_model::{Stem, weights};
-use swav_train::display::say;
-use swav_train::{Normalisation, Plan, TrainError, checkpoint};
+use swav_train::observe::display::say;
+use swav_train::{Normalisation, Plan, TrainError, trained};
 
 use super::setup;
 use crate::args::{Export, ExportFormat};
@@ -25,7 +25,7 @@ struct Report<'a> {
 pub fn export(args: &Export) -> anyhow::Result<()> {
     let (plan, checkpoint) = setup::trained(&args.run)?;
     let device = Choice::Auto.open()?.device;
-    let network = checkpoint::load_network(&checkpoint, &plan, &device)?;
+    let network = trained::network(&checkpoint, &plan, &device)?;
     let written = match args.to {
         ExportFormat::Torchvision => weights::save_backbone_safetensors(&network, &args.out),
         ExportFormat::Safetensors => weights::save_safetensors(&network, &args.out),

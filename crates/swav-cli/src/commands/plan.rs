@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
-use swav_train::display::readable;
+use swav_train::observe::display::readable;
 use swav_train::{Plan, readable_bytes};
 
 use super::setup;

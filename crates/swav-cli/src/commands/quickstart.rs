@@ -1,13 +1,14 @@
 //! `swav quickstart`
 
 use serde::Serialize;
-use swav_train::config::Span;
-use swav_train::{Layer, Outcome, Recipe, State, Stop, TrainError, checkpoint};
+use swav_eval::Layer;
+use swav_train::Span;
+use swav_train::{Outcome, Recipe, State, Stop, TrainError, trained};
 
 use super::eval::accuracy;
 use super::{setup, train};
 use crate::args::Quickstart;
-use crate::output::{print, print_json};
+use crate::output::{note, print, print_json};
 
 const RECIPE: &str = include_str!("../../../../configs/quickstart.toml");
 
@@ -22,10 +23,8 @@ struct Report {
 
 /// Trains on the images that ship inside and shows what was learned.
 pub fn quickstart(args: &Quickstart, stop: &Stop) -> anyhow::Result<()> {
-    let mut recipe = Recipe::from_toml(RECIPE, "configs/quickstart.toml")?;
-    for assignment in &args.overrides {
-        recipe = recipe.set(assignment)?;
-    }
+    let recipe = Recipe::from_toml(RECIPE, "configs/quickstart.toml")?;
+    let recipe = recipe.set_all(&args.overrides)?;
     let found = args.device.device.open()?;
     let prepared = setup::prepare(&recipe, &found, None)?;
     let (plan, source) = (prepared.plan.clone(), prepared.source.clone());
@@ -38,15 +37,15 @@ pub fn quickstart(args: &Quickstart, stop: &Stop) -> anyhow::Result<()> {
         report_every: Span::Never,
     };
     let path = setup::run_path(args.out.as_deref(), "quickstart");
-    let (run, outcome) = train::start(prepared, &path, &found, watch, stop)?;
+    let (run, outcome, _) = train::start(prepared, &path, &found, watch, stop)?;
     if outcome == Outcome::Interrupted {
         train::say_how_to_continue(&run);
         return Err(TrainError::Interrupted.into());
     }
 
     let sets = [&source, &test];
-    let untrained = State::initial(&plan, &found.device)?;
-    let trained = checkpoint::load_network(&run.latest()?, &plan, &found.device)?;
+    let untrained = State::initial(&plan, &found.device, &mut note)?;
+    let trained = trained::network(&run.latest()?, &plan, &found.device)?;
     let measure = |layer, network| accuracy(layer, network, &plan, sets, &found.device, stop);
     let report = Report {
         raw_pixels: measure(Layer::Pixels, &untrained)?,

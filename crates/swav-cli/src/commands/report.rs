@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use swav_data::Format;
-use swav_train::display::{Progress, readable, say};
-use swav_train::report::{Report, Subject, Written};
-use swav_train::{Plan, RunDirectory, Stop, TrainError, checkpoint, data};
+use swav_eval::report::{Report, Subject, Written};
+use swav_train::observe::display::{Progress, readable, say};
+use swav_train::{Plan, RunDirectory, Stop, TrainError, checkpoint, trained};
 
+use super::setup;
 use crate::args::ReportArgs;
-use crate::output::{print, print_json};
+use crate::output::{note, print, print_json};
 
 /// Writes the page of a run.
 pub fn report(args: &ReportArgs, stop: &Stop) -> anyhow::Result<()> {
@@ -56,14 +57,15 @@ fn find(path: &Path) -> Result<(RunDirectory, Plan, Option<PathBuf>), TrainError
             reason: "is a file; a report tells of a run: give its directory".to_string(),
         });
     }
-    let (plan, checkpoint) = checkpoint::find(path)?;
+    let (plan, checkpoint) = trained::find(path, &mut note)?;
     let run = checkpoint.ancestors().nth(2).unwrap_or(&checkpoint);
     Ok((RunDirectory::open(run)?, plan, Some(checkpoint)))
 }
 
 /// A wrong path must not cost minutes.
 fn check_writable(out: &Path) -> Result<(), TrainError> {
-    swav_train::files::AtomicFile::create(out).map(|_| ())
+    let created = swav_train::files::AtomicFile::create(out);
+    created.map(|_| ()).map_err(TrainError::io(out))
 }
 
 fn with_network(
@@ -74,7 +76,7 @@ fn with_network(
     out: &Path,
     stop: &Stop,
 ) -> Result<Written, TrainError> {
-    let standing = checkpoint::standing(checkpoint)?;
+    let standing = checkpoint::summary(checkpoint)?;
     let mut report = Report {
         plan,
         run,
@@ -85,11 +87,11 @@ fn with_network(
         return report.write(out, &mut |_, _, _| {});
     }
     let source = match &args.data {
-        Some(path) => data::open(path, Format::Auto)?,
-        None => data::open(&plan.data.path, plan.data.format)?,
+        Some(path) => setup::open(path, Format::Auto)?,
+        None => setup::open(&plan.data.path, plan.data.format)?,
     };
     let device = args.device.device.open()?.device;
-    let network = checkpoint::load_network(checkpoint, plan, &device)?;
+    let network = trained::network(checkpoint, plan, &device)?;
     report.subject = Some(Subject {
         network: &network,
         step: standing.step,

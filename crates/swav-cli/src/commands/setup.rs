@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use swav_data::{DataError, Format, Source};
 use swav_model::{Network, NetworkConfig};
-use swav_train::display::say;
-use swav_train::{Facts, Plan, Recipe, State, TrainError, checkpoint, data, pretrained};
+use swav_train::{Facts, Plan, Recipe, State, TrainError, checkpoint, data, trained, weights_file};
 
 use burn::tensor::Device;
 
 use crate::args::{RecipeArgs, RunArgs, RunsArgs};
 use crate::device::Found;
+use crate::output::note;
 
 /// A plan, the recipe that it was made by, and the images it was made for.
 pub struct Prepared {
@@ -37,9 +37,7 @@ pub fn recipe_over(base: Recipe, args: &RecipeArgs) -> Result<Recipe, TrainError
         Some(path) => Recipe::from_file(path)?,
         None => base,
     };
-    for assignment in &args.overrides {
-        recipe = recipe.set(assignment)?;
-    }
+    recipe = recipe.set_all(&args.overrides)?;
     if let Some(path) = &args.data {
         recipe.data.path = Some(path.clone());
     }
@@ -68,7 +66,7 @@ pub fn prepare(
         TrainError::Recipe("no data: give --data PATH, or [data] path in the recipe".to_string())
     })?;
     let format = recipe.data.format.unwrap_or(Format::Auto);
-    let source = data::open_labelled(&path, format, recipe.data.labels.as_deref())?;
+    let source = open_labelled(&path, format, recipe.data.labels.as_deref())?;
     let test = open_test(recipe.data.test.as_deref(), source.as_ref())?;
     let available = device.memory.map(|memory| memory.available);
     let facts = Facts::look(source.as_ref(), device.accelerated, available)?;
@@ -77,8 +75,8 @@ pub fn prepare(
         Some(init) => {
             let network = known
                 .cloned()
-                .map_or_else(|| pretrained::network(init), Ok)?;
-            pretrained::follow(recipe, init, &network, &facts)?
+                .map_or_else(|| weights_file::network(init), Ok)?;
+            weights_file::follow(recipe, init, &network, &facts)?
         }
     };
     Ok(Prepared {
@@ -97,7 +95,7 @@ pub fn reopen(recipe: Recipe, plan: Plan, device: &Found) -> Result<Prepared, Tr
     }
     let source = training_images(&plan).inspect_err(|error| {
         if matches!(error, TrainError::Data(DataError::NotFound { .. })) {
-            say("note: if the images have moved, say where to with --data");
+            note("if the images have moved, say where to with --data");
         }
     })?;
     let test = open_test(plan.data.test.as_deref(), source.as_ref())?;
@@ -116,7 +114,23 @@ pub fn training_images(plan: &Plan) -> Result<Arc<dyn Source>, TrainError> {
         let problem = "a file of weights knows of no images: give --train PATH and --test PATH";
         return Err(TrainError::Recipe(problem.to_string()));
     }
-    data::open_labelled(&data.path, data.format, data.labels.as_deref())
+    open_labelled(&data.path, data.format, data.labels.as_deref())
+}
+
+/// Opens images; what there is to say of them goes to stderr.
+pub fn open(path: &Path, format: Format) -> Result<Arc<dyn Source>, TrainError> {
+    open_labelled(path, format, None)
+}
+
+/// As [`open`]; where there is a text file `labels`, it says what the labels are.
+pub fn open_labelled(
+    path: &Path,
+    format: Format,
+    labels: Option<&Path>,
+) -> Result<Arc<dyn Source>, TrainError> {
+    let source = data::open_labelled(path, format, labels)?;
+    source.notes().iter().for_each(note);
+    Ok(source)
 }
 
 fn open_test(
@@ -126,7 +140,7 @@ fn open_test(
     let Some(path) = path else {
         return Ok(None);
     };
-    let test = data::open(path, Format::Auto)?;
+    let test = open(path, Format::Auto)?;
     data::of_classes(test, train.classes(), path).map(Some)
 }
 
@@ -148,7 +162,7 @@ pub fn run_path(out: Option<&Path>, name: &str) -> PathBuf {
 
 /// The plan of a run, with the checkpoint that is meant, or of a file of weights.
 pub fn trained(args: &RunArgs) -> Result<(Plan, PathBuf), TrainError> {
-    let (mut plan, checkpoint) = checkpoint::find(&args.run)?;
+    let (mut plan, checkpoint) = trained::find(&args.run, &mut note)?;
     if let Some(size) = args.view.size {
         plan.see_at(size as usize)?;
     }
@@ -174,9 +188,9 @@ impl Trained {
     /// The network on `device`, or as it was before training.
     pub fn network(&self, untrained: bool, device: &Device) -> Result<Network, TrainError> {
         if untrained {
-            return State::initial(&self.plan, device);
+            return State::initial(&self.plan, device, &mut note);
         }
-        checkpoint::load_network(&self.checkpoint, &self.plan, device)
+        trained::network(&self.checkpoint, &self.plan, device)
     }
 }
 
@@ -193,7 +207,7 @@ pub fn all_trained(args: &RunsArgs) -> Result<Vec<Trained>, TrainError> {
             name.map_or(String::new(), |name| name.to_string_lossy().into_owned())
         };
         let (name, epoch) = if checkpoint.is_dir() {
-            let step = checkpoint::standing(&checkpoint)?.step;
+            let step = checkpoint::summary(&checkpoint)?.step;
             let run = called(checkpoint.parent().and_then(Path::parent));
             let name = format!("{run}-{}", called(Some(&checkpoint)));
             let epoch = step as f64 / plan.train.steps_per_epoch as f64;

@@ -1,18 +1,24 @@
 //! `swav train`
 
+use std::cell::Cell;
 use std::fmt;
 use std::path::Path;
+use std::rc::Rc;
 
 use serde::Serialize;
-use swav_train::config::Span;
-use swav_train::display::{Dashboard, Display, Lines, say};
+use swav_eval::OnlineKnn;
+use swav_eval::report::ReportWriter;
+use swav_train::Span;
+use swav_train::comm::Local;
+use swav_train::observe::display::{Dashboard, Lines, say};
+use swav_train::observe::{self, Event, Observer, Watched};
 use swav_train::{Outcome, Parts, Plan, Recipe, RunDirectory, Stop, TrainError, Trainer};
 
 use super::plan::summary;
 use super::setup::{self, Prepared};
 use crate::args::Train;
 use crate::device::Found;
-use crate::output::{print, print_json};
+use crate::output::{note, print, print_json};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -28,14 +34,15 @@ pub fn train(args: &Train, stop: &Stop) -> anyhow::Result<()> {
         Some(out) if args.resume && out.join("plan.toml").is_file() => Some(out),
         _ => None,
     };
-    let (run, outcome) = match existing {
+    let (run, outcome, knn) = match existing {
         Some(out) => {
             let run = RunDirectory::open(out)?;
             let prepared = continued(args, &run, &found)?;
             let (recipe, plan) = (prepared.recipe.clone(), prepared.plan.clone());
-            let parts = parts(prepared, &found, args.watch(), stop);
+            let knn = LastKnn::default();
+            let parts = parts(prepared, &found, args.watch(), &knn, stop);
             let trainer = Trainer::resume(recipe, plan, run.clone(), parts)?;
-            (run, trainer.run()?)
+            (run, trainer.run()?, knn.0.get())
         }
         None => {
             let recipe = setup::recipe(&args.recipe)?;
@@ -60,11 +67,11 @@ pub fn train(args: &Train, stop: &Stop) -> anyhow::Result<()> {
             say_how_to_continue(&run);
             Err(TrainError::Interrupted.into())
         }
-        Outcome::Finished { knn } if args.json => print_json(&Report {
+        Outcome::Finished if args.json => print_json(&Report {
             run: run.path(),
             knn,
         }),
-        Outcome::Finished { knn } => {
+        Outcome::Finished => {
             let knn = knn.map_or(String::new(), |knn| format!("  kNN {:.1} %", 100.0 * knn));
             print(&format!("{}{knn}", run.path().display()))
         }
@@ -79,14 +86,14 @@ pub fn say_how_to_continue(run: &RunDirectory) {
     ));
 }
 
-/// Starts a run in the new directory `path` and trains it.
+/// Starts a run in the new directory `path` and trains it. Returns its last kNN accuracy too.
 pub fn start(
     prepared: Prepared,
     path: &Path,
     found: &Found,
     watch: Watch,
     stop: &Stop,
-) -> Result<(RunDirectory, Outcome), TrainError> {
+) -> Result<(RunDirectory, Outcome, Option<f64>), TrainError> {
     let run = RunDirectory::create(path)?;
     say(format_args!(
         "{}run       {}",
@@ -94,9 +101,11 @@ pub fn start(
         path.display()
     ));
     let (recipe, plan) = (prepared.recipe.clone(), prepared.plan.clone());
-    let parts = parts(prepared, found, watch, stop);
+    let knn = LastKnn::default();
+    let parts = parts(prepared, found, watch, &knn, stop);
     let trainer = Trainer::start(recipe, plan, run.clone(), parts)?;
-    Ok((run, trainer.run()?))
+    let outcome = trainer.run()?;
+    Ok((run, outcome, knn.0.get()))
 }
 
 /// The data of a run to be continued. Settings may be given again, so that one command line both
@@ -155,7 +164,7 @@ fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared
         )));
     }
     if !free.is_empty() {
-        say(format_args!("note: continued with {}", told(&free)));
+        note(format_args!("continued with {}", told(&free)));
     }
     Ok(prepared)
 }
@@ -183,7 +192,12 @@ struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} was {}, is now {}", self.field, self.was, self.is)
+        let told = |value: &serde_json::Value| match value {
+            serde_json::Value::Null => "not set".to_string(),
+            value => value.to_string(),
+        };
+        let (was, is) = (told(&self.was), told(&self.is));
+        write!(f, "{} was {was}, is now {is}", self.field)
     }
 }
 
@@ -254,20 +268,41 @@ impl Train {
     }
 }
 
-fn parts(prepared: Prepared, found: &Found, watch: Watch, stop: &Stop) -> Parts {
-    let display: Box<dyn Display> = if !watch.plain && Dashboard::possible() {
+/// The last kNN accuracy of a run.
+#[derive(Clone, Default)]
+struct LastKnn(Rc<Cell<Option<f64>>>);
+
+impl Observer for LastKnn {
+    fn notice(&mut self, event: Event<'_>, _: &mut Watched<'_>) -> Result<(), TrainError> {
+        if let Event::Knn(record) = event {
+            self.0.set(Some(record.knn));
+        }
+        Ok(())
+    }
+}
+
+fn parts(prepared: Prepared, found: &Found, watch: Watch, knn: &LastKnn, stop: &Stop) -> Parts {
+    let display: Box<dyn Observer> = if !watch.plain && Dashboard::possible() {
         // The terminal has to be given back at the end.
         stop.heed();
         Box::new(Dashboard::new())
     } else {
         Box::new(Lines::new())
     };
+    let mut observers = vec![display, Box::new(knn.clone())];
+    observers.extend(observe::standard());
+    observers.push(Box::new(OnlineKnn::new(
+        prepared.source.clone(),
+        prepared.test,
+    )));
+    observers.push(Box::new(ReportWriter {
+        every: watch.report_every,
+    }));
     Parts {
         source: prepared.source,
-        test: prepared.test,
         device: found.device.clone(),
-        display,
+        ranks: Box::new(Local),
         stop: stop.clone(),
-        report_every: watch.report_every,
+        observers,
     }
 }

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use burn::tensor::TensorData;
 
+use swav_files::protobuf::Message;
+
 use super::names::second;
-use super::safetensors::replace;
 use super::{Tensors, WeightsError, export, malformed};
 use crate::conv::ConvSpec;
 use crate::network::{Network, NetworkConfig};
@@ -66,8 +67,8 @@ pub fn save_onnx(
         note.text(2, value);
         model.message(14, note);
     }
-    if model.0.len() > LARGEST {
-        let size = model.0.len() >> 20;
+    if model.as_bytes().len() > LARGEST {
+        let size = model.as_bytes().len() >> 20;
         return Err(malformed(
             path,
             format!(
@@ -75,7 +76,7 @@ pub fn save_onnx(
             ),
         ));
     }
-    replace(path, &model.0).map_err(|source| WeightsError::Io {
+    swav_files::write(path, model.as_bytes()).map_err(|source| WeightsError::Io {
         path: path.to_owned(),
         source,
     })
@@ -289,61 +290,4 @@ fn tensor(name: &str, data: &TensorData) -> Message {
     tensor.text(8, name);
     tensor.bytes(9, data.as_bytes());
     tensor
-}
-
-/// A message of a protocol buffer, as its bytes.
-#[derive(Default)]
-struct Message(Vec<u8>);
-
-impl Message {
-    fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.0.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.0.push(value as u8);
-    }
-
-    fn key(&mut self, field: u32, wire: u64) {
-        self.varint(u64::from(field) << 3 | wire);
-    }
-
-    fn number(&mut self, field: u32, value: u64) {
-        self.key(field, 0);
-        self.varint(value);
-    }
-
-    fn float(&mut self, field: u32, value: f32) {
-        self.key(field, 5);
-        self.0.extend(value.to_le_bytes());
-    }
-
-    fn bytes(&mut self, field: u32, value: &[u8]) {
-        self.key(field, 2);
-        self.varint(value.len() as u64);
-        self.0.extend_from_slice(value);
-    }
-
-    fn text(&mut self, field: u32, value: &str) {
-        self.bytes(field, value.as_bytes());
-    }
-
-    fn message(&mut self, field: u32, value: Self) {
-        self.bytes(field, &value.0);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_and_texts_are_encoded_as_the_format_says() {
-        let mut message = Message::default();
-        message.number(1, 300);
-        message.text(2, "hi");
-        message.float(3, 1.0);
-        let expected = [8, 0xAC, 2, 18, 2, b'h', b'i', 29, 0, 0, 0x80, 0x3F];
-        assert_eq!(message.0, expected);
-    }
 }

@@ -1,8 +1,6 @@
 //! SafeTensors files.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 use burn::tensor::{DType, TensorData};
@@ -49,7 +47,7 @@ fn write(tensors: &Tensors, path: &Path) -> Result<(), WeightsError> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let bytes =
         safetensors::serialize(views, Some(metadata)).map_err(|error| malformed(path, error))?;
-    replace(path, &bytes).map_err(|source| WeightsError::Io {
+    swav_files::write(path, &bytes).map_err(|source| WeightsError::Io {
         path: path.to_owned(),
         source,
     })
@@ -104,23 +102,4 @@ pub(super) fn floats(path: &Path) -> Result<(Tensors, Vec<(String, String)>), We
         tensors.insert(name.to_owned(), data);
     }
     Ok((tensors, others))
-}
-
-/// Puts a complete file in the place of whatever is at `path`.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
-    let mut scratch = name.to_owned();
-    scratch.push(format!(".{}.tmp", std::process::id()));
-    let scratch = path.with_file_name(scratch);
-    let written = File::create(&scratch)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        })
-        .and_then(|()| std::fs::rename(&scratch, path));
-    if written.is_err() {
-        // Nothing more can be done if this fails too; the first error is the one to report.
-        let _ = std::fs::remove_file(&scratch);
-    }
-    written
 }

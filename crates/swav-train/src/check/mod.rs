@@ -14,7 +14,7 @@ use swav_model::Draw;
 use swav_model::ops::plainly;
 
 use crate::TrainError;
-use crate::eval::read;
+use crate::device::read;
 
 pub use speed::{Speed, speeds};
 

@@ -7,11 +7,13 @@ use swav_model::Stem;
 use swav_ot::{SinkhornConfig, sinkhorn};
 
 use super::Extent;
-use super::steps::{gradients, method, network};
+use super::steps::{method, network};
 use crate::TrainError;
-use crate::config::OptimizerName;
-use crate::method::Method;
-use crate::optim::{OptimizerPlan, Schedule};
+use crate::batch::DeviceBatch;
+use crate::comm::Local;
+use crate::optim::{OptimizerName, OptimizerPlan, Schedule};
+use crate::precision::Precision;
+use crate::step;
 
 /// Something that was timed.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,7 +70,7 @@ fn step(device: &Device, extent: Extent) -> Result<Speed, TrainError> {
         Extent::Full => (64, 300),
         Extent::Slim => (16, 100),
     };
-    let mut current = network("resnet18", Stem::Imagenet, extent, prototypes, device)?;
+    let mut network = network("resnet18", Stem::Imagenet, extent, prototypes, device)?;
     let mut method = method(prototypes, device);
     let rate = 0.1;
     let mut optimizer = OptimizerPlan {
@@ -84,7 +86,7 @@ fn step(device: &Device, extent: Extent) -> Result<Speed, TrainError> {
             steps: 1,
         },
     }
-    .init(&current);
+    .init(&network);
     let crops: Vec<Tensor<4>> = [(2, 32), (4, 20)]
         .into_iter()
         .map(|(count, size)| {
@@ -92,10 +94,20 @@ fn step(device: &Device, extent: Extent) -> Result<Speed, TrainError> {
             Tensor::random(shape, Distribution::Normal(0.0, 1.0), device).autodiff()
         })
         .collect();
+    let mut crops = DeviceBatch::new(batch, crops);
     let seconds = timed(device, || {
-        let network = method.before_step(current.clone());
-        let (_, found) = gradients(&network, &mut method, crops.clone(), batch);
-        current = optimizer.step(rate, network, found);
+        let learner = step::Learner {
+            network: &mut network,
+            optimizer: &mut optimizer,
+            method: &mut method,
+        };
+        let mut compute = step::Compute {
+            parts: 1,
+            precision: Precision::F32,
+            ranks: &mut Local,
+            phase: &mut |_| {},
+        };
+        step::step(learner, &mut crops, 0, rate, &mut compute);
         Ok(())
     })?;
     Ok(Speed {

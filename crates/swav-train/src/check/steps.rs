@@ -7,8 +7,9 @@ use swav_model::{BackboneConfig, Network, NetworkConfig, Stem, UnknownArchitectu
 
 use super::{Case, Extent, Place, Results, result};
 use crate::TrainError;
-use crate::eval::read;
-use crate::method::{Method, Seen, Swav, SwavPlan};
+use crate::comm::Local;
+use crate::device::read;
+use crate::method::{Method, Swav, SwavPlan, TargetInputs};
 
 /// Images of a batch.
 const BATCH: usize = 8;
@@ -64,7 +65,7 @@ pub(super) fn method(prototypes: usize, device: &Device) -> Swav {
 }
 
 /// Loss and gradients of `network` for `crops`, crop-major, of `batch` images.
-pub(super) fn gradients(
+fn gradients(
     network: &Network,
     method: &mut Swav,
     crops: Vec<Tensor<4>>,
@@ -72,14 +73,15 @@ pub(super) fn gradients(
 ) -> (Tensor<1>, GradientsParams) {
     let outputs = network.forward(crops);
     let embeddings = outputs.embeddings.clone().detach().inner();
-    let targets = method.targets(&Seen {
+    let inputs = TargetInputs {
         step: 0,
         network,
         crop: &|crop| unreachable!("SwAV does not look at crop {crop}"),
         embeddings: &embeddings.split(batch, 0),
         indices: &[],
         labels: &[],
-    });
+    };
+    let targets = method.targets(&inputs, &mut Local);
     let loss = method.loss(&outputs, &targets, 0..batch);
     let gradients = GradientsParams::from_grads(loss.backward(), network);
     (loss.inner(), gradients)

@@ -106,11 +106,11 @@ fn visit(name: &str, value: &Value, seen: &mut impl FnMut(&str, f64, &Value)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::QueueRecipe;
+    use crate::method::MethodName;
     use swav_data::CropSpec;
 
-    /// A recipe with every number given.
-    fn full() -> Recipe {
+    /// A recipe with every number given, with the fields of a method.
+    fn full(method: &str) -> Recipe {
         let mut recipe = Recipe::default();
         let data = &mut recipe.data;
         (data.workers, data.prefetch) = (Some(1), Some(1));
@@ -123,15 +123,7 @@ mod tests {
         let model = &mut recipe.model;
         (model.width, model.hidden, model.dim) = (Some(1.0), Some(1), Some(1));
         model.prototypes = Some(vec![1]);
-        let method = &mut recipe.method;
-        (method.temperature, method.epsilon) = (Some(0.1), Some(0.1));
-        (method.iterations, method.assign) = (Some(3), Some(vec![0]));
-        (method.momentum, method.key_groups) = (Some(0.5), Some(1));
-        method.smoothing = Some(0.1);
-        method.queue = Some(QueueRecipe {
-            length: Some(1),
-            start: None,
-        });
+        recipe.method = toml::from_str(method).unwrap();
         let optimizer = &mut recipe.optimizer;
         (optimizer.lr, optimizer.final_lr) = (Some(0.1), Some(0.1));
         (optimizer.start_lr, optimizer.momentum) = (Some(0.1), Some(0.1));
@@ -143,35 +135,56 @@ mod tests {
         recipe
     }
 
+    /// The fields of each method, all that there are.
+    const METHODS: [&str; 7] = [
+        "name = 'swav'\ntemperature = 0.1\nepsilon = 0.1\niterations = 3\nassign = [0]\nfreeze = '1 step'\n\
+         queue = { length = 1, start = '1 step' }",
+        "name = 'deepcluster-v2'\ntemperature = 0.1\niterations = 3",
+        "name = 'sela-v2'\ntemperature = 0.1\nepsilon = 0.1\niterations = 3\nlabels = 'soft'\nfreeze = '1 step'",
+        "name = 'simclr'\ntemperature = 0.1",
+        "name = 'moco-v2'\ntemperature = 0.1\nmomentum = 0.5\nqueue = { length = 1, start = '1 step' }\n\
+         key_groups = 1",
+        "name = 'supervised'\nsmoothing = 0.1",
+        "name = 'random'",
+    ];
+
     #[test]
     fn every_number_has_bounds_and_every_bound_a_number() {
         let mut names = std::collections::BTreeSet::new();
-        visit("", &Value::try_from(full()).unwrap(), &mut |name, _, _| {
-            names.insert(without_index(name));
-        });
+        for method in METHODS {
+            let recipe = Value::try_from(full(method)).unwrap();
+            visit("", &recipe, &mut |name, _, _| {
+                names.insert(without_index(name));
+            });
+            assert_eq!(problems(&full(method)), Vec::<String>::new());
+        }
         let known = BOUNDS.iter().map(|(name, ..)| name.to_string()).collect();
         assert_eq!(names, known);
-        assert_eq!(problems(&full()), Vec::<String>::new());
     }
 
-    /// Written out, so that a field which is added cannot be forgotten in `full`.
+    /// Written out, so that a field which is added cannot be forgotten.
     #[test]
-    fn the_full_recipe_leaves_no_number_out() {
+    fn the_full_recipes_leave_no_number_out() {
         let Recipe {
             data,
             model,
-            method,
+            method: _,
             optimizer,
             train,
             evaluation,
             crops: _,
             augment: _,
-        } = full();
-        let text = format!("{data:?}{model:?}{method:?}{optimizer:?}{train:?}{evaluation:?}");
+        } = full(METHODS[0]);
+        let text = format!("{data:?}{model:?}{optimizer:?}{train:?}{evaluation:?}");
         let left_out: Vec<_> = text.matches(": None").collect();
-        // path, test, format, labels; init, backbone, stem, head_norm; name, freeze, queue.start, labels; name, warmup,
-        // exclude_bias_and_norm; precision, checkpoint, log, knn, on_collapse, tensorboard.
-        assert_eq!(left_out.len(), 21, "{text}");
+        // path, test, format, labels; init, backbone, stem, head_norm; name, warmup, exclude_bias_and_norm; precision,
+        // checkpoint, log, knn, on_collapse, tensorboard.
+        assert_eq!(left_out.len(), 17, "{text}");
+        let methods = METHODS.map(|method| full(method).method);
+        assert_eq!(methods.len(), MethodName::ALL.len());
+        for method in methods {
+            assert!(!format!("{method:?}").contains("None"), "{method:?}");
+        }
     }
 
     #[test]
@@ -185,7 +198,7 @@ mod tests {
             ("crops.0.scale", "[-inf, 1.0]"),
             ("augment.jitter.brightness", "1e38"),
         ] {
-            let recipe = full().set(&format!("{field}={value}")).unwrap();
+            let recipe = full(METHODS[0]).set(&format!("{field}={value}")).unwrap();
             let problems = problems(&recipe);
             let name = field.replace(".0", "[0]");
             assert!(

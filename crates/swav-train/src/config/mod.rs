@@ -7,7 +7,6 @@
 
 mod bounds;
 mod parse;
-mod span;
 
 use std::path::PathBuf;
 
@@ -16,10 +15,11 @@ use swav_data::{Augment, CropSpec, Format};
 use swav_model::Stem;
 
 pub(crate) use bounds::problems;
-pub(crate) use span::LONGEST;
-pub use span::{Interval, Span};
 
-use crate::method::{LabelKind, MethodName};
+use crate::method::MethodRecipe;
+use crate::optim::OptimizerName;
+use crate::precision::Precision;
+use crate::span::Span;
 
 /// A recipe as written in TOML. See `configs/` for complete ones.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -95,44 +95,6 @@ pub struct ModelRecipe {
     pub prototypes: Option<Vec<usize>>,
 }
 
-/// `[method]`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MethodRecipe {
-    /// `swav`, `deepcluster-v2`, `sela-v2`, `simclr`, `moco-v2`, `supervised` or `random`.
-    pub name: Option<MethodName>,
-    /// τ of the softmax over prototype scores.
-    pub temperature: Option<f64>,
-    /// ε, the weight of the entropy in the assignment.
-    pub epsilon: Option<f64>,
-    /// Sinkhorn-Knopp iterations.
-    pub iterations: Option<usize>,
-    /// The crops that codes are computed for.
-    pub assign: Option<Vec<usize>>,
-    /// How long the prototypes stay as they were initialised.
-    pub freeze: Option<Span>,
-    /// Earlier embeddings that take part in the assignment.
-    pub queue: Option<QueueRecipe>,
-    /// SeLa-v2: `hard` or `soft`.
-    pub labels: Option<LabelKind>,
-    /// MoCo-v2: what the encoder of the keys keeps of itself in each step.
-    pub momentum: Option<f64>,
-    /// MoCo-v2: groups that the keys are passed in, each with batch statistics of its own.
-    pub key_groups: Option<usize>,
-    /// Supervised: share of a label's weight that goes to all classes alike.
-    pub smoothing: Option<f64>,
-}
-
-/// `[method] queue = { length = 3840, start = "15 epochs" }`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct QueueRecipe {
-    /// Embeddings kept per assigning crop, rounded down to a multiple of the batch; 0: no queue.
-    pub length: Option<usize>,
-    /// When it begins to fill.
-    pub start: Option<Span>,
-}
-
 /// `[optimizer]`
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -153,20 +115,6 @@ pub struct OptimizerRecipe {
     pub weight_decay: Option<f64>,
     /// Leave biases and batch norms out of decay and of LARC's scaling.
     pub exclude_bias_and_norm: Option<bool>,
-}
-
-/// The optimizers on offer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerName {
-    /// SGD with layer-wise adaptive rate control, the paper's.
-    Larc,
-    /// SGD with momentum.
-    Sgd,
-    /// Adam with L2 regularisation.
-    Adam,
-    /// Adam with decoupled weight decay.
-    Adamw,
 }
 
 /// `[train]`
@@ -195,14 +143,6 @@ pub struct TrainRecipe {
     pub on_collapse: Option<OnCollapse>,
     /// Whether the run also writes event files for TensorBoard.
     pub tensorboard: Option<bool>,
-}
-
-/// Number format of weights and activations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32-bit floats throughout.
-    F32,
 }
 
 /// What happens when the features collapse.

@@ -8,6 +8,7 @@ use toml::{Table, Value};
 use super::Recipe;
 use crate::TrainError;
 use crate::files::write_atomic;
+use crate::method::MethodRecipe;
 
 impl Recipe {
     /// Reads a recipe file.
@@ -39,10 +40,31 @@ impl Recipe {
     /// # Errors
     /// As [`from_file`](Self::from_file).
     pub fn from_toml(text: &str, origin: &str) -> Result<Self, TrainError> {
-        toml::from_str(text).map_err(|error| {
+        let parsed = toml::from_str(text);
+        parsed.map_err(|error| {
+            let error = MethodRecipe::check_lines(text).err().unwrap_or(error);
             let message = error.to_string();
             TrainError::Recipe(format!("{origin}: {}", with_suggestion(message.trim_end())))
         })
+    }
+
+    /// Applies `section.field=value` overrides, that of the method's name before all others: what else may be told
+    /// depends on it.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub fn set_all(self, assignments: &[String]) -> Result<Self, TrainError> {
+        let names_method = |assignment: &&String| {
+            let key = assignment.split('=').next().unwrap_or_default();
+            key.trim() == "method.name"
+        };
+        let first = assignments.iter().filter(names_method);
+        let others = assignments
+            .iter()
+            .filter(|assignment| !names_method(assignment));
+        first
+            .chain(others)
+            .try_fold(self, |recipe, assignment| recipe.set(assignment))
     }
 
     /// Applies one `section.field=value` override.
@@ -146,6 +168,7 @@ fn with_suggestion(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::span::Span;
 
     fn refusal(text: &str) -> String {
         Recipe::from_toml(text, "r.toml").unwrap_err().to_string()
@@ -175,8 +198,26 @@ mod tests {
             .unwrap();
         assert_eq!(recipe.train.epochs, Some(2));
         assert_eq!(recipe.train.seed, Some(4));
-        assert_eq!(recipe.method.freeze, Some(super::super::Span::Epochs(1.0)));
+        let MethodRecipe::Swav(method) = &recipe.method else {
+            panic!("{:?}", recipe.method)
+        };
+        assert_eq!(method.freeze, Some(Span::Epochs(1.0)));
         assert_eq!(recipe.model.prototypes, Some(vec![16, 16]));
+    }
+
+    #[test]
+    fn the_name_of_a_method_counts_before_its_fields_wherever_it_stands() {
+        let overrides = ["method.momentum=0.99", "method.name=moco-v2"].map(String::from);
+        let recipe = Recipe::default().set_all(&overrides).unwrap();
+        let MethodRecipe::MocoV2(method) = recipe.method else {
+            panic!("{:?}", recipe.method)
+        };
+        assert_eq!(method.momentum, Some(0.99));
+        let message = Recipe::default()
+            .set("method.momentum=0.99")
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("[method] of swav"), "{message}");
     }
 
     #[test]

@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor};
-use swav_model::Network;
 
-use super::Epoch;
-use super::memory::{Memory, Remembered};
+use super::EmbeddedBatch;
+use super::tensor_file::{SavedTensors, TensorFile};
 use crate::TrainError;
 
 /// The embeddings of a whole epoch, one bank for each of the first crops (Caron et al., NeurIPS 2020, appendix A.4).
@@ -30,24 +29,14 @@ impl Bank {
         }
     }
 
-    /// Fills the banks by one pass over the images, if they are empty.
+    /// Remembers the batches of a whole epoch, if there are any.
     ///
-    /// # Errors
-    /// If the data fails or the pass is interrupted; the banks are then as empty as they were.
-    pub fn fill(&mut self, epoch: &mut Epoch<'_>, network: &Network) -> Result<(), TrainError> {
-        if !self.indices.is_empty() {
-            return Ok(());
+    /// # Panics
+    /// If a batch has fewer embeddings than there are banks.
+    pub fn fill(&mut self, epoch: Vec<EmbeddedBatch>) {
+        for (place, batch) in epoch.into_iter().enumerate() {
+            self.put(place, &batch.indices, &batch.embeddings);
         }
-        let mut filled = Self::new(self.embeddings.len());
-        epoch.embed(
-            network,
-            self.embeddings.len(),
-            &mut |indices, embeddings| {
-                filled.put(filled.indices.len(), indices, embeddings);
-            },
-        )?;
-        *self = filled;
-        Ok(())
     }
 
     /// Remembers the batch at `place` in the epoch: the images' indices and, for each bank, unit embeddings `[B, dim]`.
@@ -96,7 +85,7 @@ impl Bank {
     }
 
     pub(crate) fn save(&self, directory: &Path) -> Result<(), TrainError> {
-        let mut memory = Memory::default();
+        let mut memory = TensorFile::default();
         memory.number("batches", self.indices.len() as u64);
         if !self.is_empty() {
             for bank in 0..self.embeddings.len() {
@@ -116,7 +105,7 @@ impl Bank {
         images: usize,
         device: &Device,
     ) -> Result<(), TrainError> {
-        let found = Remembered::open(&directory.join(FILE))?;
+        let found = SavedTensors::open(&directory.join(FILE))?;
         let batches = found.number("batches")? as usize;
         let all = images / batch;
         if batches != 0 && batches != all {

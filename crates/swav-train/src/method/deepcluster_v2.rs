@@ -12,12 +12,27 @@ use swav_model::{Network, Outputs};
 use swav_ot::{centroids_from, spherical_kmeans};
 
 use super::bank::Bank;
+use super::checks::{check_clusters, check_prototypes, check_several_crops, check_temperature};
 use super::labels::Labels;
-use super::memory::{Memory, Remembered};
-use super::swav::check_temperature;
-use super::{Chance, Draft, Epoch, Method, MethodSettings, Metric, Seen, Targets, prediction_loss};
+use super::tensor_file::{SavedTensors, TensorFile};
+use super::{
+    Chance, Defaults, EpochStart, Method, MethodContext, MethodPlan, Metric, PlanSettings,
+    RecipeSettings, TargetInputs, Targets, prediction_loss,
+};
 use crate::TrainError;
-use crate::plan::{Ledger, Plan, check_prototypes, check_several_crops};
+use crate::comm::Communicator;
+use crate::facts::Facts;
+use crate::ledger::Ledger;
+
+/// What `[method]` can tell DeepCluster-v2.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeepclusterV2Recipe {
+    /// τ of the softmax over scores.
+    pub temperature: Option<f64>,
+    /// Rounds of k-means before an epoch.
+    pub iterations: Option<usize>,
+}
 
 /// Everything DeepCluster-v2 is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,41 +44,44 @@ pub struct DeepclusterV2Plan {
     pub iterations: usize,
 }
 
-impl DeepclusterV2Plan {
-    pub(crate) const HEADS: usize = 3;
-    pub(crate) const FIELDS: &[&str] = &["temperature", "iterations"];
-
-    pub(crate) fn derive(draft: &mut Draft<'_>) -> Self {
-        let wanted = &draft.recipe.method;
-        Self {
-            temperature: wanted.temperature.unwrap_or(0.1),
-            iterations: wanted.iterations.unwrap_or(10),
+impl RecipeSettings for DeepclusterV2Recipe {
+    fn defaults(&self, _: &Facts) -> Defaults {
+        Defaults {
+            heads: 3,
+            ..Defaults::default()
         }
+    }
+
+    fn derive(&self, _: &MethodContext<'_>, _: &mut Ledger) -> MethodPlan {
+        MethodPlan::DeepclusterV2(DeepclusterV2Plan {
+            temperature: self.temperature.unwrap_or(0.1),
+            iterations: self.iterations.unwrap_or(10),
+        })
     }
 }
 
-impl MethodSettings for DeepclusterV2Plan {
-    fn check(&self, plan: &Plan, ledger: &mut Ledger) {
-        check_several_crops(plan, ledger);
+impl PlanSettings for DeepclusterV2Plan {
+    fn check(&self, context: &MethodContext<'_>, ledger: &mut Ledger) {
+        check_several_crops(context, ledger);
         check_temperature(self.temperature, ledger);
-        check_prototypes(plan, ledger);
-        check_clusters(plan, ledger);
+        check_prototypes(context, ledger);
+        check_clusters(context, ledger);
         ledger.require(self.iterations > 0, || {
             "method.iterations = 0 would leave the clusters at random; 10 is usual".to_string()
         });
     }
 
-    fn build(&self, plan: &Plan, _: &Network, _: &Device) -> Box<dyn Method> {
+    fn build(&self, context: &MethodContext<'_>, _: &Network, _: &Device) -> Box<dyn Method> {
         Box::new(DeepclusterV2::new(
             self.clone(),
-            &plan.model.prototypes,
-            plan.data.images,
-            [plan.train.batch_size, plan.model.dim],
+            &context.model.prototypes,
+            context.images,
+            [context.batch, context.model.dim],
         ))
     }
 
-    fn memory(&self, plan: &Plan) -> u64 {
-        bank_memory(plan)
+    fn memory(&self, context: &MethodContext<'_>) -> u64 {
+        bank_memory(context)
     }
 
     fn describe(&self) -> String {
@@ -72,26 +90,17 @@ impl MethodSettings for DeepclusterV2Plan {
             self.temperature, self.iterations
         )
     }
-}
 
-/// Of a method whose clusters are made of the images of one epoch.
-pub(super) fn check_clusters(plan: &Plan, ledger: &mut Ledger) {
-    let rows = plan.train.steps_per_epoch as usize * plan.train.batch_size;
-    for &clusters in &plan.model.prototypes {
-        ledger.require(clusters <= rows || clusters > plan.data.images, || {
-            format!(
-                "model.prototypes = {clusters} is more than the {rows} images that the whole batches of an epoch hold: \
-                 some clusters would stay empty; lower it or train.batch_size"
-            )
-        });
+    fn temperature(&self) -> Option<f64> {
+        Some(self.temperature)
     }
 }
 
 /// Bytes of the banks and the labels.
-pub(super) fn bank_memory(plan: &Plan) -> u64 {
-    let rows = plan.train.steps_per_epoch * plan.train.batch_size as u64;
-    let labels = (plan.model.prototypes.len() * plan.data.images) as u64;
-    4 * (BANKS as u64 * rows * plan.model.dim as u64 + labels)
+pub(super) fn bank_memory(context: &MethodContext<'_>) -> u64 {
+    let rows = context.steps_per_epoch * context.batch as u64;
+    let labels = (context.model.prototypes.len() * context.images) as u64;
+    4 * (BANKS as u64 * rows * context.model.dim as u64 + labels)
 }
 
 /// DeepCluster-v2 with its banks and the labels of the epoch.
@@ -141,13 +150,19 @@ impl DeepclusterV2 {
 }
 
 impl Method for DeepclusterV2 {
+    /// Those of the banks, as long as they are empty.
+    fn crops_before_epoch(&self) -> usize {
+        if self.bank.is_empty() { BANKS } else { 0 }
+    }
+
     /// Clusters the banks anew; the centroids become the prototypes.
     fn before_epoch(
         &mut self,
-        epoch: &mut Epoch<'_>,
+        epoch: EpochStart,
         mut network: Network,
+        _: &mut dyn Communicator,
     ) -> Result<Network, TrainError> {
-        self.bank.fill(epoch, &network)?;
+        self.bank.fill(epoch.embedded);
         let mut found = Vec::new();
         for (head, &clusters) in self.clusters.iter().enumerate() {
             let samples = self.bank.whole(head % BANKS);
@@ -174,16 +189,16 @@ impl Method for DeepclusterV2 {
     }
 
     /// The cluster of each image by each head.
-    fn targets(&mut self, seen: &Seen<'_>) -> Targets {
-        let device = seen.embeddings[0].device();
+    fn targets(&mut self, inputs: &TargetInputs<'_>, _: &mut dyn Communicator) -> Targets {
+        let device = inputs.embeddings[0].device();
         let heads = self.clusters.iter().enumerate().map(|(head, &clusters)| {
             self.labels
-                .distributions(head, seen.indices, clusters, &device)
+                .distributions(head, inputs.indices, clusters, &device)
         });
         let targets = Targets(heads.collect());
-        let place = seen.step as usize % self.batches;
+        let place = inputs.step as usize % self.batches;
         self.bank
-            .put(place, seen.indices, &seen.embeddings[..BANKS]);
+            .put(place, inputs.indices, &inputs.embeddings[..BANKS]);
         targets
     }
 
@@ -216,7 +231,7 @@ impl Method for DeepclusterV2 {
             &self.bank,
             &self.labels,
             &self.metrics,
-            Memory::default(),
+            TensorFile::default(),
         )
     }
 
@@ -260,7 +275,7 @@ pub(super) fn save_epoch(
     bank: &Bank,
     labels: &Labels,
     metrics: &[Metric],
-    mut memory: Memory,
+    mut memory: TensorFile,
 ) -> Result<(), TrainError> {
     for (head, labels) in labels.heads().iter().enumerate() {
         memory.integers(format!("head{head}"), labels);
@@ -280,8 +295,8 @@ pub(super) fn load_epoch(
     clusters: &[usize],
     shape: [usize; 2],
     device: &Device,
-) -> Result<(Vec<Metric>, Remembered), TrainError> {
-    let found = Remembered::open(&directory.join(LABELS_FILE))?;
+) -> Result<(Vec<Metric>, SavedTensors), TrainError> {
+    let found = SavedTensors::open(&directory.join(LABELS_FILE))?;
     let images = labels.heads().first().map_or(0, Vec::len);
     let heads = clusters.iter().enumerate().map(|(head, &clusters)| {
         let range = i64::from(Labels::NONE)..clusters as i64;

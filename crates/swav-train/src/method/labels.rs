@@ -53,10 +53,7 @@ impl Labels {
         let rows = labels.len();
         let labelled = labels.iter().filter(|&&label| label != Self::NONE).count();
         let weight = rows as f64 / labelled.max(1) as f64;
-        let labels = TensorData::new(labels, [rows, 1]);
-        let labels = Tensor::<2, Int>::from_data(labels, device);
-        let all = Tensor::<1, Int>::arange(0..clusters as i64, device).unsqueeze_dim::<2>(0);
-        labels.equal(all).float() * weight
+        one_hot(labels, clusters, device) * weight
     }
 
     /// What can be said of the labels, each the mean over the heads of `clusters` clusters: `used_clusters`, the share of
@@ -86,6 +83,14 @@ impl Labels {
             .filter_map(|(name, value)| Some(Metric::new(name, value?)))
             .collect()
     }
+}
+
+/// Rows with a one where their label is, `[B, classes]`; a label of −1 gives zeros.
+pub fn one_hot(labels: Vec<i32>, classes: usize, device: &Device) -> Tensor<2> {
+    let shape = [labels.len(), 1];
+    let labels = Tensor::<2, Int>::from_data(TensorData::new(labels, shape), device);
+    let all = Tensor::<1, Int>::arange(0..classes as i64, device).unsqueeze_dim::<2>(0);
+    labels.equal(all).float()
 }
 
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {

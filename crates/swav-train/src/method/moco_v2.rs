@@ -10,12 +10,32 @@ use serde::{Deserialize, Serialize};
 use swav_data::Permutation;
 use swav_model::{Draw, Network, Outputs};
 
-use super::memory::{Memory, Remembered};
+use super::checks::{check_no_prototypes, check_several_crops, check_temperature};
 use super::momentum::Momentum;
-use super::swav::check_temperature;
-use super::{Chance, Draft, Method, MethodSettings, Metric, Queue, Seen, Targets};
+use super::tensor_file::{SavedTensors, TensorFile};
+use super::{
+    Chance, Defaults, Method, MethodContext, MethodName, MethodPlan, Metric, OptimizerDefaults,
+    PlanSettings, Queue, QueueRecipe, RecipeSettings, TargetInputs, Targets,
+};
 use crate::TrainError;
-use crate::plan::{Ledger, Plan, check_no_prototypes, check_several_crops};
+use crate::comm::Communicator;
+use crate::facts::Facts;
+use crate::ledger::Ledger;
+use crate::optim::OptimizerName;
+
+/// What `[method]` can tell MoCo-v2.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MocoV2Recipe {
+    /// τ of the softmax over similarities.
+    pub temperature: Option<f64>,
+    /// What the encoder of the keys keeps of itself in each step.
+    pub momentum: Option<f64>,
+    /// Keys of earlier batches.
+    pub queue: Option<QueueRecipe>,
+    /// Groups that the keys are passed in, each with batch statistics of its own.
+    pub key_groups: Option<usize>,
+}
 
 /// Everything MoCo-v2 is told, with every constant resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,46 +51,57 @@ pub struct MocoV2Plan {
     pub key_groups: usize,
 }
 
-impl MocoV2Plan {
-    pub(crate) const HEADS: usize = 0;
-    pub(crate) const FIELDS: &[&str] = &["temperature", "momentum", "queue", "key_groups"];
-    const QUEUE: usize = 65_536;
+/// Keys that the queue holds at most where nobody says how many, as on ImageNet.
+const LONGEST_QUEUE: usize = 65_536;
 
-    pub(crate) fn derive(draft: &mut Draft<'_>) -> Self {
-        let (wanted, batch) = (&draft.recipe.method, draft.train.batch_size.max(1));
-        let queue = wanted.queue.clone().unwrap_or_default();
-        let half = (draft.facts.images / 2).min(Self::QUEUE) / batch * batch;
+impl RecipeSettings for MocoV2Recipe {
+    fn defaults(&self, _: &Facts) -> Defaults {
+        Defaults {
+            head_norm: false,
+            optimizer: Some(OptimizerDefaults {
+                name: OptimizerName::Sgd,
+                weight_decay: 1e-4,
+                why: "MoCo's own",
+            }),
+            ..Defaults::default()
+        }
+    }
+
+    fn derive(&self, context: &MethodContext<'_>, ledger: &mut Ledger) -> MethodPlan {
+        let batch = context.batch.max(1);
+        let queue = self.queue.clone().unwrap_or_default();
+        let half = (context.images / 2).min(LONGEST_QUEUE) / batch * batch;
         if queue.start.is_some() {
             let problem =
                 "method.queue.start: MoCo's queue is full from the first step; leave it out";
-            draft.ledger.problems.push(problem.to_string());
+            ledger.problems.push(problem.to_string());
         }
-        let length = draft.ledger.or(
+        let length = ledger.or(
             queue.length.map(|length| length / batch * batch),
             "method.queue.length",
             half,
             "65,536, at most half of the images, in whole batches",
         );
         let groups = (batch / 32).clamp(2, 8).min((batch / 2).max(1));
-        Self {
-            temperature: wanted.temperature.unwrap_or(0.2),
-            momentum: wanted.momentum.unwrap_or(0.999),
+        MethodPlan::MocoV2(MocoV2Plan {
+            temperature: self.temperature.unwrap_or(0.2),
+            momentum: self.momentum.unwrap_or(0.999),
             queue: length,
-            key_groups: draft.ledger.or(
-                wanted.key_groups,
+            key_groups: ledger.or(
+                self.key_groups,
                 "method.key_groups",
                 groups,
                 "at most 8 of 32 images each, as on the paper's devices, and 2 at least: one group of all would share \
                  its statistics with the queries",
             ),
-        }
+        })
     }
 }
 
-impl MethodSettings for MocoV2Plan {
-    fn check(&self, plan: &Plan, ledger: &mut Ledger) {
-        check_several_crops(plan, ledger);
-        check_no_prototypes(plan, ledger);
+impl PlanSettings for MocoV2Plan {
+    fn check(&self, context: &MethodContext<'_>, ledger: &mut Ledger) {
+        check_several_crops(context, ledger);
+        check_no_prototypes(MethodName::MocoV2, context, ledger);
         check_temperature(self.temperature, ledger);
         ledger.require((0.0..=1.0).contains(&self.momentum), || {
             format!(
@@ -83,33 +114,38 @@ impl MethodSettings for MocoV2Plan {
             format!(
                 "method.queue.length is shorter than a batch of {}: nothing is left to tell keys from; lengthen it or \
                  lower the batch",
-                plan.train.batch_size
+                context.batch
             )
         });
-        ledger.require(self.queue <= plan.data.images, || {
+        ledger.require(self.queue <= context.images, || {
             format!(
                 "method.queue.length = {} is longer than the {} images: every image would be told from older copies \
                  of itself; shorten it",
-                self.queue, plan.data.images
+                self.queue, context.images
             )
         });
         ledger.require(
-            self.key_groups >= 1 && 2 * self.key_groups <= plan.train.batch_size,
+            self.key_groups >= 1 && 2 * self.key_groups <= context.batch,
             || {
                 format!(
                     "method.key_groups = {} must leave at least two of the {} images of a batch in each group",
-                    self.key_groups, plan.train.batch_size
+                    self.key_groups, context.batch
                 )
             },
         );
     }
 
-    fn build(&self, plan: &Plan, network: &Network, device: &Device) -> Box<dyn Method> {
-        Box::new(MocoV2::new(self.clone(), plan.train.seed, network, device))
+    fn build(
+        &self,
+        context: &MethodContext<'_>,
+        network: &Network,
+        device: &Device,
+    ) -> Box<dyn Method> {
+        Box::new(MocoV2::new(self.clone(), context.seed, network, device))
     }
 
-    fn memory(&self, plan: &Plan) -> u64 {
-        4 * (plan.model.parameters() + (self.queue * plan.model.dim) as u64)
+    fn memory(&self, context: &MethodContext<'_>) -> u64 {
+        4 * (context.model.parameters() + (self.queue * context.model.dim) as u64)
     }
 
     fn describe(&self) -> String {
@@ -190,8 +226,8 @@ impl Method for MocoV2 {
         crop != KEY
     }
 
-    fn targets(&mut self, seen: &Seen<'_>) -> Targets {
-        Targets(vec![self.keys((seen.crop)(KEY), seen.step)])
+    fn targets(&mut self, inputs: &TargetInputs<'_>, _: &mut dyn Communicator) -> Targets {
+        Targets(vec![self.keys((inputs.crop)(KEY), inputs.step)])
     }
 
     fn loss(&self, outputs: &Outputs, targets: &Targets, rows: Range<usize>) -> Tensor<1> {
@@ -219,14 +255,14 @@ impl Method for MocoV2 {
     }
 
     fn save(&self, directory: &Path) -> Result<(), TrainError> {
-        let mut memory = Memory::default();
+        let mut memory = TensorFile::default();
         memory.tensor("keys", self.queue());
         memory.save(&directory.join(QUEUE_FILE))?;
         self.momentum.save(directory)
     }
 
     fn load(&mut self, directory: &Path, device: &Device) -> Result<(), TrainError> {
-        let found = Remembered::open(&directory.join(QUEUE_FILE))?;
+        let found = SavedTensors::open(&directory.join(QUEUE_FILE))?;
         let keys = found.tensor("keys", self.queue().dims(), device)?;
         self.queue = Queue::restore(vec![keys], self.plan.queue);
         self.momentum.load(directory)

@@ -6,19 +6,20 @@
 //! targets, and tells the method when the network has been updated.
 
 mod bank;
+mod checks;
 mod deepcluster_v2;
 mod labels;
 mod loss;
-mod memory;
 mod moco_v2;
 mod momentum;
-mod plan;
 mod queue;
 mod random;
 mod sela_v2;
+mod settings;
 mod simclr;
 mod supervised;
 mod swav;
+mod tensor_file;
 
 use std::ops::Range;
 use std::path::Path;
@@ -28,32 +29,41 @@ use burn::tensor::{Device, Tensor};
 use swav_model::{Network, Outputs};
 
 pub use bank::Bank;
-pub use deepcluster_v2::{DeepclusterV2, DeepclusterV2Plan};
-pub use labels::Labels;
+pub use deepcluster_v2::{DeepclusterV2, DeepclusterV2Plan, DeepclusterV2Recipe};
+pub use labels::{Labels, one_hot};
 pub use loss::prediction_loss;
-pub use moco_v2::{MocoV2, MocoV2Plan, key_loss};
+pub use moco_v2::{MocoV2, MocoV2Plan, MocoV2Recipe, key_loss};
 pub use momentum::Momentum;
-pub(crate) use plan::{Draft, MethodSettings};
-pub use plan::{MethodName, MethodPlan};
-pub use queue::Queue;
-pub use random::RandomPlan;
-pub use sela_v2::{LabelKind, SelaV2, SelaV2Plan};
-pub use simclr::{Simclr, SimclrPlan, contrastive_loss};
-pub use supervised::{Supervised, SupervisedPlan};
-pub use swav::{QueuePlan, Swav, SwavPlan, swapped_loss};
+pub use queue::{Queue, QueueRecipe};
+pub use random::{RandomPlan, RandomRecipe};
+pub use sela_v2::{LabelKind, SelaV2, SelaV2Plan, SelaV2Recipe};
+pub(crate) use settings::{
+    Defaults, MethodContext, OptimizerDefaults, PlanSettings, RecipeSettings,
+};
+pub use settings::{MethodName, MethodPlan, MethodRecipe};
+pub use simclr::{Simclr, SimclrPlan, SimclrRecipe, contrastive_loss};
+pub use supervised::{Supervised, SupervisedPlan, SupervisedRecipe};
+pub use swav::{QueuePlan, Swav, SwavPlan, SwavRecipe, swapped_loss};
 
 use crate::TrainError;
+use crate::comm::Communicator;
 
 /// How features become a loss.
 pub trait Method: Send {
-    /// Called before the first step of every epoch: the time to look at all images.
+    /// Of how many of the first crops of every image the method wants embeddings before the epoch that is about to begin.
+    fn crops_before_epoch(&self) -> usize {
+        0
+    }
+
+    /// Called before the first step of every epoch, with those embeddings.
     ///
     /// # Errors
-    /// If the data fails or the run is interrupted. The method is then as it was.
+    /// If nothing can be made of them.
     fn before_epoch(
         &mut self,
-        _epoch: &mut Epoch<'_>,
+        _start: EpochStart,
         network: Network,
+        _ranks: &mut dyn Communicator,
     ) -> Result<Network, TrainError> {
         Ok(network)
     }
@@ -70,7 +80,7 @@ pub trait Method: Send {
     }
 
     /// The targets of the batch; whatever the method remembers of the batch it remembers here.
-    fn targets(&mut self, seen: &Seen<'_>) -> Targets;
+    fn targets(&mut self, inputs: &TargetInputs<'_>, ranks: &mut dyn Communicator) -> Targets;
 
     /// The loss of the samples `rows` of the batch, `[1]`: `outputs` are theirs, the targets are the whole
     /// batch's. The mean over equal parts of a batch is the batch's loss, and so are the gradients.
@@ -111,14 +121,14 @@ pub trait Method: Send {
 #[derive(Clone, Debug, Default)]
 pub struct Targets(pub Vec<Tensor<2>>);
 
-/// What a step has seen of its batch of B images.
+/// What the targets of a batch of B images are made of.
 #[derive(Clone, Copy)]
-pub struct Seen<'a> {
+pub struct TargetInputs<'a> {
     /// Steps done before this one.
     pub step: u64,
     /// The network that will be updated.
     pub network: &'a Network,
-    /// Uploads the crop of that number of all images, `[B, 3, S, S]`, without gradient.
+    /// Returns the crop of that number of all images, `[B, 3, S, S]`, without gradient.
     pub crop: &'a dyn Fn(usize) -> Tensor<4>,
     /// Of each crop that the network was shown, unit embeddings `[B, dim]`, without gradient.
     pub embeddings: &'a [Tensor<2>],
@@ -128,38 +138,24 @@ pub struct Seen<'a> {
     pub labels: &'a [Vec<u32>],
 }
 
-/// What a method may use before an epoch.
-pub struct Epoch<'a> {
-    /// The epoch that is about to begin, from 0.
+/// An epoch that is about to begin.
+#[derive(Clone, Debug)]
+pub struct EpochStart {
+    /// Which one, from 0.
     pub number: u64,
     /// The seed of the run.
     pub seed: u64,
-    /// Where it runs, without gradients.
-    pub device: &'a Device,
-    /// What [`embed`](Self::embed) calls.
-    pub pass: &'a mut Pass<'a>,
+    /// The images of the epoch in its order, where the method [wants](Method::crops_before_epoch) them.
+    pub embedded: Vec<EmbeddedBatch>,
 }
 
-/// Runs a network over all batches of an epoch; hands on, for each, the images' indices and the unit embeddings
-/// `[B, dim]` of each of the first crops.
-pub type Pass<'a> = dyn FnMut(&Network, usize, &mut dyn FnMut(&[usize], &[Tensor<2>])) -> Result<(), TrainError>
-    + 'a;
-
-impl Epoch<'_> {
-    /// One pass of `network` over the images of the epoch, without learning and without leaving a trace in
-    /// the running statistics. For each batch `sink` is given the indices of its images and the unit
-    /// embeddings, `[B, dim]`, of each of the first `crops` crops.
-    ///
-    /// # Errors
-    /// If the data fails or the run is interrupted.
-    pub fn embed(
-        &mut self,
-        network: &Network,
-        crops: usize,
-        sink: &mut dyn FnMut(&[usize], &[Tensor<2>]),
-    ) -> Result<(), TrainError> {
-        (self.pass)(network, crops, sink)
-    }
+/// A batch of B images as the network sees it.
+#[derive(Clone, Debug)]
+pub struct EmbeddedBatch {
+    /// Of each image, its index in the source.
+    pub indices: Vec<usize>,
+    /// Of each of the first crops, unit embeddings `[B, dim]`, without gradient.
+    pub embeddings: Vec<Tensor<2>>,
 }
 
 /// By what it is recognised that features tell nothing apart.

@@ -1,6 +1,19 @@
 //! Embeddings of earlier batches that take part in the assignment.
 
 use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::span::Span;
+
+/// `[method] queue = { length = 3840, start = "15 epochs" }`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueRecipe {
+    /// Embeddings kept per assigning crop, rounded down to a multiple of the batch; 0: no queue.
+    pub length: Option<usize>,
+    /// When it begins to fill.
+    pub start: Option<Span>,
+}
 
 /// A first-in, first-out store of unit embeddings, one ring per assigning crop.
 ///

@@ -6,34 +6,53 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use swav_model::{Network, Outputs};
 
-use super::{Chance, Draft, Method, MethodSettings, Metric, Seen, Targets};
-use crate::plan::{Ledger, Plan, check_no_prototypes};
+use super::checks::check_no_prototypes;
+use super::{
+    Chance, Defaults, Method, MethodContext, MethodName, MethodPlan, Metric, PlanSettings,
+    RecipeSettings, TargetInputs, Targets,
+};
+use crate::comm::Communicator;
+use crate::facts::Facts;
+use crate::ledger::Ledger;
+
+/// Random weights are told nothing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RandomRecipe {}
 
 /// Random has no settings: its plan has no steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RandomPlan {}
 
-impl RandomPlan {
-    pub(crate) const HEADS: usize = 0;
-    pub(crate) const FIELDS: &[&str] = &[];
+impl RecipeSettings for RandomRecipe {
+    fn defaults(&self, _: &Facts) -> Defaults {
+        Defaults {
+            trains: false,
+            ..Defaults::default()
+        }
+    }
 
-    pub(crate) fn derive(_: &mut Draft<'_>) -> Self {
-        Self {}
+    fn derive(&self, _: &MethodContext<'_>, _: &mut Ledger) -> MethodPlan {
+        MethodPlan::Random(RandomPlan {})
     }
 }
 
-impl MethodSettings for RandomPlan {
-    fn check(&self, plan: &Plan, ledger: &mut Ledger) {
-        check_no_prototypes(plan, ledger);
+impl PlanSettings for RandomPlan {
+    fn check(&self, context: &MethodContext<'_>, ledger: &mut Ledger) {
+        check_no_prototypes(MethodName::Random, context, ledger);
     }
 
-    fn build(&self, _: &Plan, _: &Network, _: &Device) -> Box<dyn Method> {
+    fn build(&self, _: &MethodContext<'_>, _: &Network, _: &Device) -> Box<dyn Method> {
         Box::new(Random)
     }
 
     fn describe(&self) -> String {
         "weights as they are drawn, not trained".to_string()
+    }
+
+    fn trains(&self) -> bool {
+        false
     }
 }
 
@@ -42,7 +61,7 @@ impl MethodSettings for RandomPlan {
 struct Random;
 
 impl Method for Random {
-    fn targets(&mut self, _: &Seen<'_>) -> Targets {
+    fn targets(&mut self, _: &TargetInputs<'_>, _: &mut dyn Communicator) -> Targets {
         Targets::default()
     }
 

@@ -12,16 +12,22 @@ use swav_model::{Network, Outputs};
 use swav_ot::{PrototypePotentials, SinkhornConfig};
 
 use super::bank::Bank;
-use super::deepcluster_v2::{
-    BANKS, bank_memory, check_clusters, heads_loss, load_epoch, save_epoch,
+use super::checks::{
+    check_clusters, check_prototypes, check_several_crops, check_sinkhorn, check_temperature,
 };
+use super::deepcluster_v2::{BANKS, bank_memory, heads_loss, load_epoch, save_epoch};
 use super::labels::Labels;
-use super::memory::Memory;
-use super::swav::{check_sinkhorn, check_temperature, code_metrics};
-use super::{Chance, Draft, Epoch, Method, MethodSettings, Metric, Seen, Targets};
+use super::swav::code_metrics;
+use super::tensor_file::TensorFile;
+use super::{
+    Chance, Defaults, EpochStart, Method, MethodContext, MethodPlan, Metric, PlanSettings,
+    RecipeSettings, TargetInputs, Targets,
+};
 use crate::TrainError;
-use crate::config::Span;
-use crate::plan::{Ledger, Plan, check_prototypes, check_several_crops};
+use crate::comm::Communicator;
+use crate::facts::Facts;
+use crate::ledger::Ledger;
+use crate::span::Span;
 
 /// What the partition leaves of an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +39,22 @@ pub enum LabelKind {
     Hard,
     /// All of it, as a distribution over prototypes. The banks of the last epoch are kept until the next one.
     Soft,
+}
+
+/// What `[method]` can tell SeLa-v2.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SelaV2Recipe {
+    /// τ of the softmax over scores.
+    pub temperature: Option<f64>,
+    /// ε, the weight of the entropy in the assignment.
+    pub epsilon: Option<f64>,
+    /// Sinkhorn-Knopp iterations before an epoch.
+    pub iterations: Option<usize>,
+    /// `hard` or `soft`.
+    pub labels: Option<LabelKind>,
+    /// How long the prototypes stay as they were initialised.
+    pub freeze: Option<Span>,
 }
 
 /// Everything SeLa-v2 is told, with every constant resolved.
@@ -51,53 +73,55 @@ pub struct SelaV2Plan {
     pub freeze_steps: u64,
 }
 
-impl SelaV2Plan {
-    pub(crate) const HEADS: usize = 3;
-    pub(crate) const FIELDS: &[&str] =
-        &["temperature", "epsilon", "iterations", "labels", "freeze"];
+impl RecipeSettings for SelaV2Recipe {
+    fn defaults(&self, _: &Facts) -> Defaults {
+        Defaults {
+            heads: 3,
+            ..Defaults::default()
+        }
+    }
 
-    pub(crate) fn derive(draft: &mut Draft<'_>) -> Self {
-        let (wanted, train) = (&draft.recipe.method, draft.train);
-        let freeze = draft.ledger.or(
-            wanted.freeze,
+    fn derive(&self, context: &MethodContext<'_>, ledger: &mut Ledger) -> MethodPlan {
+        let freeze = ledger.or(
+            self.freeze,
             "method.freeze",
-            Span::Steps(train.steps_per_epoch),
+            Span::Steps(context.steps_per_epoch),
             "one epoch: the first features would drag the prototypes along",
         );
-        Self {
-            temperature: wanted.temperature.unwrap_or(0.1),
-            epsilon: wanted.epsilon.unwrap_or(0.05),
-            iterations: wanted.iterations.unwrap_or(3),
-            labels: wanted.labels.unwrap_or_default(),
-            freeze_steps: freeze.steps(train.steps_per_epoch).min(train.steps),
-        }
+        MethodPlan::SelaV2(SelaV2Plan {
+            temperature: self.temperature.unwrap_or(0.1),
+            epsilon: self.epsilon.unwrap_or(0.05),
+            iterations: self.iterations.unwrap_or(3),
+            labels: self.labels.unwrap_or_default(),
+            freeze_steps: freeze.steps(context.steps_per_epoch).min(context.steps),
+        })
     }
 }
 
-impl MethodSettings for SelaV2Plan {
-    fn check(&self, plan: &Plan, ledger: &mut Ledger) {
-        check_several_crops(plan, ledger);
+impl PlanSettings for SelaV2Plan {
+    fn check(&self, context: &MethodContext<'_>, ledger: &mut Ledger) {
+        check_several_crops(context, ledger);
         check_temperature(self.temperature, ledger);
         check_sinkhorn(self.epsilon, self.iterations, ledger);
-        check_prototypes(plan, ledger);
-        check_clusters(plan, ledger);
+        check_prototypes(context, ledger);
+        check_clusters(context, ledger);
     }
 
-    fn build(&self, plan: &Plan, _: &Network, device: &Device) -> Box<dyn Method> {
+    fn build(&self, context: &MethodContext<'_>, _: &Network, device: &Device) -> Box<dyn Method> {
         Box::new(SelaV2::new(
             self.clone(),
-            &plan.model.prototypes,
-            plan.data.images,
-            [plan.train.batch_size, plan.model.dim],
+            &context.model.prototypes,
+            context.images,
+            [context.batch, context.model.dim],
             device,
         ))
     }
 
-    fn memory(&self, plan: &Plan) -> u64 {
+    fn memory(&self, context: &MethodContext<'_>) -> u64 {
         match self.labels {
-            LabelKind::Hard => bank_memory(plan),
+            LabelKind::Hard => bank_memory(context),
             // And the banks of the last epoch.
-            LabelKind::Soft => 2 * bank_memory(plan),
+            LabelKind::Soft => 2 * bank_memory(context),
         }
     }
 
@@ -106,6 +130,10 @@ impl MethodSettings for SelaV2Plan {
             "τ {}, ε {}, {} iterations, {:?} labels",
             self.temperature, self.epsilon, self.iterations, self.labels
         )
+    }
+
+    fn temperature(&self) -> Option<f64> {
+        Some(self.temperature)
     }
 }
 
@@ -224,13 +252,19 @@ impl SelaV2 {
 }
 
 impl Method for SelaV2 {
+    /// Those of the banks, as long as they are empty.
+    fn crops_before_epoch(&self) -> usize {
+        if self.bank.is_empty() { BANKS } else { 0 }
+    }
+
     /// Labels all images anew, by the features of the last epoch and today's prototypes.
     fn before_epoch(
         &mut self,
-        epoch: &mut Epoch<'_>,
+        epoch: EpochStart,
         mut network: Network,
+        _: &mut dyn Communicator,
     ) -> Result<Network, TrainError> {
-        self.bank.fill(epoch, &network)?;
+        self.bank.fill(epoch.embedded);
         network.prototypes = network.prototypes.normalise();
         let mut found = Vec::new();
         let mut heads = Vec::new();
@@ -259,18 +293,18 @@ impl Method for SelaV2 {
     }
 
     /// The label of each image by each head.
-    fn targets(&mut self, seen: &Seen<'_>) -> Targets {
+    fn targets(&mut self, inputs: &TargetInputs<'_>, _: &mut dyn Communicator) -> Targets {
         let heads = self.clusters.iter().enumerate();
         let targets = heads.map(|(head, &clusters)| match &self.soft {
-            Some(snapshot) => self.soft_labels(snapshot, head, seen.indices),
+            Some(snapshot) => self.soft_labels(snapshot, head, inputs.indices),
             None => self
                 .labels
-                .distributions(head, seen.indices, clusters, &self.device),
+                .distributions(head, inputs.indices, clusters, &self.device),
         });
         let targets = Targets(targets.collect());
-        let place = seen.step as usize % self.batches;
+        let place = inputs.step as usize % self.batches;
         self.bank
-            .put(place, seen.indices, &seen.embeddings[..BANKS]);
+            .put(place, inputs.indices, &inputs.embeddings[..BANKS]);
         targets
     }
 
@@ -305,7 +339,7 @@ impl Method for SelaV2 {
     }
 
     fn save(&self, directory: &Path) -> Result<(), TrainError> {
-        let mut memory = Memory::default();
+        let mut memory = TensorFile::default();
         if let Some(soft) = &self.soft {
             for (number, bank) in soft.banks.iter().enumerate() {
                 memory.tensor(format!("snapshot{number}"), bank);

@@ -8,9 +8,21 @@ use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 use swav_model::{Network, Outputs};
 
-use super::swav::check_temperature;
-use super::{Chance, Draft, Method, MethodSettings, Metric, Seen, Targets};
-use crate::plan::{Ledger, Plan, check_no_prototypes, check_several_crops};
+use super::checks::{check_no_prototypes, check_several_crops, check_temperature};
+use super::{
+    Chance, Method, MethodContext, MethodName, MethodPlan, Metric, PlanSettings, RecipeSettings,
+    TargetInputs, Targets,
+};
+use crate::comm::Communicator;
+use crate::ledger::Ledger;
+
+/// What `[method]` can tell SimCLR.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SimclrRecipe {
+    /// τ of the softmax over similarities.
+    pub temperature: Option<f64>,
+}
 
 /// Everything SimCLR is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,29 +32,26 @@ pub struct SimclrPlan {
     pub temperature: f64,
 }
 
-impl SimclrPlan {
-    pub(crate) const HEADS: usize = 0;
-    pub(crate) const FIELDS: &[&str] = &["temperature"];
-
-    pub(crate) fn derive(draft: &mut Draft<'_>) -> Self {
-        Self {
-            temperature: draft.recipe.method.temperature.unwrap_or(0.1),
-        }
+impl RecipeSettings for SimclrRecipe {
+    fn derive(&self, _: &MethodContext<'_>, _: &mut Ledger) -> MethodPlan {
+        MethodPlan::Simclr(SimclrPlan {
+            temperature: self.temperature.unwrap_or(0.1),
+        })
     }
 }
 
-impl MethodSettings for SimclrPlan {
-    fn check(&self, plan: &Plan, ledger: &mut Ledger) {
-        check_several_crops(plan, ledger);
-        check_no_prototypes(plan, ledger);
+impl PlanSettings for SimclrPlan {
+    fn check(&self, context: &MethodContext<'_>, ledger: &mut Ledger) {
+        check_several_crops(context, ledger);
+        check_no_prototypes(MethodName::Simclr, context, ledger);
         check_temperature(self.temperature, ledger);
     }
 
-    fn build(&self, plan: &Plan, _: &Network, _: &Device) -> Box<dyn Method> {
+    fn build(&self, context: &MethodContext<'_>, _: &Network, _: &Device) -> Box<dyn Method> {
         Box::new(Simclr {
             temperature: self.temperature,
-            batch: plan.train.batch_size,
-            crops: plan.crops_per_image(),
+            batch: context.batch,
+            crops: context.crops_per_image(),
         })
     }
 
@@ -64,8 +73,8 @@ pub struct Simclr {
 
 impl Method for Simclr {
     /// The embeddings of the whole batch, crop by crop: what each part of it is held against.
-    fn targets(&mut self, seen: &Seen<'_>) -> Targets {
-        Targets(seen.embeddings.to_vec())
+    fn targets(&mut self, inputs: &TargetInputs<'_>, _: &mut dyn Communicator) -> Targets {
+        Targets(inputs.embeddings.to_vec())
     }
 
     fn loss(&self, outputs: &Outputs, targets: &Targets, rows: Range<usize>) -> Tensor<1> {

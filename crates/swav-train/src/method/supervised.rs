@@ -7,8 +7,22 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use swav_model::{Network, Outputs};
 
-use super::{Chance, Draft, Method, MethodSettings, Metric, Seen, Targets, prediction_loss};
-use crate::plan::{Ledger, Plan, check_no_prototypes};
+use super::checks::check_no_prototypes;
+use super::{
+    Chance, Defaults, Method, MethodContext, MethodName, MethodPlan, Metric, PlanSettings,
+    RecipeSettings, TargetInputs, Targets, prediction_loss,
+};
+use crate::comm::Communicator;
+use crate::facts::Facts;
+use crate::ledger::Ledger;
+
+/// What `[method]` can tell the classifier.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SupervisedRecipe {
+    /// Share of a label's weight that goes to all classes alike.
+    pub smoothing: Option<f64>,
+}
 
 /// Everything the classifier is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,44 +34,52 @@ pub struct SupervisedPlan {
     pub smoothing: f64,
 }
 
-impl SupervisedPlan {
-    pub(crate) const HEADS: usize = 0;
-    pub(crate) const FIELDS: &[&str] = &["smoothing"];
-
-    pub(crate) fn derive(draft: &mut Draft<'_>) -> Self {
-        Self {
-            classes: draft.facts.classes,
-            smoothing: draft.recipe.method.smoothing.unwrap_or(0.0),
+impl RecipeSettings for SupervisedRecipe {
+    fn defaults(&self, facts: &Facts) -> Defaults {
+        Defaults {
+            hidden: Some(0),
+            dim: Some((facts.classes, "a logit for each class")),
+            ..Defaults::default()
         }
+    }
+
+    fn derive(&self, context: &MethodContext<'_>, _: &mut Ledger) -> MethodPlan {
+        MethodPlan::Supervised(SupervisedPlan {
+            classes: context.classes,
+            smoothing: self.smoothing.unwrap_or(0.0),
+        })
     }
 }
 
-impl MethodSettings for SupervisedPlan {
-    fn check(&self, plan: &Plan, ledger: &mut Ledger) {
-        check_no_prototypes(plan, ledger);
+impl PlanSettings for SupervisedPlan {
+    fn check(&self, context: &MethodContext<'_>, ledger: &mut Ledger) {
+        check_no_prototypes(MethodName::Supervised, context, ledger);
         ledger.require(self.classes >= 2, || {
             format!(
                 "method.name = \"supervised\" needs images of two classes or more, {} has {}: put each class into \
                  a folder of its own, name a file with labels in data.labels, or take a method that needs none",
-                plan.data.path.display(),
+                context.data.display(),
                 match self.classes {
                     0 => "no labels".to_string(),
                     _ => "one class".to_string(),
                 }
             )
         });
-        ledger.require(self.classes < 2 || plan.model.dim == self.classes, || {
-            format!(
-                "model.dim = {}: the head is the classifier of {} classes; leave the field out",
-                plan.model.dim, self.classes
-            )
-        });
+        ledger.require(
+            self.classes < 2 || context.model.dim == self.classes,
+            || {
+                format!(
+                    "model.dim = {}: the head is the classifier of {} classes; leave the field out",
+                    context.model.dim, self.classes
+                )
+            },
+        );
         ledger.require((0.0..1.0).contains(&self.smoothing), || {
             format!("method.smoothing = {} must lie in [0, 1)", self.smoothing)
         });
     }
 
-    fn build(&self, _: &Plan, _: &Network, _: &Device) -> Box<dyn Method> {
+    fn build(&self, _: &MethodContext<'_>, _: &Network, _: &Device) -> Box<dyn Method> {
         Box::new(Supervised {
             classes: self.classes,
             smoothing: self.smoothing,
@@ -104,10 +126,10 @@ impl Supervised {
 }
 
 impl Method for Supervised {
-    fn targets(&mut self, seen: &Seen<'_>) -> Targets {
-        let shape = [seen.labels.len(), self.classes];
-        let wanted = TensorData::new(self.wanted(seen.labels), shape);
-        let device = seen.embeddings[0].device();
+    fn targets(&mut self, inputs: &TargetInputs<'_>, _: &mut dyn Communicator) -> Targets {
+        let shape = [inputs.labels.len(), self.classes];
+        let wanted = TensorData::new(self.wanted(inputs.labels), shape);
+        let device = inputs.embeddings[0].device();
         Targets(vec![Tensor::from_data(wanted, &device)])
     }
 

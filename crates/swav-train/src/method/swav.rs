@@ -8,13 +8,37 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use swav_model::{Network, Outputs};
-use swav_ot::{CodeStatistics, Form, Local, SinkhornConfig, sinkhorn_with};
+use swav_ot::{CodeStatistics, Form, SinkhornConfig, sinkhorn_with};
 
-use super::memory::{Memory, Remembered};
-use super::{Chance, Draft, Method, MethodSettings, Metric, Queue, Seen, Targets};
+use super::checks::{check_prototypes, check_several_crops, check_sinkhorn, check_temperature};
+use super::tensor_file::{SavedTensors, TensorFile};
+use super::{
+    Chance, Defaults, Method, MethodContext, MethodPlan, Metric, PlanSettings, Queue, QueueRecipe,
+    RecipeSettings, TargetInputs, Targets,
+};
 use crate::TrainError;
-use crate::config::Span;
-use crate::plan::{Ledger, Plan, check_prototypes, check_several_crops};
+use crate::comm::Communicator;
+use crate::facts::Facts;
+use crate::ledger::Ledger;
+use crate::span::Span;
+
+/// What `[method]` can tell SwAV.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SwavRecipe {
+    /// τ of the softmax over scores.
+    pub temperature: Option<f64>,
+    /// ε, the weight of the entropy in the assignment.
+    pub epsilon: Option<f64>,
+    /// Sinkhorn-Knopp iterations.
+    pub iterations: Option<usize>,
+    /// The crops that codes are computed for.
+    pub assign: Option<Vec<usize>>,
+    /// How long the prototypes stay as they were initialised.
+    pub freeze: Option<Span>,
+    /// Earlier embeddings that take part in the assignment.
+    pub queue: Option<QueueRecipe>,
+}
 
 /// Everything SwAV is told, with every constant resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,16 +69,6 @@ pub struct QueuePlan {
 }
 
 impl SwavPlan {
-    pub(crate) const HEADS: usize = 1;
-    pub(crate) const FIELDS: &[&str] = &[
-        "temperature",
-        "epsilon",
-        "iterations",
-        "assign",
-        "freeze",
-        "queue",
-    ];
-
     /// Returns the paper's settings (Caron et al., NeurIPS 2020, section 4 and appendix A.1): codes of the first two crops, no
     /// queue, and prototypes that learn from the first step.
     pub fn paper() -> Self {
@@ -67,34 +81,42 @@ impl SwavPlan {
             queue: None,
         }
     }
+}
 
-    pub(crate) fn derive(draft: &mut Draft<'_>) -> Self {
-        let paper = Self::paper();
-        let (wanted, train) = (&draft.recipe.method, draft.train);
-        let freeze = draft.ledger.or(
-            wanted.freeze,
+impl RecipeSettings for SwavRecipe {
+    fn defaults(&self, _: &Facts) -> Defaults {
+        Defaults {
+            heads: 1,
+            ..Defaults::default()
+        }
+    }
+
+    fn derive(&self, context: &MethodContext<'_>, ledger: &mut Ledger) -> MethodPlan {
+        let paper = SwavPlan::paper();
+        let freeze = ledger.or(
+            self.freeze,
             "method.freeze",
-            Span::Steps(train.steps_per_epoch),
+            Span::Steps(context.steps_per_epoch),
             "one epoch: the first features would drag the prototypes along",
         );
-        let first_two = || (0..draft.crops_per_image().min(2)).collect();
-        Self {
-            temperature: wanted.temperature.unwrap_or(paper.temperature),
-            epsilon: wanted.epsilon.unwrap_or(paper.epsilon),
-            iterations: wanted.iterations.unwrap_or(paper.iterations),
-            assign: wanted.assign.clone().unwrap_or_else(first_two),
-            freeze_steps: freeze.steps(train.steps_per_epoch).min(train.steps),
-            queue: derive_queue(draft),
-        }
+        let first_two = || (0..context.crops_per_image().min(2)).collect();
+        MethodPlan::Swav(SwavPlan {
+            temperature: self.temperature.unwrap_or(paper.temperature),
+            epsilon: self.epsilon.unwrap_or(paper.epsilon),
+            iterations: self.iterations.unwrap_or(paper.iterations),
+            assign: self.assign.clone().unwrap_or_else(first_two),
+            freeze_steps: freeze.steps(context.steps_per_epoch).min(context.steps),
+            queue: derive_queue(self.queue.as_ref(), context, ledger),
+        })
     }
 }
 
-impl MethodSettings for SwavPlan {
-    fn check(&self, plan: &Plan, ledger: &mut Ledger) {
-        check_several_crops(plan, ledger);
+impl PlanSettings for SwavPlan {
+    fn check(&self, context: &MethodContext<'_>, ledger: &mut Ledger) {
+        check_several_crops(context, ledger);
         check_temperature(self.temperature, ledger);
         check_sinkhorn(self.epsilon, self.iterations, ledger);
-        let crops = plan.crops_per_image();
+        let crops = context.crops_per_image();
         ledger.require(!self.assign.is_empty(), || {
             "method.assign is empty: at least one crop must give the codes".to_string()
         });
@@ -106,35 +128,35 @@ impl MethodSettings for SwavPlan {
             });
         }
         let queued = self.queue.map_or(0, |queue| queue.length);
-        check_prototypes(plan, ledger);
-        for &prototypes in &plan.model.prototypes {
-            check_share(prototypes, queued, plan, ledger);
+        check_prototypes(context, ledger);
+        for &prototypes in &context.model.prototypes {
+            check_share(prototypes, queued, context, ledger);
         }
         if let Some(queue) = self.queue {
-            ledger.require(queue.length <= plan.data.images, || {
+            ledger.require(queue.length <= context.images, || {
                 format!(
                     "method.queue.length = {} is longer than the {} images: every image would be \
                      assigned beside older copies of itself; shorten it",
-                    queue.length, plan.data.images
+                    queue.length, context.images
                 )
             });
-            ledger.require(queue.start_step < plan.train.steps, || {
+            ledger.require(queue.start_step < context.steps, || {
                 format!(
                     "method.queue.start lies at step {} of a run of {} steps: it would never be used",
-                    queue.start_step, plan.train.steps
+                    queue.start_step, context.steps
                 )
             });
         }
     }
 
-    fn build(&self, plan: &Plan, _: &Network, device: &Device) -> Box<dyn Method> {
-        let (prototypes, dim) = (&plan.model.prototypes, plan.model.dim);
+    fn build(&self, context: &MethodContext<'_>, _: &Network, device: &Device) -> Box<dyn Method> {
+        let (prototypes, dim) = (&context.model.prototypes, context.model.dim);
         Box::new(Swav::new(self.clone(), prototypes, dim, device))
     }
 
-    fn memory(&self, plan: &Plan) -> u64 {
+    fn memory(&self, context: &MethodContext<'_>) -> u64 {
         let length = self.queue.map_or(0, |queue| queue.length);
-        4 * (self.assign.len() * length * plan.model.dim) as u64
+        4 * (self.assign.len() * length * context.model.dim) as u64
     }
 
     fn describe(&self) -> String {
@@ -147,32 +169,18 @@ impl MethodSettings for SwavPlan {
             self.temperature, self.epsilon, self.iterations
         )
     }
-}
 
-/// Holds the temperature of a softmax to what can be computed with.
-pub(super) fn check_temperature(temperature: f64, ledger: &mut Ledger) {
-    ledger.require(temperature > 0.0 && temperature.is_finite(), || {
-        format!("method.temperature = {temperature} must be above 0")
-    });
-}
-
-/// Holds an assignment's settings to what can be computed with.
-pub(super) fn check_sinkhorn(epsilon: f64, iterations: usize, ledger: &mut Ledger) {
-    ledger.require(epsilon >= 0.001, || {
-        format!("method.epsilon = {epsilon} is below 0.001, where 32-bit floats give out")
-    });
-    ledger.require(iterations > 0, || {
-        "method.iterations = 0 leaves the partition unequal, which ends in collapse; 3 is usual"
-            .to_string()
-    });
+    fn temperature(&self) -> Option<f64> {
+        Some(self.temperature)
+    }
 }
 
 /// Samples that a prototype must at least be able to expect in one assignment.
 const LEAST_SHARE: usize = 8;
 
 /// Holds a head to what batch and queue can fill.
-fn check_share(prototypes: usize, queued: usize, plan: &Plan, ledger: &mut Ledger) {
-    let batch = plan.train.batch_size;
+fn check_share(prototypes: usize, queued: usize, context: &MethodContext<'_>, ledger: &mut Ledger) {
+    let batch = context.batch;
     let rows = batch + queued;
     ledger.require(prototypes <= LEAST_SHARE * rows, || {
         format!(
@@ -190,14 +198,16 @@ const WITHOUT_QUEUE: usize = 4;
 
 /// A queue only where a batch is small beside the prototypes. Features of earlier steps cost more
 /// than they give as long as features move fast (`docs/results.md`), so it is none to have in doubt.
-fn derive_queue(draft: &mut Draft<'_>) -> Option<QueuePlan> {
-    let (train, model, facts) = (draft.train, draft.model, draft.facts);
-    let ledger = &mut *draft.ledger;
-    let wanted = draft.recipe.method.queue.clone().unwrap_or_default();
-    let batch = train.batch_size.max(1);
-    let prototypes = model.prototypes.iter().copied().max().unwrap_or(0);
+fn derive_queue(
+    wanted: Option<&QueueRecipe>,
+    context: &MethodContext<'_>,
+    ledger: &mut Ledger,
+) -> Option<QueuePlan> {
+    let wanted = wanted.cloned().unwrap_or_default();
+    let batch = context.batch.max(1);
+    let prototypes = context.model.prototypes.iter().copied().max().unwrap_or(0);
     let missing = (prototypes + prototypes / 4).saturating_sub(batch);
-    let fits = facts.images / 2 / batch * batch;
+    let fits = context.images / 2 / batch * batch;
     let derived = (missing.div_ceil(batch) * batch).min(fits);
     let length = match wanted.length {
         Some(length) => length / batch * batch,
@@ -214,10 +224,10 @@ fn derive_queue(draft: &mut Draft<'_>) -> Option<QueuePlan> {
     if length == 0 {
         return None;
     }
-    let share = Span::Epochs((train.epochs as f64 * 0.075).ceil());
+    let share = Span::Epochs((context.epochs as f64 * 0.075).ceil());
     let start = wanted.start.unwrap_or(share);
     let is_derived = wanted.length.is_none() && wanted.start.is_none();
-    if is_derived && start.steps(train.steps_per_epoch) >= train.steps {
+    if is_derived && start.steps(context.steps_per_epoch) >= context.steps {
         ledger.note("method.queue.length", 0, "the run is over before one helps");
         return None;
     }
@@ -237,7 +247,7 @@ fn derive_queue(draft: &mut Draft<'_>) -> Option<QueuePlan> {
     }
     Some(QueuePlan {
         length,
-        start_step: start.steps(train.steps_per_epoch),
+        start_step: start.steps(context.steps_per_epoch),
     })
 }
 
@@ -281,7 +291,13 @@ impl Swav {
 
     /// The codes of each assigning crop, `[B, K]`, by the prototypes of one head, `[d, K]`. The crops do not
     /// know of each other, but are assigned in one go.
-    fn assign(&self, rows: Tensor<2>, prototypes: Tensor<2>, batch: usize) -> Vec<Tensor<2>> {
+    fn assign(
+        &self,
+        rows: Tensor<2>,
+        prototypes: Tensor<2>,
+        batch: usize,
+        ranks: &mut dyn Communicator,
+    ) -> Vec<Tensor<2>> {
         let crops = self.plan.assign.len();
         let config = SinkhornConfig {
             epsilon: self.plan.epsilon,
@@ -291,7 +307,7 @@ impl Swav {
         let [_, prototypes_of_head] = prototypes.dims();
         let (all, scores) = (all / crops, rows.matmul(prototypes));
         let scores = scores.reshape([crops, all, prototypes_of_head]);
-        let codes = sinkhorn_with(scores, &config, Form::Fused, &mut Local)
+        let codes = sinkhorn_with(scores, &config, Form::Fused, ranks)
             .unwrap_or_else(|error| unreachable!("the plan has been checked: {error}"));
         let own = codes.narrow(1, all - batch, batch);
         (0..crops)
@@ -307,21 +323,21 @@ impl Method for Swav {
     }
 
     /// The codes of each assigning crop by each head, crop by crop.
-    fn targets(&mut self, seen: &Seen<'_>) -> Targets {
+    fn targets(&mut self, inputs: &TargetInputs<'_>, ranks: &mut dyn Communicator) -> Targets {
         let assigning: Vec<Tensor<2>> = self
             .plan
             .assign
             .iter()
-            .map(|&crop| seen.embeddings[crop].clone())
+            .map(|&crop| inputs.embeddings[crop].clone())
             .collect();
         let [batch, _] = assigning[0].dims();
         let rows = self.rows(&assigning);
-        let by_head: Vec<_> = seen
+        let by_head: Vec<_> = inputs
             .network
             .prototypes
             .weights()
             .into_iter()
-            .map(|head| self.assign(rows.clone(), head, batch))
+            .map(|head| self.assign(rows.clone(), head, batch, ranks))
             .collect();
         let codes = (0..assigning.len())
             .flat_map(|crop| by_head.iter().map(move |head| head[crop].clone()))
@@ -329,7 +345,7 @@ impl Method for Swav {
 
         // Only now: the batch is never assigned against itself twice.
         if let (Some(queue), Some(plan)) = (&mut self.queue, self.plan.queue)
-            && seen.step >= plan.start_step
+            && inputs.step >= plan.start_step
         {
             queue.push(&assigning);
         }
@@ -379,7 +395,7 @@ impl Method for Swav {
         let Some(queue) = &self.queue else {
             return Ok(());
         };
-        let mut memory = Memory::default();
+        let mut memory = TensorFile::default();
         for (i, ring) in queue.rings().iter().enumerate() {
             memory.tensor(format!("ring{i}"), ring);
         }
@@ -391,7 +407,7 @@ impl Method for Swav {
         let Some(queue) = &mut self.queue else {
             return Ok(());
         };
-        let found = Remembered::open(&directory.join(QUEUE_FILE))?;
+        let found = SavedTensors::open(&directory.join(QUEUE_FILE))?;
         let rings = queue.rings().iter().enumerate();
         let rings = rings.map(|(i, ring)| found.tensor(&format!("ring{i}"), ring.dims(), device));
         *queue = Queue::restore(

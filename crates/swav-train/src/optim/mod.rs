@@ -18,7 +18,31 @@ pub use larc::Larc;
 pub use schedule::Schedule;
 pub use sgd::{Sgd, SgdState};
 
-use crate::config::OptimizerName;
+/// The optimizers on offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerName {
+    /// SGD with layer-wise adaptive rate control, the paper's.
+    Larc,
+    /// SGD with momentum.
+    Sgd,
+    /// Adam with L2 regularisation.
+    Adam,
+    /// Adam with decoupled weight decay.
+    Adamw,
+}
+
+impl OptimizerName {
+    /// The name as it stands in a recipe.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Larc => "larc",
+            Self::Sgd => "sgd",
+            Self::Adam => "adam",
+            Self::Adamw => "adamw",
+        }
+    }
+}
 
 /// Which optimizer runs, with every constant resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

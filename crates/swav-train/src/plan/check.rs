@@ -1,15 +1,15 @@
 //! What cannot work.
 
-use super::{Ledger, Plan};
-use crate::config::LONGEST;
-use crate::method::MethodName;
+use super::Plan;
+use crate::ledger::Ledger;
+use crate::span::LONGEST;
 
 /// Adds everything that cannot work in `plan` to the ledger.
 pub(super) fn check(plan: &Plan, ledger: &mut Ledger) {
     check_data(plan, ledger);
     check_crops(plan, ledger);
     check_batch(plan, ledger);
-    plan.method.check(plan, ledger);
+    plan.method.check(&plan.context(), ledger);
     check_optimizer(plan, ledger);
 }
 
@@ -51,40 +51,6 @@ fn check_crops(plan: &Plan, ledger: &mut Ledger) {
     }
 }
 
-/// Of a method that holds the crops of an image against each other.
-pub(crate) fn check_several_crops(plan: &Plan, ledger: &mut Ledger) {
-    ledger.require(plan.crops_per_image() >= 2, || {
-        "crops: one crop has no other to predict; take at least two of each image".to_string()
-    });
-}
-
-/// Of a method with prototypes.
-pub(crate) fn check_prototypes(plan: &Plan, ledger: &mut Ledger) {
-    let (heads, images) = (&plan.model.prototypes, plan.data.images);
-    ledger.require(!heads.is_empty() && plan.model.dim > 0, || {
-        "model.prototypes and model.dim must not be empty or 0".to_string()
-    });
-    for &prototypes in heads {
-        ledger.require(prototypes >= 2, || {
-            format!("model.prototypes = {prototypes}: at least two are needed to tell images apart")
-        });
-        ledger.require(prototypes <= images, || {
-            format!(
-                "model.prototypes = {prototypes} is more than the {images} images: most would stay empty; \
-                 about 10 × the classes is a good number"
-            )
-        });
-    }
-}
-
-/// Of a method without prototypes.
-pub(crate) fn check_no_prototypes(plan: &Plan, ledger: &mut Ledger) {
-    let (heads, method) = (&plan.model.prototypes, plan.method.name());
-    ledger.require(heads.is_empty(), || {
-        format!("model.prototypes = {heads:?}: {method} has no prototypes; leave the field out")
-    });
-}
-
 fn check_batch(plan: &Plan, ledger: &mut Ledger) {
     let train = &plan.train;
     let (batch, micro) = (train.batch_size, train.batch_size / train.accumulate);
@@ -109,7 +75,7 @@ fn check_batch(plan: &Plan, ledger: &mut Ledger) {
              normalisation and the assignment need at least two; raise it to 2 or more"
         )
     });
-    let trains = plan.method.name() != MethodName::Random;
+    let trains = plan.method.trains();
     ledger.require(trains == (train.epochs > 0), || match trains {
         true => "train.epochs = 0: nothing would be learned".to_string(),
         false => format!(

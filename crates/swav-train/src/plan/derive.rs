@@ -3,11 +3,15 @@
 use swav_data::CropSpec;
 use swav_model::{BackboneConfig, NetworkConfig, Stem};
 
-use super::{Facts, Ledger, TrainPlan};
+use super::TrainPlan;
 use crate::TrainError;
-use crate::config::{Interval, OnCollapse, OptimizerName, Precision, Recipe, Span};
-use crate::method::MethodName;
-use crate::optim::{OptimizerPlan, Schedule};
+use crate::config::{OnCollapse, Recipe};
+use crate::facts::Facts;
+use crate::ledger::Ledger;
+use crate::method::Defaults;
+use crate::optim::{OptimizerName, OptimizerPlan, Schedule};
+use crate::precision::Precision;
+use crate::span::{Interval, Span};
 
 /// Small images keep their size in two crops; larger ones get small crops besides.
 pub(super) fn crops(recipe: &Recipe, facts: &Facts, ledger: &mut Ledger) -> Vec<CropSpec> {
@@ -49,7 +53,7 @@ pub(super) fn crops(recipe: &Recipe, facts: &Facts, ledger: &mut Ledger) -> Vec<
 
 pub(super) fn train(
     recipe: &Recipe,
-    method: MethodName,
+    defaults: &Defaults,
     facts: &Facts,
     ledger: &mut Ledger,
 ) -> TrainPlan {
@@ -63,9 +67,9 @@ pub(super) fn train(
     );
     let accumulate = wanted.accumulate.unwrap_or(1).max(1);
     let steps_per_epoch = (facts.images / batch_size.max(1)) as u64;
-    let epochs = match method {
-        MethodName::Random => wanted.epochs.unwrap_or(0),
-        _ => ledger.or(
+    let epochs = match defaults.trains {
+        false => wanted.epochs.unwrap_or(0),
+        true => ledger.or(
             wanted.epochs,
             "train.epochs",
             3000_u64.div_ceil(steps_per_epoch.max(1)).clamp(100, 800),
@@ -104,7 +108,7 @@ pub(super) fn train(
 
 pub(super) fn model(
     recipe: &Recipe,
-    method: MethodName,
+    defaults: &Defaults,
     facts: &Facts,
     ledger: &mut Ledger,
 ) -> Result<NetworkConfig, TrainError> {
@@ -145,21 +149,20 @@ pub(super) fn model(
         width,
         stem,
     };
-    let supervised = method == MethodName::Supervised;
-    let hidden = match wanted.hidden {
-        None if supervised => 0,
-        hidden => ledger.or(
+    let hidden = match (wanted.hidden, defaults.hidden) {
+        (None, Some(hidden)) => hidden,
+        (hidden, _) => ledger.or(
             hidden,
             "model.hidden",
             backbone.dim().min(2048),
             "as wide as the features, at most 2048",
         ),
     };
-    let dim = match wanted.dim {
-        None if supervised => ledger.or(None, "model.dim", facts.classes, "a logit for each class"),
-        dim => dim.unwrap_or(128),
+    let dim = match defaults.dim {
+        Some((dim, why)) => ledger.or(wanted.dim, "model.dim", dim, why),
+        None => wanted.dim.unwrap_or(128),
     };
-    let prototypes = match (&wanted.prototypes, method.heads()) {
+    let prototypes = match (&wanted.prototypes, defaults.heads) {
         (Some(counts), _) => counts.clone(),
         (None, 0) => Vec::new(),
         (None, heads) => {
@@ -175,7 +178,7 @@ pub(super) fn model(
     Ok(NetworkConfig {
         backbone,
         hidden,
-        head_norm: wanted.head_norm.unwrap_or(method != MethodName::MocoV2),
+        head_norm: wanted.head_norm.unwrap_or(defaults.head_norm),
         dim,
         prototypes,
     })
@@ -191,32 +194,30 @@ fn prototypes_for(facts: &Facts) -> usize {
 
 pub(super) fn optimizer(
     recipe: &Recipe,
-    method: MethodName,
+    defaults: &Defaults,
     facts: &Facts,
     train: &TrainPlan,
     ledger: &mut Ledger,
 ) -> OptimizerPlan {
     let wanted = &recipe.optimizer;
+    let own = defaults.optimizer.as_ref();
     let name = wanted.name.unwrap_or_else(|| {
-        let (name, shown, why) = if method == MethodName::MocoV2 {
-            (OptimizerName::Sgd, "sgd", "MoCo's own")
-        } else if facts.images >= 100_000 {
-            (OptimizerName::Larc, "larc", "the paper's, for large sets")
-        } else {
-            (
-                OptimizerName::Adam,
-                "adam",
-                "small sets see too few steps for LARC",
-            )
+        let (name, why) = match own {
+            Some(own) => (own.name, own.why),
+            None if facts.images >= 100_000 => (OptimizerName::Larc, "the paper's, for large sets"),
+            None => (OptimizerName::Adam, "small sets see too few steps for LARC"),
         };
-        ledger.note("optimizer.name", shown, why);
+        ledger.note("optimizer.name", name.as_str(), why);
         name
     });
-    let decay = match (wanted.weight_decay, method, name) {
-        (None, MethodName::MocoV2, OptimizerName::Sgd) => {
-            ledger.or(None, "optimizer.weight_decay", 1e-4, "MoCo's own")
-        }
-        (given, ..) => given.unwrap_or(1e-6),
+    let decay = match own.filter(|own| own.name == name) {
+        Some(own) => ledger.or(
+            wanted.weight_decay,
+            "optimizer.weight_decay",
+            own.weight_decay,
+            own.why,
+        ),
+        None => wanted.weight_decay.unwrap_or(1e-6),
     };
     let batch = train.batch_size as f64;
     let (rate, why) = match name {

@@ -1,12 +1,13 @@
 //! How much memory a run takes, part by part, before it begins.
 
-use super::{Ledger, Plan};
+use super::Plan;
 use crate::TrainError;
-use crate::config::OptimizerName;
+use crate::ledger::Ledger;
+use crate::optim::OptimizerName;
 
 /// Bytes that training takes at its peak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
+pub struct MemoryEstimate {
     /// Weights with their gradients and moments.
     pub weights: u64,
     /// What a micro-batch keeps from its forward to its backward pass: the maps of the backbone, the crops, and what the
@@ -35,7 +36,7 @@ const KEPT: u64 = 1 << 30;
 /// that of the shortcut.
 const IN_HAND: u64 = 3;
 
-impl Memory {
+impl MemoryEstimate {
     /// What the device holds; on the CPU all of it is one memory, and [`total`](Self::total) counts.
     pub fn device(&self) -> u64 {
         self.weights + self.activations + self.scores + self.method
@@ -80,7 +81,7 @@ impl Memory {
             weights: FLOAT * plan.model.parameters() * (1 + gradients + moments),
             activations: FLOAT * micro_batch * (kept + IN_HAND * largest),
             scores: FLOAT * micro_batch * scores,
-            method: plan.method.memory(plan),
+            method: plan.method.memory(&plan.context()),
             host: batches + plan.kept_images(),
             program: PROGRAM,
         }
@@ -97,8 +98,8 @@ impl Plan {
     }
 
     /// The memory that training takes at its peak.
-    pub fn memory(&self) -> Memory {
-        Memory::of(self)
+    pub fn memory(&self) -> MemoryEstimate {
+        MemoryEstimate::of(self)
     }
 
     /// Refuses the plan where it takes more than `available` bytes.

@@ -7,89 +7,25 @@
 
 mod check;
 mod derive;
-mod ledger;
 mod memory;
 mod weights;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use swav_data::{Augment, CropSpec, DEFAULT_MAX_PIXELS, Digest, Format, Source, View, decode};
+use swav_data::{Augment, CropSpec, DEFAULT_MAX_PIXELS, Digest, Format, View};
 use swav_model::{NetworkConfig, Stem};
 
-pub(crate) use check::{check_no_prototypes, check_prototypes, check_several_crops};
-pub(crate) use ledger::Ledger;
-pub use ledger::Note;
-pub use memory::{Memory, readable as readable_bytes};
+pub use memory::{MemoryEstimate, readable as readable_bytes};
 
 use crate::TrainError;
-use crate::config::{self, Interval, OnCollapse, Precision, Recipe};
-use crate::method::{Draft, MethodName, MethodPlan};
-use crate::monitor::OnlineKnn;
+use crate::config::{self, OnCollapse, Recipe};
+use crate::facts::Facts;
+use crate::ledger::{Ledger, Note};
+use crate::method::{MethodContext, MethodPlan};
 use crate::optim::OptimizerPlan;
-
-/// What is known about the data and the device before anything is planned.
-#[derive(Clone, Debug)]
-pub struct Facts {
-    /// Training images.
-    pub images: usize,
-    /// Classes of the training images; 0 where there are no labels.
-    pub classes: usize,
-    /// Whether there are images with one label alone, which kNN can be judged by.
-    pub single_labels: bool,
-    /// Median short side of a few images, in pixels.
-    pub side: usize,
-    /// Whether the device is a GPU.
-    pub accelerated: bool,
-    /// Bytes of memory that training may take, if that is known.
-    pub memory: Option<u64>,
-    /// What tells the set from others, where it was looked at.
-    pub digest: Option<Digest>,
-}
-
-impl Facts {
-    /// Looks at `source`, decoding a few images spread over it.
-    ///
-    /// # Errors
-    /// If none of the images looked at can be decoded.
-    pub fn look(
-        source: &dyn Source,
-        accelerated: bool,
-        memory: Option<u64>,
-    ) -> Result<Self, TrainError> {
-        const SAMPLES: usize = 9;
-        let images = source.len();
-        let looked_at = images.min(OnlineKnn::BANK);
-        let mut spread = (0..looked_at).map(|i| i * images / looked_at);
-        let mut sides = Vec::new();
-        let mut last = None;
-        for i in 0..SAMPLES.min(images) {
-            let index = i * images / SAMPLES.min(images);
-            let name = source.name(index);
-            let image = source
-                .read(index)
-                .and_then(|sample| decode(&sample, &name, DEFAULT_MAX_PIXELS));
-            match image {
-                Ok(image) => sides.push(image.width.min(image.height) as usize),
-                Err(error) => last = Some(error),
-            }
-        }
-        sides.sort_unstable();
-        match (sides.get(sides.len() / 2), last) {
-            (Some(&side), _) => Ok(Self {
-                images,
-                classes: source.classes().len(),
-                single_labels: spread.any(|index| source.label(index).is_some()),
-                side,
-                accelerated,
-                memory,
-                digest: Some(Digest::of(source)),
-            }),
-            (None, Some(error)) => Err(error.into()),
-            (None, None) => Err(TrainError::Recipe("the data set is empty".to_string())),
-        }
-    }
-}
+use crate::precision::Precision;
+use crate::span::Interval;
 
 /// What will run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -232,19 +168,13 @@ impl Plan {
             TrainError::Recipe("no data: give --data or [data] path in the recipe".to_string())
         })?;
 
-        let name = recipe.method.name.unwrap_or(MethodName::Swav);
+        let defaults = recipe.method.defaults(facts);
         let crops = derive::crops(recipe, facts, &mut ledger);
-        let train = derive::train(recipe, name, facts, &mut ledger);
-        let model = derive::model(recipe, name, facts, &mut ledger)?;
-        let method = name.derive(&mut Draft {
-            recipe,
-            facts,
-            crops: &crops,
-            train: &train,
-            model: &model,
-            ledger: &mut ledger,
-        });
-        let optimizer = derive::optimizer(recipe, name, facts, &train, &mut ledger);
+        let train = derive::train(recipe, &defaults, facts, &mut ledger);
+        let model = derive::model(recipe, &defaults, facts, &mut ledger)?;
+        let context = context(&path, [facts.images, facts.classes], &crops, &model, &train);
+        let method = recipe.method.derive(&context, &mut ledger);
+        let optimizer = derive::optimizer(recipe, &defaults, facts, &train, &mut ledger);
 
         let largest = crops.iter().map(|crop| crop.size).max().unwrap_or(0);
         let size = recipe.evaluation.size.unwrap_or(largest);
@@ -296,6 +226,18 @@ impl Plan {
         ledger.problems
     }
 
+    /// The run as far as its method is concerned with it.
+    pub(crate) fn context(&self) -> MethodContext<'_> {
+        let data = &self.data;
+        context(
+            &data.path,
+            [data.images, data.classes],
+            &self.crops,
+            &self.model,
+            &self.train,
+        )
+    }
+
     /// Crops of one image.
     pub fn crops_per_image(&self) -> usize {
         self.crops.iter().map(|crop| crop.count).sum()
@@ -341,6 +283,27 @@ impl Plan {
             }
             _ => table.try_into().map_err(no_plan),
         }
+    }
+}
+
+fn context<'a>(
+    data: &'a Path,
+    [images, classes]: [usize; 2],
+    crops: &'a [CropSpec],
+    model: &'a NetworkConfig,
+    train: &TrainPlan,
+) -> MethodContext<'a> {
+    MethodContext {
+        data,
+        images,
+        classes,
+        crops,
+        model,
+        batch: train.batch_size,
+        epochs: train.epochs,
+        steps_per_epoch: train.steps_per_epoch,
+        steps: train.steps,
+        seed: train.seed,
     }
 }
 

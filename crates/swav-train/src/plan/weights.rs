@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use swav_model::{NetworkConfig, Stem};
 
-use super::{EvaluationPlan, Facts, Plan};
+use super::{EvaluationPlan, Plan};
 use crate::TrainError;
 use crate::config::Recipe;
-use crate::method::MethodName;
+use crate::facts::Facts;
+use crate::method::MethodRecipe;
 
 /// Side of the images that networks with this stem are made for.
 fn side(stem: Stem) -> usize {
@@ -25,10 +26,9 @@ impl Plan {
     pub(crate) fn of_weights(network: &NetworkConfig) -> Result<Self, TrainError> {
         let mut recipe = Recipe::default();
         recipe.data.path = Some(PathBuf::new());
-        recipe.method.name = Some(match network.prototypes.as_slice() {
-            [] => MethodName::Random,
-            _ => MethodName::Swav,
-        });
+        if network.prototypes.is_empty() {
+            recipe.method = MethodRecipe::untrained();
+        }
         let side = side(network.backbone.stem);
         let facts = Facts {
             images: 1000,

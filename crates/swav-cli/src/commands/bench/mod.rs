@@ -18,7 +18,7 @@ use crate::device::{Choice, Found};
 /// Measures, and prints the figures as one line of JSON.
 pub fn bench(args: &Bench, stop: &Stop) -> anyhow::Result<()> {
     match args {
-        Bench::Step(args) => step::step(args, stop),
+        Bench::Step(args) => step::bench_step(args, stop),
         Bench::Sinkhorn(args) => sinkhorn::sinkhorn(args),
         Bench::Kmeans(args) => kmeans::kmeans(args),
     }

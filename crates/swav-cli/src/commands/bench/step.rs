@@ -2,14 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
+use burn::optim::ModuleOptimizer;
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
 use swav_model::{BackboneConfig, Network, NetworkConfig, Stem};
-use swav_train::config::OptimizerName;
-use swav_train::display::say;
-use swav_train::method::{Method, Seen, Swav, SwavPlan};
-use swav_train::optim::{OptimizerPlan, Schedule};
+use swav_train::batch::DeviceBatch;
+use swav_train::comm::Local;
+use swav_train::method::{Swav, SwavPlan};
+use swav_train::observe::display::say;
+use swav_train::optim::{OptimizerName, OptimizerPlan, Schedule};
+use swav_train::precision::Precision;
+use swav_train::step::{Compute, Learner, Phase, step};
 use swav_train::{Stop, TrainError};
 
 use super::{WarmUp, median, sync};
@@ -56,7 +59,7 @@ struct Phases {
 }
 
 /// Times whole training steps, phase by phase.
-pub fn step(args: &BenchStep, stop: &Stop) -> anyhow::Result<()> {
+pub fn bench_step(args: &BenchStep, stop: &Stop) -> anyhow::Result<()> {
     let case = Case(args);
     let found = args.device.device.open()?;
     let mut training = Training::new(&case, &found)?;
@@ -111,8 +114,7 @@ struct Training {
     network: Network,
     optimizer: ModuleOptimizer,
     method: Swav,
-    /// Crops of each resolution, `[count · batch, 3, size, size]`.
-    crops: Vec<Tensor<4>>,
+    batch: DeviceBatch,
 }
 
 impl Training {
@@ -126,7 +128,7 @@ impl Training {
         Ok(Self {
             optimizer: case.optimizer().init(&network),
             method: case.method(&device),
-            crops: crops.collect(),
+            batch: DeviceBatch::new(case.0.batch, crops.collect()),
             network,
             device,
         })
@@ -134,29 +136,19 @@ impl Training {
 
     /// One step; its time by phase, for which the device has to be waited for each time, or as a whole.
     fn step(&mut self, case: &Case<'_>, by_phase: bool) -> anyhow::Result<Laps> {
-        let batch = case.0.batch;
         let mut clock = Clock::new(&self.device, by_phase);
-        // As the trainer has it.
-        let current = self.method.before_step(self.network.clone());
-        let outputs = current.forward(self.crops.clone());
-        clock.lap()?;
-        let embeddings = outputs.embeddings.clone().detach().inner();
-        let targets = self.method.targets(&Seen {
-            step: 0,
-            network: &current,
-            crop: &|crop| panic!("SwAV does not look at crop {crop}"),
-            embeddings: &embeddings.split(batch, 0),
-            indices: &[],
-            labels: &[],
-        });
-        clock.lap()?;
-        let loss = self.method.loss(&outputs, &targets, 0..batch);
-        clock.lap()?;
-        let partial = GradientsParams::from_grads(loss.backward(), &current);
-        clock.lap()?;
-        let mut gradients = GradientsAccumulator::new();
-        gradients.accumulate(&current, partial);
-        self.network = self.optimizer.step(case.rate(), current, gradients.grads());
+        let learner = Learner {
+            network: &mut self.network,
+            optimizer: &mut self.optimizer,
+            method: &mut self.method,
+        };
+        let mut compute = Compute {
+            parts: 1,
+            precision: Precision::F32,
+            ranks: &mut Local,
+            phase: &mut |phase| clock.lap(phase),
+        };
+        step(learner, &mut self.batch, 0, case.rate(), &mut compute);
         clock.finish()
     }
 
@@ -261,7 +253,7 @@ struct Clock<'a> {
     device: &'a Device,
     by_phase: bool,
     since: Instant,
-    laps: Vec<f64>,
+    laps: anyhow::Result<Vec<f64>>,
 }
 
 impl<'a> Clock<'a> {
@@ -270,29 +262,32 @@ impl<'a> Clock<'a> {
             device,
             by_phase,
             since: Instant::now(),
-            laps: Vec::new(),
+            laps: Ok(Vec::new()),
         }
     }
 
-    /// Ends a phase, once the device is done with it.
-    fn lap(&mut self) -> anyhow::Result<()> {
-        if self.by_phase {
-            self.read()?;
+    /// Ends a phase, once the device is done with it. The last one ends with the step.
+    fn lap(&mut self, phase: Phase) {
+        if self.by_phase && phase != Phase::Update {
+            self.read();
         }
-        Ok(())
     }
 
     /// Ends the step, once the device is done with it.
     fn finish(mut self) -> anyhow::Result<Laps> {
-        self.read()?;
-        Ok(Laps(self.laps))
+        self.read();
+        self.laps.map(Laps)
     }
 
-    fn read(&mut self) -> anyhow::Result<()> {
-        sync(self.device)?;
-        self.laps.push(self.since.elapsed().as_secs_f64());
+    fn read(&mut self) {
+        let synced = sync(self.device).map_err(anyhow::Error::from);
+        let seconds = self.since.elapsed().as_secs_f64();
+        match (&mut self.laps, synced) {
+            (Ok(laps), Ok(())) => laps.push(seconds),
+            (laps, Err(error)) => *laps = Err(error),
+            (Err(_), Ok(())) => {}
+        }
         self.since = Instant::now();
-        Ok(())
     }
 }
 

@@ -1,0 +1,140 @@
+//! One step of training, whoever takes it: the trainer, a benchmark, a test.
+
+use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
+use burn::tensor::Tensor;
+use swav_model::Network;
+
+use crate::batch::{Batch, rows};
+use crate::comm::Communicator;
+use crate::forward::{by_crop, forward, untracked};
+use crate::method::{Method, TargetInputs, Targets};
+use crate::precision::Precision;
+
+/// What a step changes.
+pub struct Learner<'a> {
+    /// Weights and batch-norm statistics.
+    pub network: &'a mut Network,
+    /// Velocities or moments.
+    pub optimizer: &'a mut ModuleOptimizer,
+    /// The method with what it remembers.
+    pub method: &'a mut dyn Method,
+}
+
+/// How a step is computed.
+pub struct Compute<'a> {
+    /// Parts of a batch that are learned from one after the other, to save memory.
+    pub parts: usize,
+    /// What crops and activations are computed in.
+    pub precision: Precision,
+    /// The ranks that share the batch.
+    pub ranks: &'a mut dyn Communicator,
+    /// Told at the end of each phase, in the order of [`Phase`]; with several parts, more than once.
+    pub phase: &'a mut dyn FnMut(Phase),
+}
+
+/// A part of a step that can be timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// From crops to scores.
+    Forward,
+    /// From scores to targets.
+    Targets,
+    /// From scores and targets to the loss.
+    Loss,
+    /// From the loss to gradients.
+    Backward,
+    /// From gradients to weights.
+    Update,
+}
+
+/// What a step leaves to look at. Nothing is read back from the device before it is asked for.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The mean loss of the batch, `[1]`.
+    pub loss: Tensor<1>,
+    /// What was to be predicted.
+    pub targets: Targets,
+    /// The unit embeddings of the first crop, `[B, dim]`.
+    pub embeddings: Tensor<2>,
+    /// The learning rate.
+    pub lr: f64,
+    /// Images of the batch, B.
+    pub images: usize,
+}
+
+/// Takes the step that follows `done` others, with the learning rate `lr`.
+///
+/// # Panics
+/// If the batch does not hold a multiple of `compute.parts` images.
+pub fn step(
+    learner: Learner<'_>,
+    batch: &mut dyn Batch,
+    done: u64,
+    lr: f64,
+    compute: &mut Compute<'_>,
+) -> Step {
+    let Learner {
+        network,
+        optimizer,
+        method,
+    } = learner;
+    let (images, parts) = (batch.indices().len(), compute.parts);
+    assert_eq!(images % parts, 0, "{images} images in {parts} parts");
+    let precision = compute.precision;
+    let current = method.before_step(network.clone());
+
+    let mut whole = (parts == 1).then(|| forward(&current, batch.take_part(0, parts), precision));
+    let embeddings = match &whole {
+        Some(outputs) => by_crop(std::slice::from_ref(outputs), images),
+        None => {
+            // The targets are taken over the whole batch before any part of it is learned from.
+            let silent = untracked(&current);
+            let outputs: Vec<_> = (0..parts)
+                .map(|part| forward(&silent, batch.part(part, parts), precision))
+                .collect();
+            by_crop(&outputs, images / parts)
+        }
+    };
+    (compute.phase)(Phase::Forward);
+
+    let inputs = TargetInputs {
+        step: done,
+        network: &current,
+        crop: &|crop| batch.kept(crop).cast(precision.dtype()),
+        embeddings: &embeddings,
+        indices: batch.indices(),
+        labels: batch.labels(),
+    };
+    let targets = method.targets(&inputs, compute.ranks);
+    (compute.phase)(Phase::Targets);
+
+    let mut gradients = GradientsAccumulator::new();
+    let mut loss = Tensor::<1>::zeros([1], &embeddings[0].device());
+    for part in 0..parts {
+        // Only the part of a batch that is being learned from is on the device.
+        let outputs = whole
+            .take()
+            .unwrap_or_else(|| forward(&current, batch.take_part(part, parts), precision));
+        let partial = method.loss(&outputs, &targets, rows(part, parts, images)) / parts as f64;
+        loss = loss + partial.clone().inner();
+        (compute.phase)(Phase::Loss);
+        let partial = GradientsParams::from_grads(partial.backward(), &current);
+        gradients.accumulate(&current, partial);
+        (compute.phase)(Phase::Backward);
+    }
+
+    let mut gradients = compute.ranks.average(gradients.grads());
+    for id in method.frozen(done, &current) {
+        gradients.remove::<2>(id);
+    }
+    *network = optimizer.step(lr, current, gradients);
+    method.after_step(network, &targets);
+    (compute.phase)(Phase::Update);
+    Step {
+        loss,
+        targets,
+        embeddings: embeddings[0].clone(),
+        lr,
+        images,
+    }
+}
