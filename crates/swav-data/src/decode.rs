@@ -191,11 +191,16 @@ fn decode_jpeg(
         .set_max_height(usize::MAX)
         .jpeg_set_out_colorspace(ColorSpace::RGB);
     let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode_headers().map_err(failed)?;
-    let info = decoder
-        .info()
-        .ok_or_else(|| DataError::decode(name, "no frame header"))?;
-    let (width, height) = (u32::from(info.width), u32::from(info.height));
+    let [width, height] = match header.is_sampled_by_threes() {
+        true => header.size(),
+        false => {
+            decoder.decode_headers().map_err(failed)?;
+            let info = decoder
+                .info()
+                .ok_or_else(|| DataError::decode(name, "no frame header"))?;
+            [u32::from(info.width), u32::from(info.height)]
+        }
+    };
     check(width, height)?;
     if !reaches_end_of_image(bytes) {
         return Err(DataError::decode(
@@ -241,9 +246,7 @@ fn decode_jpeg(
             _ => {
                 // Of damaged data not every row may be written: nothing of an earlier image must show.
                 image.rgb.clear();
-                image
-                    .rgb
-                    .resize(usize::from(info.width) * usize::from(info.height) * 3, 0);
+                image.rgb.resize(width as usize * height as usize * 3, 0);
                 decoder.decode_into(&mut image.rgb).map_err(failed)?;
             }
         }

@@ -19,6 +19,8 @@ pub(super) struct Header<'a> {
     frame: u8,
     /// Bits a sample.
     precision: u8,
+    /// Width and height in pixels.
+    size: [u32; 2],
     /// Identifier and sampling factors (across in the upper half) of each component.
     components: Vec<[u8; 2]>,
     /// Components in the first scan.
@@ -58,6 +60,9 @@ impl<'a> Header<'a> {
                 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
                     header.frame = marker;
                     header.precision = segment.first().copied().unwrap_or_default();
+                    if let Some(&[_, h0, h1, w0, w1]) = segment.first_chunk() {
+                        header.size = [[w0, w1], [h0, h1]].map(u16::from_be_bytes).map(u32::from);
+                    }
                     let described = segment.get(6..).unwrap_or_default().as_chunks::<3>().0;
                     header.components = described.iter().map(|&[id, by, _]| [id, by]).collect();
                 }
@@ -130,11 +135,21 @@ impl<'a> Header<'a> {
             _ => return true,
         };
         let larger = |[_, by]: &[u8; 2]| by >> 4 > first[1] >> 4 || by & 15 > first[1] & 15;
-        let by_threes = |[_, by]: &[u8; 2]| by >> 4 == 3 || by & 15 == 3;
         self.model() != Some(model)
-            || self.components.iter().any(by_threes)
+            || self.is_sampled_by_threes()
             || (self.frame != 0xC2 && self.in_scan < self.components.len())
             || others.iter().any(larger)
+    }
+
+    /// Whether a component is sampled by threes, so that zune-jpeg refuses the header.
+    pub(super) fn is_sampled_by_threes(&self) -> bool {
+        let by_threes = |[_, by]: &[u8; 2]| by >> 4 == 3 || by & 15 == 3;
+        self.components.iter().any(by_threes)
+    }
+
+    /// Width and height in pixels; zero without a frame.
+    pub(super) fn size(&self) -> [u32; 2] {
+        self.size
     }
 
     /// The EXIF orientation, 1 to 8 as a rule; that of the XMP packet where EXIF has none.
