@@ -7,7 +7,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::decode::Image;
+use crate::sample::Image;
 
 /// The most pixels that a small image has.
 const SMALL: u64 = 128 * 128;

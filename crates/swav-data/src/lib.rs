@@ -104,22 +104,26 @@ mod multicrop;
 mod pack;
 pub mod random;
 mod reduced;
+mod sample;
 mod sampler;
 mod scan;
 mod simd;
 mod source;
+mod threads;
+mod try_decode;
 
 pub use augment::{Augment, Blur, Jitter};
-pub use decode::{DEFAULT_MAX_PIXELS, EXTENSIONS, Image, decode, decode_into};
+pub use decode::{DEFAULT_MAX_PIXELS, EXTENSIONS, decode, decode_into};
 pub use digest::Digest;
 pub use error::DataError;
 pub use health::{BadFile, BadKind, HealthReport};
 pub use loader::{Batch, CropGroup, Loader, LoaderConfig, Memory};
 pub use multicrop::{CropSpec, View};
 pub use pack::{Packed, ShardSize, pack};
+pub use sample::{Image, Sample};
 pub use sampler::{Cursor, Order, Permutation};
 pub use scan::{Finding, Problem, ScanConfig, ScanReport, scan};
 pub use source::{
-    CifarSource, FolderSource, Format, IdxSource, ListSource, ParquetSource, Sample, Source,
-    TagSource, TarSource, open,
+    CifarSource, FolderSource, Format, IdxSource, ListSource, ParquetSource, Source, TagSource,
+    TarSource, open,
 };

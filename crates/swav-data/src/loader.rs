@@ -22,17 +22,17 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::augment::Scratch;
+use crate::augment::{Augment, Scratch};
 use crate::cache::{self, Cache};
-use crate::decode::Image;
+use crate::decode::DEFAULT_MAX_PIXELS;
 use crate::error::DataError;
-use crate::health::{
-    BadFile, BadKind, HealthReport, allowed, lock, name_of, panic_reason, panic_words, try_decode,
-    worker_count,
-};
-use crate::multicrop::View;
+use crate::health::{BadFile, BadKind, HealthReport, allowed};
+use crate::multicrop::{CropSpec, View};
+use crate::sample::Image;
 use crate::sampler::{Cursor, Order, Sampler, Stretch};
 use crate::source::Source;
+use crate::threads::{lock, panic_reason, panic_words, worker_count};
+use crate::try_decode::{name_of, try_decode};
 
 /// How a [`Loader`] works.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,7 +68,6 @@ pub struct LoaderConfig {
 impl Default for LoaderConfig {
     /// One shuffled rank with batches of 256, seed 0, SwAV's crops, a budget of one percent.
     fn default() -> Self {
-        use crate::{Augment, CropSpec};
         let crops = vec![
             CropSpec {
                 count: 2,
@@ -92,7 +91,7 @@ impl Default for LoaderConfig {
             prefetch: 2,
             drop_last: true,
             corrupt_budget: 0.01,
-            max_pixels: crate::DEFAULT_MAX_PIXELS,
+            max_pixels: DEFAULT_MAX_PIXELS,
             cache: 1 << 30,
             rank: 0,
             world: 1,

@@ -12,7 +12,8 @@ use image::{ExtendedColorType, ImageEncoder, ImageFormat};
 use tar::{Builder, Header};
 
 use crate::error::DataError;
-use crate::source::{MARKER, Marker, Sample, Source, TarSource};
+use crate::sample::Sample;
+use crate::source::{MARKER, Marker, Source, TarSource};
 
 /// When a shard is full. A shard holds at least one sample, however large that is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,9 +8,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::decode::{DEFAULT_MAX_PIXELS, Image};
-use crate::health::{BadKind, lock, try_decode_showing, worker_count};
-use crate::source::{Sample, Source};
+use crate::decode::DEFAULT_MAX_PIXELS;
+use crate::health::BadKind;
+use crate::sample::{Image, Sample};
+use crate::source::Source;
+use crate::threads::{lock, worker_count};
+use crate::try_decode::try_decode_showing;
 
 /// What a [`scan`] looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

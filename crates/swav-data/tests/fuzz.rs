@@ -326,7 +326,7 @@ fn files(folder: &Path, extensions: &[&str], most: u64) -> Vec<Vec<u8>> {
 /// No image of more pixels is decoded.
 const MAX_PIXELS: u64 = 250_000;
 
-/// What a decoder may have in hand for an image of so many pixels: 16 bytes each, as `decode.rs` allows,
+/// What a decoder may have in hand for an image of so many pixels: 16 bytes each, as `decode/formats.rs` allows,
 /// which is 16 bits of four channels in two buffers. Beside it the input, some times, and tables.
 fn decoding_limit(input: usize) -> usize {
     16 * MAX_PIXELS as usize + 4 * input + (1 << 20)

@@ -5,9 +5,11 @@ use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use super::folder::file_name;
-use super::{Sample, Source, count, entries, inventory, open_regular, read_at};
+use super::describe::{count, inventory};
+use super::filesystem::{entries, file_name, open_regular, read_at};
+use super::traits::Source;
 use crate::error::DataError;
+use crate::sample::Sample;
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;

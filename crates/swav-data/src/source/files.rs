@@ -4,11 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::folder::{Kind, listing};
+use super::filesystem::{Kind, listing, open_regular};
 use super::names::{Names, os};
-use super::{open_regular, pattern, split};
+use super::{pattern, split};
 use crate::error::DataError;
-use crate::health::lock;
+use crate::threads::lock;
 
 /// Files by number. Opening is left to the first read, and a file is closed when its place is
 /// needed for another.

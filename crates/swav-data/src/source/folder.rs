@@ -1,15 +1,19 @@
 //! Folders of image files: one class a folder, flat, or nested without labels.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use super::describe::{count, extension_list, inventory};
+use super::filesystem::{Kind, Listed, file_name, is_image, listing, read_file};
 use super::names::{Names, os};
 use super::skipped::Skipped;
-use super::{Sample, Source, count, extension_list, inventory, is_image, read_file, split};
+use super::split;
+use super::traits::Source;
 use crate::error::DataError;
+use crate::sample::Sample;
 
 /// Image files under a folder, read one by one.
 ///
@@ -74,7 +78,7 @@ impl FolderSource {
             }
         }
         for entry in listed.iter().filter(|entry| !entry.is_folder()) {
-            if entry.sort(root, &mut skipped) {
+            if takes(entry, root, &mut skipped) {
                 let reason = format!(
                     "{} lies beside the class folders and has no class; move it into one, or use \
                      format = \"nested\"",
@@ -95,7 +99,7 @@ impl FolderSource {
         if path.is_dir() {
             let mut found = Self::empty(path, "flat folder");
             for entry in listing(path)? {
-                if !entry.is_folder() && entry.sort(path, &mut skipped) {
+                if !entry.is_folder() && takes(&entry, path, &mut skipped) {
                     found.add(path, &entry.name);
                 }
             }
@@ -249,79 +253,17 @@ impl Source for FolderSource {
     }
 }
 
-/// The last part of a path, for people.
-pub(super) fn file_name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or(path.as_os_str())
-        .to_string_lossy()
-        .into_owned()
-}
-
-/// A name in a folder.
-pub(super) struct Listed {
-    pub(super) name: OsString,
-    pub(super) kind: Kind,
-    /// Whether it is a link to what `kind` says.
-    link: bool,
-}
-
-/// What a name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A regular file, or a link that leads nowhere: whoever reads it says so.
-    File,
-    Folder,
-    /// A FIFO, a socket or a device: reading one may take for ever.
-    Special,
-}
-
-impl Listed {
-    pub(super) fn is_folder(&self) -> bool {
-        self.kind == Kind::Folder
+/// Whether `entry`, which lies in `folder` and is none itself, is an image file. What is left out is
+/// counted in `skipped`.
+fn takes(entry: &Listed, folder: &Path, skipped: &mut Skipped) -> bool {
+    let image = is_image(Path::new(&entry.name));
+    match entry.kind {
+        Kind::File if image => return true,
+        Kind::File => skipped.ending(Path::new(&entry.name)),
+        Kind::Special if image => skipped.special(folder.join(&entry.name)),
+        Kind::Special | Kind::Folder => {}
     }
-
-    /// Whether this, which lies in `folder` and is none itself, is an image file. What is left out is
-    /// counted.
-    fn sort(&self, folder: &Path, skipped: &mut Skipped) -> bool {
-        let image = is_image(Path::new(&self.name));
-        match self.kind {
-            Kind::File if image => return true,
-            Kind::File => skipped.ending(Path::new(&self.name)),
-            Kind::Special if image => skipped.special(folder.join(&self.name)),
-            Kind::Special | Kind::Folder => {}
-        }
-        false
-    }
-}
-
-/// What is not hidden in a folder, sorted by the bytes of the names. Only links are looked at:
-/// asking the file system about each of a million files would take minutes.
-pub(super) fn listing(folder: &Path) -> Result<Vec<Listed>, DataError> {
-    let failed = |error| DataError::io(folder, error);
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(b".") {
-            continue;
-        }
-        let kind = entry.file_type().map_err(failed)?;
-        let link = kind.is_symlink();
-        let kind = match link {
-            true => fs::metadata(entry.path())
-                .map(|found| found.file_type())
-                .ok(),
-            false => Some(kind),
-        };
-        let kind = match kind {
-            Some(kind) if kind.is_dir() => Kind::Folder,
-            Some(kind) if !kind.is_file() => Kind::Special,
-            _ => Kind::File,
-        };
-        found.push(Listed { name, kind, link });
-    }
-    found.sort_by(|a, b| a.name.as_encoded_bytes().cmp(b.name.as_encoded_bytes()));
-    Ok(found)
+    false
 }
 
 /// Where a folder really lies. Nothing for a `lost+found` that may not be read: each file system has
@@ -455,7 +397,7 @@ impl<'a> Walk<'a> {
                     self.check_link(&path, &open)?;
                 }
                 self.enter(path, &mut open, skipped)?;
-            } else if entry.sort(&folder.path, skipped)
+            } else if takes(&entry, &folder.path, skipped)
                 && found(&folder.path, &entry.name).is_break()
             {
                 break;

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use super::folder::file_name;
+use super::describe::{count, inventory};
+use super::filesystem::{entries, file_name, open_regular};
 use super::split::Split;
-use super::{Sample, Source, count, entries, inventory, open_regular};
+use super::traits::Source;
 use crate::error::DataError;
+use crate::sample::Sample;
 
 /// Images (and labels) of a pair of IDX files, kept in memory as they are in the file.
 ///

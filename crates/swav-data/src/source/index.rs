@@ -29,10 +29,13 @@ use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
-use super::members::ReadAt;
-use super::read_at;
-use super::shard::{BLOCK, Layout, Marker, NONE, Remarks, Table, list};
-use super::tar::{compressed, is_compressed, starts_compressed};
+use super::compression::{compressed, is_compressed, starts_compressed};
+use super::filesystem::read_at;
+use super::marker::Marker;
+use super::members::{BLOCK, ReadAt};
+use super::remarks::Remarks;
+use super::shard::list;
+use super::table::{Layout, NONE, Table};
 use super::webdataset;
 use crate::error::DataError;
 

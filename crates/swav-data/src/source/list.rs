@@ -5,9 +5,12 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use super::describe::{count, inventory, without_label};
+use super::filesystem::{is_image, open_regular, read_file};
 use super::names::{Names, os};
-use super::{Sample, Source, count, inventory, is_image, open_regular, read_file, thousands};
+use super::traits::Source;
 use crate::error::DataError;
+use crate::sample::Sample;
 
 /// The images that a text file names, in its order.
 ///
@@ -247,15 +250,6 @@ fn expected(record: &csv::ByteRecord, separator: u8) -> String {
         "\"{shown}\": expected a path that ends as an image does, or such a path, a {named} and a \
          class{quotes}; a first line may name the columns, as path{separator}label"
     )
-}
-
-/// Says how many images have no label, where some have none.
-pub(super) fn without_label(bare: usize, total: usize) -> Option<String> {
-    let (bare, total) = match bare {
-        0 => return None,
-        _ => (thousands(bare), thousands(total)),
-    };
-    Some(format!("{bare} of {total} images have no label"))
 }
 
 /// Opens a text file.

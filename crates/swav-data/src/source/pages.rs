@@ -10,7 +10,7 @@ use std::io::{self, BufReader, Read};
 use parquet_format_safe::thrift::protocol::TCompactInputProtocol;
 use parquet_format_safe::{CompressionCodec, Encoding, PageHeader, PageType};
 
-use super::read_at;
+use super::filesystem::read_at;
 
 /// A column of one row group in a file.
 #[derive(Clone, Copy, Debug)]

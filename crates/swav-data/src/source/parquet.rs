@@ -11,13 +11,14 @@ use parquet_format_safe::{
     ConvertedType, FieldRepetitionType, FileMetaData, LogicalType, SchemaElement, Type,
 };
 
+use super::describe::{count, inventory, without_label};
 use super::files::Files;
-use super::folder::file_name;
-use super::list::without_label;
+use super::filesystem::{file_name, read_at};
 use super::pages::{Chunk, Decoded, Page, bytes_of, check_codec, decode, numbers_of, pages};
-use super::{Sample, Source, count, inventory, read_at};
+use super::traits::Source;
 use crate::error::DataError;
-use crate::health::lock;
+use crate::sample::Sample;
+use crate::threads::lock;
 
 /// The rows of Parquet files.
 ///

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::thousands;
+use super::describe::thousands;
 
 /// How many files were left out for each ending, in small letters; the empty one where a name has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

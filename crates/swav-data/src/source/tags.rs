@@ -7,9 +7,11 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::describe::count;
 use super::list::{Header, sort_classes};
-use super::{Sample, Source, count};
+use super::traits::Source;
 use crate::error::DataError;
+use crate::sample::Sample;
 
 /// The images of another source, with the labels that a text file gives them in place of its own.
 ///

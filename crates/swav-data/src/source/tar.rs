@@ -5,7 +5,6 @@
 //! sample is read where it lies, so threads do not wait for one another.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -14,12 +13,20 @@ use std::thread;
 
 use tar::{EntryType, Header};
 
+use super::compression::{compressed, is_compressed};
+use super::describe::{count, extension_list, inventory};
 use super::files::Files;
-use super::members::{Members, ReadAt, inside, is_whole};
-use super::shard::{BLOCK, Layout, Marker, NONE, Remarks, Table, list};
-use super::{Sample, Source, count, extension_list, index, inventory, read_at, split};
+use super::filesystem::read_at;
+use super::marker::Marker;
+use super::members::{BLOCK, Members, ReadAt, inside, is_whole};
+use super::remarks::Remarks;
+use super::shard::list;
+use super::table::{Layout, NONE, Table};
+use super::traits::Source;
+use super::{index, split};
 use crate::error::DataError;
-use crate::health::lock;
+use crate::sample::Sample;
+use crate::threads::lock;
 
 /// Tar shards, or a tar that is part of the program.
 ///
@@ -78,17 +85,6 @@ enum Data {
 pub(super) fn is_tar(path: &Path) -> bool {
     path.extension()
         .is_some_and(|found| found.eq_ignore_ascii_case("tar"))
-}
-
-/// Whether the name says that this is a compressed tar.
-pub(super) fn is_compressed(path: &Path) -> bool {
-    let name = path.to_string_lossy().to_ascii_lowercase();
-    ["tgz", "tbz2", "txz", "tzst"]
-        .iter()
-        .any(|end| name.ends_with(&format!(".{end}")))
-        || ["gz", "bz2", "xz", "zst"]
-            .iter()
-            .any(|end| name.ends_with(&format!(".tar.{end}")))
 }
 
 impl TarSource {
@@ -564,26 +560,5 @@ fn layout_name(layout: Layout) -> &'static str {
     match layout {
         Layout::Folders => "tar",
         Layout::Keys => "WebDataset",
-    }
-}
-
-/// Whether the file starts as gzip, bzip2, xz or zstd data do.
-pub(super) fn starts_compressed(file: &File) -> bool {
-    const MAGIC: [&[u8]; 4] = [
-        &[0x1F, 0x8B],
-        b"BZh",
-        &[0xFD, b'7', b'z', b'X', b'Z'],
-        &[0x28, 0xB5, 0x2F, 0xFD],
-    ];
-    let mut start = [0; 5];
-    read_at(file, &mut start, 0).is_ok() && MAGIC.iter().any(|magic| start.starts_with(magic))
-}
-
-pub(super) fn compressed(path: &Path) -> DataError {
-    DataError::Archive {
-        file: path.to_string_lossy().into_owned(),
-        reason: "compressed, so no member can be read on its own; decompress it first \
-                 (`gunzip`, `unxz`, `zstd -d` …): images hardly shrink in any case"
-            .into(),
     }
 }

@@ -22,8 +22,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::catalogue::{Catalogue, Role};
 use super::members::ReadAt;
-use super::shard::{Catalogue, Layout, NONE, Role, Table};
+use super::table::{Layout, NONE, Table};
 use crate::error::DataError;
 
 /// More classes than any set has: a larger number is no label.
