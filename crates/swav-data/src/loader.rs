@@ -272,7 +272,7 @@ struct State {
 /// but counts against no budget.
 ///
 /// # Threads
-/// The loader owns its threads. Dropping it stops them; each finishes the image in its hands first.
+/// The loader owns its threads. Dropping it stops them; each finishes the images that it has taken.
 pub struct Loader {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -780,4 +780,56 @@ fn wait_on<'a, T>(
     condition
         .wait(guard)
         .unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::Sample;
+
+    /// Images of one grey.
+    struct Grey(usize);
+
+    impl Source for Grey {
+        fn len(&self) -> usize {
+            self.0
+        }
+
+        fn read(&self, _: usize) -> Result<Sample, DataError> {
+            let (width, height) = (8, 8);
+            let rgb = vec![128; 8 * 8 * 3];
+            Ok(Sample::Pixels { width, height, rgb })
+        }
+
+        fn name(&self, index: usize) -> String {
+            index.to_string()
+        }
+
+        fn label(&self, _: usize) -> Option<u32> {
+            None
+        }
+
+        fn classes(&self) -> &[String] {
+            &[]
+        }
+
+        fn describe(&self) -> String {
+            String::new()
+        }
+    }
+
+    #[test]
+    fn a_loader_that_is_stopped_hands_out_no_more_work() {
+        let config = LoaderConfig {
+            batch_size: 4,
+            view: View::Centre { resize: 8, size: 8 },
+            workers: 1,
+            prefetch: 1 << 20,
+            ..LoaderConfig::default()
+        };
+        let loader = Loader::new(Arc::new(Grey(64)), config, Cursor::default()).unwrap();
+        assert!(loader.shared.take_slots().is_some());
+        lock(&loader.shared.state).stop = true;
+        assert!(loader.shared.take_slots().is_none());
+    }
 }
