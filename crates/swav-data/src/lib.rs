@@ -2,8 +2,7 @@
 //!
 //! Multi-crop training looks at every image eight times in each epoch, each time cut, coloured and
 //! blurred in another way, so the data side decides how fast a training run can be. This crate is
-//! that side alone, in Rust (one line of it unsafe: the call into the widest vectors that the processor
-//! has). It knows nothing of tensors, devices or models: what leaves it are
+//! that side alone, in Rust (unsafe only where functions compiled for AVX2 and AVX-512 are called). It knows nothing of tensors, devices or models: what leaves it are
 //! bytes, `[crops · B, size, size, 3]`, ready to be uploaded and normalised elsewhere.
 //!
 //! # One image's way
@@ -92,6 +91,7 @@
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 #![deny(unsafe_code)]
+#![deny(clippy::undocumented_unsafe_blocks)]
 
 pub mod augment;
 mod cache;
