@@ -6,7 +6,7 @@ use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::describe::{count, inventory};
-use super::filesystem::{entries, file_name, open_regular, read_at};
+use super::filesystem::{entries, file_name, open_regular, read_at, read_start};
 use super::traits::Source;
 use crate::error::DataError;
 use crate::sample::Sample;
@@ -45,15 +45,7 @@ pub(super) fn is_pickle(path: &Path) -> bool {
     let numbered = name.strip_prefix("data_batch_");
     let batch = numbered.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
     (batch || matches!(name.as_str(), "test_batch" | "train" | "test"))
-        && read_start(path).is_ok_and(|start| start.first() == Some(&0x80))
-}
-
-fn read_start(path: &Path) -> Result<Vec<u8>, DataError> {
-    let mut start = Vec::new();
-    let mut file = open_regular(path)?.take(1);
-    file.read_to_end(&mut start)
-        .map_err(|error| DataError::io(path, error))?;
-    Ok(start)
+        && read_start(path, 1).is_ok_and(|start| start.first() == Some(&0x80))
 }
 
 /// Says what to take in place of a pickled batch.

@@ -1,6 +1,6 @@
 //! Reads files and lists folders.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -44,6 +44,14 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, DataError> {
     Ok(bytes)
 }
 
+/// Reads the first `count` bytes of a regular file, or all that it has.
+pub(super) fn read_start(path: &Path, count: u64) -> Result<Vec<u8>, DataError> {
+    let mut start = Vec::new();
+    let read = open_regular(path)?.take(count).read_to_end(&mut start);
+    read.map_err(|error| DataError::io(path, error))?;
+    Ok(start)
+}
+
 /// Says what stands where a file should.
 pub(super) fn special(path: &Path, kind: FileType) -> DataError {
     #[cfg(unix)]
@@ -66,10 +74,14 @@ pub(super) fn special(path: &Path, kind: FileType) -> DataError {
 
 /// Whether `name` ends with one of the [`EXTENSIONS`], in any case.
 pub(super) fn is_image(name: &Path) -> bool {
+    has_extension(name, &EXTENSIONS)
+}
+
+/// Whether `name` ends with one of `extensions`, in any case.
+pub(super) fn has_extension(name: &Path, extensions: &[&str]) -> bool {
     name.extension().is_some_and(|found| {
-        EXTENSIONS
-            .iter()
-            .any(|known| found.eq_ignore_ascii_case(OsStr::new(known)))
+        let mut known = extensions.iter();
+        known.any(|known| found.eq_ignore_ascii_case(known))
     })
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 
 use super::describe::{count, inventory};
-use super::filesystem::{entries, file_name, open_regular};
+use super::filesystem::{entries, file_name, open_regular, read_start};
 use super::split::Split;
 use super::traits::Source;
 use crate::error::DataError;
@@ -39,10 +39,7 @@ pub(super) fn is_magic(start: &[u8]) -> bool {
 
 /// Whether a file begins as IDX does, or as gzip data, which may hold it.
 pub(super) fn begins(path: &Path) -> Result<bool, DataError> {
-    let mut start = Vec::new();
-    let mut file = open_regular(path)?.take(4);
-    file.read_to_end(&mut start)
-        .map_err(|error| DataError::io(path, error))?;
+    let start = read_start(path, 4)?;
     Ok(start.starts_with(&[0x1F, 0x8B]) || is_magic(&start))
 }
 

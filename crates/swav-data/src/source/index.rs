@@ -29,13 +29,14 @@ use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
+use super::classes::NO_LABEL;
 use super::compression::{compressed, is_compressed, starts_compressed};
 use super::filesystem::read_at;
 use super::marker::Marker;
 use super::members::{BLOCK, ReadAt};
 use super::remarks::Remarks;
 use super::shard::list;
-use super::table::{Layout, NONE, Table};
+use super::table::{Layout, Table};
 use super::webdataset;
 use crate::error::DataError;
 
@@ -303,7 +304,7 @@ fn sound(table: &Table, length: u64) -> bool {
         (Layout::Keys, 0) => webdataset::CLASSES,
         (_, folders) => folders,
     };
-    let known = |&label: &u32| label == NONE || u64::from(label) < most;
+    let known = |&label: &u32| label == NO_LABEL || u64::from(label) < most;
     let unnamed = (0u32..).zip(&table.gaps).filter(|&(_, &gap)| gap == 0);
     images.into_iter().all(within)
         && table.labels.iter().all(known)
@@ -387,7 +388,7 @@ mod tests {
             offsets: vec![1, 5, 9],
             sizes: vec![1000, 1, 0],
             gaps: vec![1, 0, 1],
-            labels: vec![0, NONE, 1],
+            labels: vec![0, NO_LABEL, 1],
             named: vec![(1, 2)],
             folders: vec![b"cat".to_vec(), vec![0xFF, b'x']],
             marker: Some(Marker {

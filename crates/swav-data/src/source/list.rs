@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use super::classes::{NO_LABEL, sort_by_value_or_name};
 use super::describe::{count, inventory, without_label};
-use super::filesystem::{is_image, open_regular, read_file};
+use super::filesystem::{has_extension, is_image, open_regular, read_file};
 use super::names::{Names, os};
 use super::traits::Source;
 use crate::error::DataError;
@@ -34,14 +35,11 @@ pub struct ListSource {
     path: PathBuf,
     folder: PathBuf,
     names: Names,
-    /// Empty without labels, [`NONE`] for an image without one.
+    /// Empty without labels, [`NO_LABEL`] for an image without one.
     labels: Vec<u32>,
     classes: Vec<String>,
     notes: Vec<String>,
 }
-
-/// The label of an image that has none.
-const NONE: u32 = u32::MAX;
 
 /// The columns of a file whose first line names them.
 pub(super) struct Header {
@@ -101,11 +99,7 @@ impl Header {
 
 /// Whether a file of this name is a list.
 pub(super) fn is_list(path: &Path) -> bool {
-    path.extension().is_some_and(|found| {
-        ["txt", "tsv", "csv", "list"]
-            .iter()
-            .any(|known| found.eq_ignore_ascii_case(known))
-    })
+    has_extension(path, &["txt", "tsv", "csv", "list"])
 }
 
 impl ListSource {
@@ -125,9 +119,7 @@ impl ListSource {
         if path.is_dir() {
             return Err(empty(inventory(path)));
         }
-        let csv = path
-            .extension()
-            .is_some_and(|found| found.eq_ignore_ascii_case("csv"));
+        let csv = has_extension(path, &["csv"]);
         let separator = if csv { b',' } else { b'\t' };
         let mut records = csv::ReaderBuilder::new()
             .has_headers(false)
@@ -209,7 +201,7 @@ impl ListSource {
             if let Some(class) = class {
                 let next = classes.len() as u32;
                 let label = match classes.get(class) {
-                    _ if class.is_empty() => NONE,
+                    _ if class.is_empty() => NO_LABEL,
                     Some(&label) => label,
                     None => *classes.entry(class.to_vec()).or_insert(next),
                 };
@@ -223,10 +215,14 @@ impl ListSource {
         if classes.is_empty() {
             list.labels.clear();
         }
-        let bare = list.labels.iter().filter(|&&label| label == NONE).count();
+        let bare = list
+            .labels
+            .iter()
+            .filter(|&&label| label == NO_LABEL)
+            .count();
         list.notes.extend(without_label(bare, list.labels.len()));
         list.labels.shrink_to_fit();
-        list.classes = sort_classes(classes, &mut list.labels);
+        list.classes = sort_by_value_or_name(classes, &mut list.labels);
         Ok(list)
     }
 
@@ -296,29 +292,6 @@ fn bare(text: &[u8]) -> &[u8] {
     inner.unwrap_or(text)
 }
 
-/// Gives labels in the order of appearance the order of the classes, whose names are returned.
-pub(super) fn sort_classes(classes: HashMap<Vec<u8>, u32>, labels: &mut [u32]) -> Vec<String> {
-    let number = |name: &[u8]| std::str::from_utf8(name).ok()?.parse::<i64>().ok();
-    let numbers = classes.keys().all(|name| number(name).is_some());
-    let mut sorted: Vec<(Vec<u8>, u32)> = classes.into_iter().collect();
-    sorted.sort_by(|(one, _), (other, _)| match numbers {
-        true => (number(one), one).cmp(&(number(other), other)),
-        false => one.cmp(other),
-    });
-    let mut rank = vec![0; sorted.len()];
-    for (place, &(_, label)) in sorted.iter().enumerate() {
-        rank[label as usize] = place as u32;
-    }
-    for label in labels {
-        // An image without a label stays so.
-        *label = rank.get(*label as usize).copied().unwrap_or(NONE);
-    }
-    let names = sorted.into_iter();
-    names
-        .map(|(name, _)| String::from_utf8_lossy(&name).into_owned())
-        .collect()
-}
-
 impl Source for ListSource {
     fn len(&self) -> usize {
         self.names.len()
@@ -347,7 +320,7 @@ impl Source for ListSource {
         self.labels
             .get(index)
             .copied()
-            .filter(|&label| label != NONE)
+            .filter(|&label| label != NO_LABEL)
     }
 
     fn classes(&self) -> &[String] {

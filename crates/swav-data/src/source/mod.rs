@@ -5,6 +5,7 @@
 
 mod catalogue;
 mod cifar;
+mod classes;
 mod compression;
 mod describe;
 mod files;

@@ -1,15 +1,13 @@
 //! Opens the images at a path, in the layout that is named or recognised.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::cifar::{self, CifarSource};
 use super::compression::is_compressed;
 use super::describe::{extension_list, inventory};
-use super::filesystem::{Kind, Listed, is_image, listing, open_regular, special};
+use super::filesystem::{Kind, Listed, has_extension, is_image, listing, read_start, special};
 use super::folder::{Contents, FolderSource};
 use super::format::Format;
 use super::idx::{self, IdxSource};
@@ -119,10 +117,6 @@ fn detect(path: &Path) -> Result<Arc<dyn Source>, DataError> {
 
 /// What a file is opened as, by its name, else by how it begins.
 fn format_of(path: &Path) -> Result<Option<Format>, DataError> {
-    let ends = |ending: &str| {
-        let found = path.extension();
-        found.is_some_and(|found| found.eq_ignore_ascii_case(OsStr::new(ending)))
-    };
     let named = if tar::is_tar(path) || is_compressed(path) {
         Some(Format::Tar)
     } else if parquet::is_parquet(path) {
@@ -131,7 +125,7 @@ fn format_of(path: &Path) -> Result<Option<Format>, DataError> {
         Some(Format::List)
     } else if is_image(path) {
         Some(Format::Flat)
-    } else if ends("bin") {
+    } else if has_extension(path, &["bin"]) {
         Some(Format::Cifar)
     } else {
         None
@@ -152,11 +146,7 @@ fn open_file(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     if cifar::is_pickle(path) {
         return Err(cifar::pickled(path));
     }
-    let mut start = Vec::new();
-    open_regular(path)?
-        .take(4)
-        .read_to_end(&mut start)
-        .map_err(|error| DataError::io(path, error))?;
+    let start = read_start(path, 4)?;
     let looked_for = format!(
         "a folder, .tar, .parquet, .bin, IDX, a list (.txt, .tsv, .csv), or an image ({})",
         extension_list()

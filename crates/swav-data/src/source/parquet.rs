@@ -13,7 +13,7 @@ use parquet_format_safe::{
 
 use super::describe::{count, inventory, without_label};
 use super::files::Files;
-use super::filesystem::{file_name, read_at};
+use super::filesystem::{file_name, has_extension, read_at};
 use super::pages::{Chunk, Decoded, Page, bytes_of, check_codec, decode, numbers_of, pages};
 use super::traits::Source;
 use crate::error::DataError;
@@ -65,8 +65,7 @@ type Key = (usize, usize);
 
 /// Whether the name ends with `.parquet`.
 pub(super) fn is_parquet(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|found| found.eq_ignore_ascii_case("parquet"))
+    has_extension(path, &["parquet"])
 }
 
 /// What is wanted of a file's columns, as numbers of leaves.

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::catalogue::{Catalogue, Role, bytes, failed};
+use super::classes::NO_LABEL;
 use super::filesystem::is_image;
 use super::marker::{MARKER, Marker};
 use super::members::{BLOCK, Kind, Members, ReadAt, inside};
 use super::remarks::Remarks;
-use super::table::{Layout, NONE, Table};
+use super::table::{Layout, Table};
 use super::webdataset;
 use crate::error::DataError;
 
@@ -116,7 +117,7 @@ fn by_folders<R: ReadAt>(
             .map(|name| folders.binary_search_by(|folder| folder.as_slice().cmp(name)));
         let label = match found {
             Some(Ok(number)) => number as u32,
-            _ => NONE,
+            _ => NO_LABEL,
         };
         table.push(&all.entries[index as usize], label);
     }

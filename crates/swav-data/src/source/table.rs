@@ -4,9 +4,6 @@ use super::catalogue::Entry;
 use super::marker::Marker;
 use super::remarks::Remarks;
 
-/// The label of an image that has none.
-pub(super) const NONE: u32 = u32::MAX;
-
 /// What the members of an archive mean.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Layout {
@@ -30,7 +27,7 @@ pub(super) struct Table {
     pub(super) sizes: Vec<u32>,
     /// Blocks of headers in front of them: more than one when the name is long, 0 when they are in `named`.
     pub(super) gaps: Vec<u8>,
-    /// Index into `folders`, or the class itself when it is a number; [`NONE`] without.
+    /// Index into `folders`, or the class itself when it is a number; [`NO_LABEL`](super::classes::NO_LABEL) without.
     pub(super) labels: Vec<u32>,
     /// Images whose headers do not lie right in front of their bytes, or are many: number of the image, and the block
     /// where its headers begin. In the order of the images.

@@ -7,8 +7,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::classes::sort_by_value_or_name;
 use super::describe::count;
-use super::list::{Header, sort_classes};
+use super::filesystem::has_extension;
+use super::list::Header;
 use super::traits::Source;
 use crate::error::DataError;
 use crate::sample::Sample;
@@ -55,13 +57,9 @@ impl TagSource {
     pub fn open(source: Arc<dyn Source>, path: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = path.as_ref();
         let failed = |error| DataError::io(path, error);
-        let is_csv = path
-            .extension()
-            .is_some_and(|found| found.eq_ignore_ascii_case("csv"));
-        let (separator, separators) = if is_csv {
-            (b',', "commas")
-        } else {
-            (b'\t', "tabs")
+        let (separator, separators) = match has_extension(path, &["csv"]) {
+            true => (b',', "commas"),
+            false => (b'\t', "tabs"),
         };
         let mut reader = BufReader::new(File::open(path).map_err(failed)?);
         let directory = Directory::of(source.as_ref());
@@ -175,7 +173,7 @@ impl TagSource {
         }
         tags.ends.shrink_to_fit();
         tags.labels.shrink_to_fit();
-        tags.classes = sort_classes(classes, &mut tags.labels);
+        tags.classes = sort_by_value_or_name(classes, &mut tags.labels);
         let mut start = 0;
         for &end in &tags.ends {
             tags.labels[start..end].sort_unstable();

@@ -13,15 +13,16 @@ use std::thread;
 
 use tar::{EntryType, Header};
 
+use super::classes::{NO_LABEL, sort_by_name};
 use super::compression::{compressed, is_compressed};
 use super::describe::{count, extension_list, inventory};
 use super::files::Files;
-use super::filesystem::read_at;
+use super::filesystem::{has_extension, read_at};
 use super::marker::Marker;
 use super::members::{BLOCK, Members, ReadAt, inside, is_whole};
 use super::remarks::Remarks;
 use super::shard::list;
-use super::table::{Layout, NONE, Table};
+use super::table::{Layout, Table};
 use super::traits::Source;
 use super::{index, split};
 use crate::error::DataError;
@@ -83,8 +84,7 @@ enum Data {
 
 /// Whether the name ends with `.tar`.
 pub(super) fn is_tar(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|found| found.eq_ignore_ascii_case("tar"))
+    has_extension(path, &["tar"])
 }
 
 impl TarSource {
@@ -377,7 +377,7 @@ impl Set {
         self.named
             .extend(named.map(|(image, block)| (start + image as usize, block)));
         self.remarks.merge(table.remarks, archive);
-        if table.labels.iter().any(|&label| label != NONE) {
+        if table.labels.iter().any(|&label| label != NO_LABEL) {
             let kind = if table.folders.is_empty() {
                 &mut self.numbers
             } else {
@@ -433,8 +433,8 @@ impl Set {
                 found,
             });
         }
-        let whole = all.labels.iter().all(|&label| label != NONE);
-        if layout == Layout::Keys && !whole && all.labels.iter().any(|&label| label != NONE) {
+        let whole = all.labels.iter().all(|&label| label != NO_LABEL);
+        if layout == Layout::Keys && !whole && all.labels.iter().any(|&label| label != NO_LABEL) {
             return Err(DataError::Archive {
                 file: path.to_string_lossy().into_owned(),
                 reason: "some keys have a label (.cls or .json) and others have none, in one archive or in \
@@ -452,7 +452,7 @@ impl Set {
         }
         let classes = match (layout, marker) {
             (Layout::Keys, _) if whole && !folders.is_empty() => {
-                relabel_by_name(&mut all.labels, &folders)
+                sort_by_name(folders, &mut all.labels)
             }
             (Layout::Keys, _) if whole => {
                 let most = all.labels.iter().max().copied().unwrap_or_default();
@@ -468,7 +468,7 @@ impl Set {
                 marker.classes
             }
             (Layout::Folders, None) if whole && folders.len() > 1 => {
-                relabel_by_name(&mut all.labels, &folders)
+                sort_by_name(folders, &mut all.labels)
             }
             _ => vec![],
         };
@@ -494,21 +494,6 @@ impl Set {
     }
 }
 
-/// From numbers in the order of appearance to numbers in the order of the names, which are returned.
-fn relabel_by_name(labels: &mut [u32], folders: &HashMap<Vec<u8>, u32>) -> Vec<String> {
-    let mut sorted: Vec<(&Vec<u8>, u32)> = folders.iter().map(|(f, &n)| (f, n)).collect();
-    sorted.sort();
-    let mut rank = vec![0; sorted.len()];
-    for (place, &(_, number)) in sorted.iter().enumerate() {
-        rank[number as usize] = place as u32;
-    }
-    for label in labels {
-        *label = rank[*label as usize];
-    }
-    let name = |(folder, _): &(&Vec<u8>, u32)| String::from_utf8_lossy(folder).into_owned();
-    sorted.iter().map(name).collect()
-}
-
 /// From numbers in the order of appearance to the numbers of the classes in a packed set.
 fn relabel_by_marker(
     labels: &mut [u32],
@@ -518,7 +503,7 @@ fn relabel_by_marker(
     let known: HashMap<&[u8], u32> = (marker.folders().iter().map(String::as_bytes))
         .zip(0..)
         .collect();
-    let mut numbers = vec![NONE; folders.len()];
+    let mut numbers = vec![NO_LABEL; folders.len()];
     for (folder, &number) in folders {
         numbers[number as usize] = *known.get(folder.as_slice()).ok_or_else(|| {
             let folder = String::from_utf8_lossy(folder);

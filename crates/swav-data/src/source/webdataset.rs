@@ -23,8 +23,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::catalogue::{Catalogue, Role};
+use super::classes::{NO_LABEL, renumber};
 use super::members::ReadAt;
-use super::table::{Layout, NONE, Table};
+use super::table::{Layout, Table};
 use crate::error::DataError;
 
 /// More classes than any set has: a larger number is no label.
@@ -269,7 +270,7 @@ impl<'a, R: ReadAt> Samples<'a, R> {
                 Some((member, label)) => self.number(*member, label),
                 None => {
                     self.bare.get_or_insert(image);
-                    NONE
+                    NO_LABEL
                 }
             };
             self.table.push(&all.entries[image as usize], label);
@@ -320,15 +321,8 @@ impl<'a, R: ReadAt> Samples<'a, R> {
         }
         let mut names: Vec<(String, u32)> = self.names.into_iter().collect();
         names.sort_unstable();
-        let mut rank = vec![0; names.len()];
-        for (place, &(_, number)) in (0..).zip(&names) {
-            rank[number as usize] = place;
-        }
         if !names.is_empty() {
-            let labels = self.table.labels.iter_mut();
-            labels
-                .filter(|label| **label != NONE)
-                .for_each(|label| *label = rank[*label as usize]);
+            renumber(&names, &mut self.table.labels);
         }
         self.table.folders = names
             .into_iter()
