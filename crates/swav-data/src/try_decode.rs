@@ -18,17 +18,17 @@ pub(crate) fn try_decode(
     image: &mut Image,
     reduction: &Reduction<'_>,
 ) -> Result<[u32; 2], BadFile> {
-    try_decode_showing(source, index, max_pixels, image, reduction, |_| ())
+    try_decode_inspecting(source, index, max_pixels, image, reduction, |_| ())
 }
 
-/// The same, with a look at the sample between reading and decoding.
-pub(crate) fn try_decode_showing(
+/// [`try_decode`], which calls `inspect` with the sample between reading and decoding.
+pub(crate) fn try_decode_inspecting(
     source: &dyn Source,
     index: usize,
     max_pixels: u64,
     image: &mut Image,
     reduction: &Reduction<'_>,
-    seen: impl FnOnce(&Sample),
+    inspect: impl FnOnce(&Sample),
 ) -> Result<[u32; 2], BadFile> {
     let bad = |kind: BadKind, reason: String| BadFile {
         index,
@@ -38,7 +38,7 @@ pub(crate) fn try_decode_showing(
     };
     let attempt = || -> Result<[u32; 2], DataError> {
         let sample = source.read(index)?;
-        seen(&sample);
+        inspect(&sample);
         match sample {
             // Already pixels: no copy.
             Sample::Pixels { width, height, rgb }

@@ -31,7 +31,7 @@ pub(super) fn decode(
     }
     // 16 bytes a pixel is the widest that any of the formats decodes to.
     let max_bytes = max_pixels.saturating_mul(16).saturating_add(1 << 20);
-    if tiff::is_in(bytes) {
+    if tiff::is_tiff(bytes) {
         return tiff::decode(bytes, name, max_bytes, check);
     }
     let format = match image::guess_format(bytes) {
@@ -59,8 +59,8 @@ pub(super) fn decode(
     limits.max_alloc = Some(max_bytes);
     decoder.set_limits(limits).map_err(failed)?;
     let orientation = match format {
-        Png => orientation::named(orientation::of_png(bytes)),
-        WebP => orientation::named(orientation::of_webp(bytes)),
+        Png => orientation::from_value(orientation::of_png(bytes)),
+        WebP => orientation::from_value(orientation::of_webp(bytes)),
         _ => decoder.orientation().unwrap_or(Orientation::NoTransforms),
     };
     let pixels = DynamicImage::from_decoder(decoder).map_err(failed)?;

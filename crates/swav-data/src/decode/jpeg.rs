@@ -60,7 +60,7 @@ pub(super) fn decode(
             "cut short: the end-of-image marker is missing",
         ));
     }
-    let orientation = orientation::named(header.orientation());
+    let orientation = orientation::from_value(header.orientation());
     let whole = match orientation {
         Orientation::NoTransforms
         | Orientation::Rotate180
@@ -80,7 +80,7 @@ pub(super) fn decode(
     };
     let model = header.model();
     // What the reduced decoder takes three components for.
-    let plain = matches!(model, Some(Model::Grey | Model::YCbCr));
+    let plain = matches!(model, Some(ColourModel::Grey | ColourModel::YCbCr));
     let is_reduced =
         divisor != 1 && plain && reduced::decode(bytes, [width, height], divisor, image).is_some();
     if !is_reduced {
@@ -89,7 +89,7 @@ pub(super) fn decode(
             Some(model) if header.misleads_zune() => {
                 let failed = |reason| DataError::decode(name, reason);
                 let decoded = AssertUnwindSafe(|| {
-                    decode_slowly(bytes, model, &mut image.rgb).map_err(failed)
+                    decode_with_jpeg_decoder(bytes, model, &mut image.rgb).map_err(failed)
                 });
                 catch_unwind(decoded).unwrap_or_else(|panic| {
                     Err(DataError::decode(name, panic_reason(panic.as_ref())))
@@ -160,7 +160,7 @@ fn reaches_end_of_image(jpeg: &[u8]) -> bool {
 
 /// The colour model of the stored components.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Model {
+pub(super) enum ColourModel {
     Grey,
     YCbCr,
     Rgb,
@@ -260,16 +260,16 @@ impl<'a> Header<'a> {
     }
 
     /// The colour model, by the rules of libjpeg. Nothing for a number of components without a rule.
-    pub(super) fn model(&self) -> Option<Model> {
+    pub(super) fn model(&self) -> Option<ColourModel> {
         Some(match (self.components.len(), self.adobe) {
-            (1, _) => Model::Grey,
-            (3, _) if self.jfif => Model::YCbCr,
-            (3, Some(0)) => Model::Rgb,
-            (3, Some(_)) => Model::YCbCr,
-            (3, None) if self.has_letters() => Model::Rgb,
-            (3, None) => Model::YCbCr,
-            (4, None | Some(0)) => Model::Cmyk,
-            (4, Some(_)) => Model::Ycck,
+            (1, _) => ColourModel::Grey,
+            (3, _) if self.jfif => ColourModel::YCbCr,
+            (3, Some(0)) => ColourModel::Rgb,
+            (3, Some(_)) => ColourModel::YCbCr,
+            (3, None) if self.has_letters() => ColourModel::Rgb,
+            (3, None) => ColourModel::YCbCr,
+            (4, None | Some(0)) => ColourModel::Cmyk,
+            (4, Some(_)) => ColourModel::Ycck,
             _ => return None,
         })
     }
@@ -282,12 +282,12 @@ impl<'a> Header<'a> {
             return false;
         };
         let model = match (self.components.len(), self.adobe) {
-            (1, _) => Model::Grey,
-            (3, Some(0)) => Model::Rgb,
-            (3, _) if self.has_letters() => Model::Rgb,
-            (3, None | Some(1)) => Model::YCbCr,
-            (4, None | Some(0)) => Model::Cmyk,
-            (4, Some(2)) => Model::Ycck,
+            (1, _) => ColourModel::Grey,
+            (3, Some(0)) => ColourModel::Rgb,
+            (3, _) if self.has_letters() => ColourModel::Rgb,
+            (3, None | Some(1)) => ColourModel::YCbCr,
+            (4, None | Some(0)) => ColourModel::Cmyk,
+            (4, Some(2)) => ColourModel::Ycck,
             _ => return true,
         };
         let larger = |[_, by]: &[u8; 2]| by >> 4 > first[1] >> 4 || by & 15 > first[1] & 15;
@@ -326,22 +326,26 @@ impl<'a> Header<'a> {
 ///
 /// # Errors
 /// The decoder's own words.
-pub(super) fn decode_slowly(jpeg: &[u8], model: Model, rgb: &mut Vec<u8>) -> Result<(), String> {
+pub(super) fn decode_with_jpeg_decoder(
+    jpeg: &[u8],
+    model: ColourModel,
+    rgb: &mut Vec<u8>,
+) -> Result<(), String> {
     use jpeg_decoder::{ColorTransform, Decoder};
     let mut decoder = Decoder::new(jpeg);
     decoder.set_color_transform(match model {
-        Model::Grey => ColorTransform::Grayscale,
-        Model::YCbCr => ColorTransform::YCbCr,
-        Model::Rgb => ColorTransform::RGB,
-        Model::Cmyk => ColorTransform::CMYK,
-        Model::Ycck => ColorTransform::YCCK,
+        ColourModel::Grey => ColorTransform::Grayscale,
+        ColourModel::YCbCr => ColorTransform::YCbCr,
+        ColourModel::Rgb => ColorTransform::RGB,
+        ColourModel::Cmyk => ColorTransform::CMYK,
+        ColourModel::Ycck => ColorTransform::YCCK,
     });
     let pixels = decoder.decode().map_err(|error| error.to_string())?;
     *rgb = match model {
-        Model::YCbCr | Model::Rgb => pixels,
-        Model::Grey => pixels.iter().flat_map(|&grey| [grey; 3]).collect(),
+        ColourModel::YCbCr | ColourModel::Rgb => pixels,
+        ColourModel::Grey => pixels.iter().flat_map(|&grey| [grey; 3]).collect(),
         // The decoder has undone Adobe's inversion.
-        Model::Cmyk | Model::Ycck => {
+        ColourModel::Cmyk | ColourModel::Ycck => {
             let (inks, _) = pixels.as_chunks::<4>();
             let colours = inks
                 .iter()

@@ -19,7 +19,7 @@ const XMP: u16 = 700;
 const MAX_TEXT: u64 = 1 << 20;
 
 /// What the value of an orientation asks for.
-pub(super) fn named(value: Option<u32>) -> Orientation {
+pub(super) fn from_value(value: Option<u32>) -> Orientation {
     let value = value.and_then(|value| u8::try_from(value).ok());
     let known = value.and_then(Orientation::from_exif);
     known.unwrap_or(Orientation::NoTransforms)
@@ -56,7 +56,7 @@ pub(super) struct Directory<'a> {
 
 impl<'a> Directory<'a> {
     /// Whether `file` begins as a TIFF file does.
-    pub(super) fn is_in(file: &'a [u8]) -> bool {
+    pub(super) fn is_tiff(file: &'a [u8]) -> bool {
         Self::start(file).is_some()
     }
 

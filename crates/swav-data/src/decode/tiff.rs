@@ -54,8 +54,8 @@ impl Colours {
 }
 
 /// Whether `file` begins as a TIFF file does.
-pub(super) fn is_in(file: &[u8]) -> bool {
-    Directory::is_in(file)
+pub(super) fn is_tiff(file: &[u8]) -> bool {
+    Directory::is_tiff(file)
 }
 
 /// Decodes the first picture of `file`, unless it would take more than `max_bytes` or `check` refuses
@@ -148,7 +148,7 @@ pub(super) fn decode(
         None => to_rgb(samples, stored, colours),
     };
     let image = Image::new(width, height, rgb).map_err(|reason| damaged(&reason))?;
-    let orientation = orientation::named(orientation::of_tiff(file));
+    let orientation = orientation::from_value(orientation::of_tiff(file));
     Ok(orientation::upright(image, orientation))
 }
 

@@ -6,8 +6,8 @@
 use std::cmp::Ordering;
 use std::path::Path;
 
-use super::members::{BLOCK, Kind, Member, ReadAt, follow, inside};
-use super::names::os;
+use super::members::{BLOCK, Kind, Member, ReadAt, link_target, path_inside};
+use super::names::os_string;
 use super::remarks::Remarks;
 use crate::error::DataError;
 
@@ -34,7 +34,7 @@ pub(super) struct Entry {
 
 /// The files and links of an archive, in its order.
 pub(super) struct Catalogue<'a, R> {
-    read: R,
+    read_at: R,
     /// The archive, for errors.
     archive: &'a str,
     pub(super) entries: Vec<Entry>,
@@ -44,21 +44,21 @@ pub(super) struct Catalogue<'a, R> {
     /// The number of each link, and where it leads.
     links: Vec<(u32, Box<Path>)>,
     /// Labels that have the same name: the first, and a later one.
-    pub(super) twice: Vec<(u32, u32)>,
+    pub(super) duplicate_labels: Vec<(u32, u32)>,
     pub(super) remarks: Remarks,
 }
 
 impl<'a, R: ReadAt> Catalogue<'a, R> {
-    /// Of the archive that `read` reads, called `archive` in errors, before its first member.
-    pub(super) fn new(read: R, archive: &'a str) -> Self {
+    /// Of the archive that `read_at` reads, called `archive` in errors, before its first member.
+    pub(super) fn new(read_at: R, archive: &'a str) -> Self {
         Self {
-            read,
+            read_at,
             archive,
             entries: vec![],
             arena: vec![],
             ends: vec![],
             links: vec![],
-            twice: vec![],
+            duplicate_labels: vec![],
             remarks: Remarks::default(),
         }
     }
@@ -101,14 +101,14 @@ impl<'a, R: ReadAt> Catalogue<'a, R> {
     }
 
     /// The entries with a role, in the order of the archive.
-    pub(super) fn with(&self, role: Role) -> impl Iterator<Item = u32> {
+    pub(super) fn of_role(&self, role: Role) -> impl Iterator<Item = u32> {
         (0..)
             .zip(&self.entries)
             .filter_map(move |(index, entry)| (entry.role == role).then_some(index))
     }
 
     /// The bytes of a file of at most `most`.
-    pub(super) fn bytes(&self, index: u32, most: u64) -> Result<Vec<u8>, String> {
+    pub(super) fn read(&self, index: u32, most: u64) -> Result<Vec<u8>, String> {
         let Entry { offset, size, .. } = self.entries[index as usize];
         if size > most {
             return Err(format!(
@@ -116,21 +116,21 @@ impl<'a, R: ReadAt> Catalogue<'a, R> {
             ));
         }
         let mut bytes = vec![0; size as usize];
-        (self.read)(&mut bytes, u64::from(offset) * BLOCK).map_err(|error| error.to_string())?;
+        (self.read_at)(&mut bytes, u64::from(offset) * BLOCK).map_err(|error| error.to_string())?;
         Ok(bytes)
     }
 
     /// All entries by name; of one name, by place.
     pub(super) fn by_name(&self) -> Vec<u32> {
         let mut order: Vec<u32> = (0..self.entries.len() as u32).collect();
-        order.sort_unstable_by(|&a, &b| walked(self.name(a), self.name(b)).then(a.cmp(&b)));
+        order.sort_unstable_by(|&a, &b| walk_order(self.name(a), self.name(b)).then(a.cmp(&b)));
         order
     }
 
     /// Gives links the bytes of the file that they lead to, if the archive has it.
     pub(super) fn follow_links(&mut self, order: &[u32]) {
         let ends: Vec<Option<u32>> = (self.links.iter())
-            .map(|&(link, _)| self.end_of(link, order))
+            .map(|&(link, _)| self.resolve_link(link, order))
             .collect();
         for (&(link, ref target), end) in self.links.iter().zip(ends) {
             let Some(end) = end else {
@@ -159,7 +159,7 @@ impl<'a, R: ReadAt> Catalogue<'a, R> {
     }
 
     /// The file at the end of a chain of links.
-    fn end_of(&self, mut entry: u32, order: &[u32]) -> Option<u32> {
+    fn resolve_link(&self, mut entry: u32, order: &[u32]) -> Option<u32> {
         // As many as Linux follows.
         for _ in 0..=40 {
             let kind = self.entries[entry as usize].kind;
@@ -168,10 +168,10 @@ impl<'a, R: ReadAt> Catalogue<'a, R> {
             }
             let target = self.target(entry)?;
             let path = match kind {
-                Kind::HardLink => inside(target),
-                _ => follow(Path::new(&os(self.name(entry).into())), target),
+                Kind::HardLink => path_inside(target),
+                _ => link_target(Path::new(&os_string(self.name(entry).into())), target),
             }?;
-            let compare = |other: u32| walked(self.name(other), bytes(&path));
+            let compare = |other: u32| walk_order(self.name(other), bytes(&path));
             let first = order.partition_point(|&other| compare(other).is_lt());
             let end = order.partition_point(|&other| compare(other).is_le());
             let same = &order[first..end];
@@ -186,11 +186,11 @@ impl<'a, R: ReadAt> Catalogue<'a, R> {
     }
 
     /// Leaves one member of each name.
-    pub(super) fn join(&mut self, order: &[u32]) {
+    pub(super) fn keep_last_of_each_name(&mut self, order: &[u32]) {
         let mut first = 0;
         for (at, &index) in order.iter().enumerate() {
             let before = order[first];
-            if at == first || walked(self.name(before), self.name(index)).is_ne() {
+            if at == first || walk_order(self.name(before), self.name(index)).is_ne() {
                 first = at;
                 continue;
             }
@@ -203,7 +203,7 @@ impl<'a, R: ReadAt> Catalogue<'a, R> {
                     }
                     self.entries.swap(before as usize, index as usize);
                 }
-                Role::Label => self.twice.push((before, index)),
+                Role::Label => self.duplicate_labels.push((before, index)),
                 Role::Other => {}
             }
             self.entries[index as usize].role = Role::Other;
@@ -231,7 +231,7 @@ impl<'a, R: ReadAt> Catalogue<'a, R> {
 
 /// Compares names as a walk through folders meets them, where `a/1` comes before `a-b/1`: by their
 /// bytes, with a separator before all others.
-fn walked(one: &[u8], other: &[u8]) -> Ordering {
+fn walk_order(one: &[u8], other: &[u8]) -> Ordering {
     let key = |&byte: &u8| match byte {
         b'/' => 0,
         byte if char::from(byte) == std::path::MAIN_SEPARATOR => 0,

@@ -49,7 +49,7 @@ pub(super) fn is_pickle(path: &Path) -> bool {
 }
 
 /// Says what to take in place of a pickled batch.
-pub(super) fn pickled(path: &Path) -> DataError {
+pub(super) fn pickle_error(path: &Path) -> DataError {
     DataError::format(
         path,
         "CIFAR as Python pickles, which are not read; download the binary version \
@@ -59,8 +59,8 @@ pub(super) fn pickled(path: &Path) -> DataError {
 }
 
 /// Whether the size of a file is that of whole records.
-pub(super) fn fits(path: &Path) -> bool {
-    head_of(path).is_ok()
+pub(super) fn has_whole_records(path: &Path) -> bool {
+    label_bytes_of(path).is_ok()
 }
 
 fn is_training(file: &Path) -> bool {
@@ -102,8 +102,11 @@ impl CifarSource {
             });
         };
         let folder = first.parent().unwrap_or(Path::new("")).to_path_buf();
-        let head = head_of(first)?;
-        if let Some(other) = names.iter().find(|name| head_of(name).ok() != Some(head)) {
+        let head = label_bytes_of(first)?;
+        if let Some(other) = names
+            .iter()
+            .find(|name| label_bytes_of(name).ok() != Some(head))
+        {
             let (first, record) = (first.display(), head + PIXELS);
             let reason = format!(
                 "not records of {record} bytes, as {first} has; CIFAR-10 and CIFAR-100 are two sets, \
@@ -192,7 +195,7 @@ impl Source for CifarSource {
 }
 
 /// How many label bytes a record has: by the file's name where that tells, else by its size.
-fn head_of(path: &Path) -> Result<usize, DataError> {
+fn label_bytes_of(path: &Path) -> Result<usize, DataError> {
     let size = std::fs::metadata(path)
         .map_err(|error| DataError::io(path, error))?
         .len();

@@ -38,7 +38,7 @@ pub(super) fn is_magic(start: &[u8]) -> bool {
 }
 
 /// Whether a file begins as IDX does, or as gzip data, which may hold it.
-pub(super) fn begins(path: &Path) -> Result<bool, DataError> {
+pub(super) fn may_be_idx(path: &Path) -> Result<bool, DataError> {
     let start = read_start(path, 4)?;
     Ok(start.starts_with(&[0x1F, 0x8B]) || is_magic(&start))
 }
@@ -60,7 +60,7 @@ impl IdxSource {
         let file = if path.is_dir() {
             let mut files = entries(path)?;
             files.retain(|entry| is_images(entry));
-            only(path, files)?
+            select_images(path, files)?
         } else {
             path.to_path_buf()
         };
@@ -160,7 +160,7 @@ impl Source for IdxSource {
 
 /// The file of images among those that a folder or a pattern stands for: the only one, or the only
 /// one of a training part.
-pub(super) fn only(path: &Path, mut files: Vec<PathBuf>) -> Result<PathBuf, DataError> {
+pub(super) fn select_images(path: &Path, mut files: Vec<PathBuf>) -> Result<PathBuf, DataError> {
     if files.iter().any(|file| is_images(file)) {
         files.retain(|file| is_images(file));
     }

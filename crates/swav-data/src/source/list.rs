@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::classes::{NO_LABEL, sort_by_value_or_name};
 use super::describe::{count, inventory, without_label};
 use super::filesystem::{has_extension, is_image, open_regular, read_file};
-use super::names::{Names, os};
+use super::names::{Names, os_string};
 use super::traits::Source;
 use crate::error::DataError;
 use crate::sample::Sample;
@@ -81,7 +81,7 @@ impl Header {
         ];
         let names: Vec<String> = fields
             .map(|field| {
-                let name = String::from_utf8_lossy(bare(field)).to_lowercase();
+                let name = String::from_utf8_lossy(unquoted(field)).to_lowercase();
                 name.replace([' ', '-'], "_")
             })
             .collect();
@@ -126,7 +126,7 @@ impl ListSource {
             .flexible(true)
             .quoting(csv)
             .delimiter(separator)
-            .from_reader(text(path)?);
+            .from_reader(open_text(path)?);
         let mut list = Self {
             path: path.into(),
             folder: path.parent().unwrap_or(Path::new("")).into(),
@@ -147,13 +147,13 @@ impl ListSource {
         {
             let at = record.position().map_or(0, csv::Position::byte);
             let wrong = |reason: String| {
-                DataError::format(path, format!("line {}: {reason}", line_at(path, at)))
+                DataError::format(path, format!("line {}: {reason}", line_number(path, at)))
             };
             let known = |name: &[u8]| {
-                let name = PathBuf::from(os(name.to_vec()));
+                let name = PathBuf::from(os_string(name.to_vec()));
                 is_image(&name) && list.folder.join(name).is_file()
             };
-            let start = bare(record.get(0).unwrap_or_default());
+            let start = unquoted(record.get(0).unwrap_or_default());
             let comment = start.starts_with(b"#") && !known(start);
             let open = |field: &[u8]| field.contains(&b'\n') && !known(field);
             let unclosed = || wrong("a quote is not closed in this line".into());
@@ -177,7 +177,7 @@ impl ListSource {
                 }
                 None => (start, record.get(1)),
             };
-            let (name, class) = (bare(image), class.map(bare));
+            let (name, class) = (unquoted(image), class.map(unquoted));
             // Without names of columns a line is all path and class; else others may hold several lines.
             if open(image)
                 || class.is_some_and(open)
@@ -185,8 +185,10 @@ impl ListSource {
             {
                 return Err(unclosed());
             }
-            if !is_image(Path::new(&os(name.to_vec()))) || (header.is_none() && record.len() > 2) {
-                return Err(wrong(expected(&record, separator)));
+            if !is_image(Path::new(&os_string(name.to_vec())))
+                || (header.is_none() && record.len() > 2)
+            {
+                return Err(wrong(line_expectation(&record, separator)));
             }
             if *labelled.get_or_insert(class.is_some()) != class.is_some() {
                 let (this, others) = match class {
@@ -227,12 +229,12 @@ impl ListSource {
     }
 
     fn file(&self, index: usize) -> PathBuf {
-        self.folder.join(os(self.names.get(index)))
+        self.folder.join(os_string(self.names.get(index)))
     }
 }
 
 /// Says what a line should be.
-fn expected(record: &csv::ByteRecord, separator: u8) -> String {
+fn line_expectation(record: &csv::ByteRecord, separator: u8) -> String {
     let (named, quotes) = match separator {
         b',' => ("comma", " (what holds a comma in quotes)"),
         _ => ("tab", ""),
@@ -249,7 +251,7 @@ fn expected(record: &csv::ByteRecord, separator: u8) -> String {
 }
 
 /// Opens a text file.
-fn text(path: &Path) -> Result<BufReader<File>, DataError> {
+fn open_text(path: &Path) -> Result<BufReader<File>, DataError> {
     let mut reader = BufReader::new(open_regular(path)?);
     let start = reader
         .fill_buf()
@@ -264,8 +266,8 @@ fn text(path: &Path) -> Result<BufReader<File>, DataError> {
 }
 
 /// The number of the line of the record at byte `at`, which may begin with the ends of lines before it.
-fn line_at(path: &Path, at: u64) -> usize {
-    let Ok(mut reader) = text(path) else {
+fn line_number(path: &Path, at: u64) -> usize {
+    let Ok(mut reader) = open_text(path) else {
         return 0;
     };
     let mut before = Vec::new();
@@ -286,7 +288,7 @@ fn failed(path: &Path, error: csv::Error) -> DataError {
 
 /// A field without the spaces around it, and without the quotes that follow such a space or stand where
 /// quotes mean nothing.
-fn bare(text: &[u8]) -> &[u8] {
+fn unquoted(text: &[u8]) -> &[u8] {
     let text = text.trim_ascii();
     let inner = text.strip_prefix(b"\"").and_then(|t| t.strip_suffix(b"\""));
     inner.unwrap_or(text)

@@ -19,7 +19,7 @@ use super::traits::Source;
 use crate::error::DataError;
 
 /// Folders that archives of well-known sets unpack to, and that libraries download them to.
-const INNER: [&str; 12] = [
+const INNER_FOLDERS: [&str; 12] = [
     "cifar-10-batches-bin",
     "cifar-100-binary",
     "cifar-10-batches-py",
@@ -132,7 +132,7 @@ fn format_of(path: &Path) -> Result<Option<Format>, DataError> {
     };
     Ok(match named {
         Some(format) => Some(format),
-        None => idx::begins(path)?.then_some(Format::Idx),
+        None => idx::may_be_idx(path)?.then_some(Format::Idx),
     })
 }
 
@@ -144,7 +144,7 @@ fn open_file(path: &Path) -> Result<Arc<dyn Source>, DataError> {
         };
     }
     if cifar::is_pickle(path) {
-        return Err(cifar::pickled(path));
+        return Err(cifar::pickle_error(path));
     }
     let start = read_start(path, 4)?;
     let looked_for = format!(
@@ -196,9 +196,9 @@ fn open_folder(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     let images = direct || folders > 0;
     // A name alone does not make records of what lies beside images.
     let fits = |file: &Path, records: &dyn Fn(&Path) -> bool| !images || records(&path.join(file));
-    let batch = folder.find(|file| cifar::is_batch(file) && fits(file, &cifar::fits));
+    let batch = folder.find(|file| cifar::is_batch(file) && fits(file, &cifar::has_whole_records));
     let table = folder.find(|file| {
-        idx::is_images(file) && fits(file, &|file| idx::begins(file).unwrap_or(false))
+        idx::is_images(file) && fits(file, &|file| idx::may_be_idx(file).unwrap_or(false))
     });
     if let (true, Some(file)) = (images, batch.as_ref().or(table.as_ref())) {
         return Err(DataError::format(
@@ -218,10 +218,10 @@ fn open_folder(path: &Path) -> Result<Arc<dyn Source>, DataError> {
         return Ok(Arc::new(IdxSource::open(path)?));
     }
     match (direct, folders) {
-        (true, 0) => Ok(Arc::new(FolderSource::flat(path)?.of_one_split()?)),
-        (false, 2..) if shallow => Ok(Arc::new(FolderSource::classes(path)?.of_one_split()?)),
+        (true, 0) => Ok(Arc::new(FolderSource::flat(path)?.refuse_splits()?)),
+        (false, 2..) if shallow => Ok(Arc::new(FolderSource::classes(path)?.refuse_splits()?)),
         (false, 0) => open_other(&folder),
-        _ => Ok(Arc::new(FolderSource::nested(path)?.of_one_split()?)),
+        _ => Ok(Arc::new(FolderSource::nested(path)?.refuse_splits()?)),
     }
 }
 
@@ -235,9 +235,10 @@ fn open_other(folder: &Folder<'_>) -> Result<Arc<dyn Source>, DataError> {
         return Ok(Arc::new(ParquetSource::open(path)?));
     }
     if let Some(file) = folder.find(|file| cifar::is_pickle(&path.join(file))) {
-        return Err(cifar::pickled(&file));
+        return Err(cifar::pickle_error(&file));
     }
-    let inner = (folder.folders()).filter(|entry| INNER.iter().any(|known| *known == entry.name));
+    let inner =
+        (folder.folders()).filter(|entry| INNER_FOLDERS.iter().any(|known| *known == entry.name));
     let inner: Vec<String> = inner
         .map(|entry| entry.name.to_string_lossy().into_owned())
         .collect();
@@ -292,7 +293,7 @@ fn open_pattern(path: &Path, format: Format) -> Result<Arc<dyn Source>, DataErro
         Format::Parquet => Ok(Arc::new(ParquetSource::open(path)?)),
         Format::Flat | Format::Nested => Ok(Arc::new(FolderSource::files(path, &files)?)),
         Format::Cifar => Ok(Arc::new(CifarSource::files(path, files)?)),
-        Format::Idx => Ok(Arc::new(IdxSource::open(idx::only(path, files)?)?)),
+        Format::Idx => Ok(Arc::new(IdxSource::open(idx::select_images(path, files)?)?)),
         Format::List if files.len() == 1 => Ok(Arc::new(ListSource::open(first)?)),
         Format::List => Err(wrong(format!(
             "matches {} lists; name one, or join them",

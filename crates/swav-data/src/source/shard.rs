@@ -7,7 +7,7 @@ use super::catalogue::{Catalogue, Role, bytes, failed};
 use super::classes::NO_LABEL;
 use super::filesystem::is_image;
 use super::marker::{MARKER, Marker};
-use super::members::{BLOCK, Kind, Members, ReadAt, inside};
+use super::members::{BLOCK, Kind, Members, ReadAt, path_inside};
 use super::remarks::Remarks;
 use super::table::{Layout, Table};
 use super::webdataset;
@@ -38,7 +38,7 @@ pub(super) fn list(
     let mut marker = None;
     for member in Members::new(&read, 0, length) {
         let member = member.map_err(failed)?;
-        let Some(clean) = inside(&member.path) else {
+        let Some(clean) = path_inside(&member.path) else {
             let reason = format!("member {} leaves the archive", member.path.display());
             return Err(failed(reason));
         };
@@ -66,9 +66,9 @@ pub(super) fn list(
     }
     let order = all.by_name();
     all.follow_links(&order);
-    all.with(Role::Image)
+    all.of_role(Role::Image)
         .try_for_each(|image| all.check(image))?;
-    all.join(&order);
+    all.keep_last_of_each_name(&order);
     let labelled = webdataset::is_labelled(&all);
     let mut table = match asked {
         Some(Layout::Keys) => webdataset::table(&all)?,
@@ -96,7 +96,7 @@ fn by_folders<R: ReadAt>(
 ) -> Table {
     let is_image = |&index: &u32| all.entries[index as usize].role == Role::Image;
     let images: Vec<u32> = match marker {
-        Some(_) => all.with(Role::Image).collect(),
+        Some(_) => all.of_role(Role::Image).collect(),
         None => order.iter().copied().filter(is_image).collect(),
     };
     // Every image lies below the prefix.
@@ -122,7 +122,7 @@ fn by_folders<R: ReadAt>(
         table.push(&all.entries[index as usize], label);
     }
     if !labelled {
-        let labels = all.with(Role::Label);
+        let labels = all.of_role(Role::Label);
         let labels = labels.filter(|&label| webdataset::is_cls(all.name(label)));
         labels.for_each(|label| table.remarks.orphans.add(|| all.place(label)));
     }
@@ -136,7 +136,7 @@ fn read_marker<R: ReadAt>(all: &Catalogue<R>) -> Result<Marker, String> {
     /// A million classes with long names.
     const MOST: u64 = 1 << 26;
     let wrong = |what: String| format!("member {MARKER}: {what}");
-    let text = all.bytes(0, MOST).map_err(wrong)?;
+    let text = all.read(0, MOST).map_err(wrong)?;
     let marker: Marker = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
     if marker.version != Marker::VERSION {
         return Err(wrong(format!(

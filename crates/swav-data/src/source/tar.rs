@@ -19,7 +19,7 @@ use super::describe::{count, extension_list, inventory};
 use super::files::Files;
 use super::filesystem::{has_extension, read_at};
 use super::marker::Marker;
-use super::members::{BLOCK, Members, ReadAt, inside, is_whole};
+use super::members::{BLOCK, Members, ReadAt, has_valid_checksum, path_inside};
 use super::remarks::Remarks;
 use super::shard::list;
 use super::table::{Layout, Table};
@@ -55,7 +55,7 @@ use crate::threads::lock;
 /// written over while it is in use is noticed too, unless its members lie where the old ones lay.
 #[derive(Debug)]
 pub struct TarSource {
-    data: Data,
+    data: Storage,
     /// The first sample of each shard.
     starts: Vec<usize>,
     /// As in [`Table`].
@@ -73,7 +73,7 @@ pub struct TarSource {
 
 /// Where the bytes of the shards are.
 #[derive(Debug)]
-enum Data {
+enum Storage {
     Files(Files),
     Static {
         name: String,
@@ -135,12 +135,12 @@ impl TarSource {
             &prefix,
             name,
         )?;
-        let data = Data::Static {
+        let data = Storage::Static {
             name: name.into(),
             bytes,
             prefix,
         };
-        let mut set = Set::default();
+        let mut set = JoinedShards::default();
         set.append(table, name);
         set.finish(data, Layout::Folders, name.to_string(), Path::new(name))
     }
@@ -150,14 +150,14 @@ impl TarSource {
             true => Err(compressed(&path.join(name))),
             false => Ok(is_tar(name)),
         })?;
-        let mut set = Set::default();
+        let mut set = JoinedShards::default();
         let mut layout = asked;
         let shards = files.len();
         // Some at a time: what is listed waits no longer than for its neighbours.
-        const WAVE: usize = 64;
-        for first in (0..shards).step_by(WAVE) {
-            let last = shards.min(first + WAVE);
-            for (shard, listed) in (first..last).zip(list_some(&files, first..last, asked)) {
+        const SHARDS_AT_ONCE: usize = 64;
+        for first in (0..shards).step_by(SHARDS_AT_ONCE) {
+            let last = shards.min(first + SHARDS_AT_ONCE);
+            for (shard, listed) in (first..last).zip(list_shards(&files, first..last, asked)) {
                 let (table, notes) = listed?;
                 if table.len() > 0 && *layout.get_or_insert(table.layout) != table.layout {
                     // Labels in one archive decide for all.
@@ -170,7 +170,7 @@ impl TarSource {
         }
         let layout = layout.unwrap_or_default();
         let place = format!("{} {}", layout_name(layout), path.display());
-        let source = set.finish(Data::Files(files), layout, place, path)?;
+        let source = set.finish(Storage::Files(files), layout, place, path)?;
         if asked.is_none() && layout == Layout::Folders {
             split::check_members(path, &source.classes)?;
         }
@@ -186,8 +186,8 @@ impl TarSource {
     /// The name of a shard.
     fn shard_name(&self, shard: usize) -> String {
         match &self.data {
-            Data::Files(files) => files.path(shard).to_string_lossy().into_owned(),
-            Data::Static { name, .. } => name.clone(),
+            Storage::Files(files) => files.path(shard).to_string_lossy().into_owned(),
+            Storage::Static { name, .. } => name.clone(),
         }
     }
 
@@ -195,7 +195,7 @@ impl TarSource {
     fn member(&self, index: usize) -> Option<PathBuf> {
         fn at(read: impl ReadAt, block: u32, length: u64) -> Option<PathBuf> {
             let member = Members::new(read, u64::from(block) * BLOCK, length).next()?;
-            inside(&member.ok()?.path)
+            path_inside(&member.ok()?.path)
         }
         let block = match u32::from(self.gaps[index]) {
             0 => {
@@ -205,7 +205,7 @@ impl TarSource {
             gap => self.offsets[index] - gap,
         };
         match &self.data {
-            Data::Files(files) => {
+            Storage::Files(files) => {
                 let file = files.file(self.shard(index)).ok()?;
                 let length = file.metadata().ok()?.len();
                 at(
@@ -214,7 +214,7 @@ impl TarSource {
                     length,
                 )
             }
-            Data::Static { bytes, prefix, .. } => {
+            Storage::Static { bytes, prefix, .. } => {
                 let path = at(read_static(bytes), block, bytes.len() as u64)?;
                 path.strip_prefix(prefix).map(Path::to_path_buf).ok()
             }
@@ -242,13 +242,13 @@ impl Source for TarSource {
         let offset = u64::from(self.offsets[index]) * BLOCK;
         let size = self.sizes[index];
         match &self.data {
-            Data::Static { bytes, .. } => {
+            Storage::Static { bytes, .. } => {
                 let start = offset as usize;
                 Ok(Sample::Encoded(
                     bytes[start..start + size as usize].to_vec(),
                 ))
             }
-            Data::Files(files) => {
+            Storage::Files(files) => {
                 let file = files.file(shard)?;
                 let path = || files.path(shard);
                 let failed = |error: std::io::Error| match error.kind() {
@@ -317,7 +317,7 @@ impl Source for TarSource {
 }
 
 /// Lists a stretch of shards on several threads; results in their order.
-fn list_some(
+fn list_shards(
     files: &Files,
     shards: std::ops::Range<usize>,
     asked: Option<Layout>,
@@ -332,7 +332,7 @@ fn list_some(
                 break;
             }
             let mut notes = Vec::new();
-            let listed = index::table(&files.path(shard), asked, &mut notes);
+            let listed = index::read_or_list(&files.path(shard), asked, &mut notes);
             lock(&done).push((shard, listed.map(|table| (table, notes))));
         }
     };
@@ -349,7 +349,7 @@ fn list_some(
 
 /// Shards while they are joined to one set.
 #[derive(Default)]
-struct Set {
+struct JoinedShards {
     starts: Vec<usize>,
     all: Table,
     named: Vec<(usize, u32)>,
@@ -364,7 +364,7 @@ struct Set {
     notes: Vec<String>,
 }
 
-impl Set {
+impl JoinedShards {
     fn append(&mut self, table: Table, archive: &str) {
         match self.starts.is_empty() {
             true => self.marker = table.marker,
@@ -401,7 +401,7 @@ impl Set {
 
     fn finish(
         self,
-        data: Data,
+        data: Storage,
         layout: Layout,
         place: String,
         path: &Path,
@@ -521,7 +521,7 @@ fn relabel_by_marker(
 /// Whether `header` announces a file of `size` bytes. With other headers in front, which there may be unless the gap is
 /// one block, the size may stand there instead.
 fn is_header_of(header: &Header, size: u32, gap: u8) -> bool {
-    is_whole(header)
+    has_valid_checksum(header)
         && matches!(
             header.entry_type(),
             EntryType::Regular | EntryType::Continuous
