@@ -7,20 +7,20 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::decode::Image;
+use crate::sample::Image;
 
 /// The most pixels that a small image has.
-const SMALL: u64 = 128 * 128;
+const MAX_SMALL_PIXELS: u64 = 128 * 128;
 
 /// What an image takes beside its pixels: the allocator's notes.
-const OVERHEAD: u64 = 16;
+const OVERHEAD_BYTES: u64 = 16;
 
 /// What each image of the set takes in the list, whether it is kept or not.
-const PLACE: u64 = size_of::<OnceLock<Image>>() as u64;
+const SLOT_BYTES: u64 = size_of::<OnceLock<Image>>() as u64;
 
 /// Whether an image of this size may be kept.
 pub(crate) fn is_small(width: u32, height: u32) -> bool {
-    u64::from(width) * u64::from(height) <= SMALL
+    u64::from(width) * u64::from(height) <= MAX_SMALL_PIXELS
 }
 
 /// Decoded images by their index, within a budget.
@@ -50,8 +50,8 @@ impl Cache {
 
     /// Keeps a copy of `image` if it is small and a whole set of its like fits into the budget.
     pub(crate) fn offer(&self, index: usize, image: &Image) {
-        let bytes = image.rgb.len() as u64 + OVERHEAD;
-        let set = (bytes + PLACE).saturating_mul(self.len as u64);
+        let bytes = image.rgb.len() as u64 + OVERHEAD_BYTES;
+        let set = (bytes + SLOT_BYTES).saturating_mul(self.len as u64);
         if !is_small(image.width, image.height) || set > self.budget {
             return;
         }
@@ -81,7 +81,7 @@ impl Cache {
 
     /// Bytes of the list.
     fn list(&self) -> u64 {
-        PLACE * self.len as u64
+        SLOT_BYTES * self.len as u64
     }
 }
 
@@ -101,7 +101,7 @@ mod tests {
         cache.offer(3, &image(32, 32));
         assert_eq!(cache.get(3), Some(&image(32, 32)));
         assert_eq!(cache.get(4), None);
-        assert_eq!(cache.used(), 3072 + OVERHEAD + 10 * PLACE);
+        assert_eq!(cache.used(), 3072 + OVERHEAD_BYTES + 10 * SLOT_BYTES);
     }
 
     #[test]
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn images_of_many_sizes_stay_within_the_budget() {
-        let budget = 100 * (PLACE + OVERHEAD + 30 * 10 * 3);
+        let budget = 100 * (SLOT_BYTES + OVERHEAD_BYTES + 30 * 10 * 3);
         let cache = Cache::new(100, budget);
         for index in 0..100 {
             cache.offer(index, &image(1 + index as u32 % 60, 10));

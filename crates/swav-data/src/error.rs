@@ -1,5 +1,6 @@
 //! Everything that can go wrong between a path and a batch.
 
+use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -121,6 +122,11 @@ impl DataError {
             file: file.into(),
             reason: reason.into(),
         }
+    }
+
+    /// A [`DataError::Unsupported`] of `file`, which JPEG or PNG can hold as well.
+    pub(crate) fn convertible(file: &str, kind: impl Display) -> Self {
+        Self::unsupported(file, format!("{kind}; convert the image to JPEG or PNG"))
     }
 
     /// A [`DataError::Format`] of `path`.

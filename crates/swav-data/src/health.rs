@@ -7,13 +7,6 @@
 //! it counts against no budget.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
-use std::thread;
-
-use crate::decode::{Image, Reduction, decode_reduced};
-use crate::error::DataError;
-use crate::source::{Sample, Source};
 
 /// Why a file gives no image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,95 +129,4 @@ impl fmt::Display for HealthReport {
             ),
         }
     }
-}
-
-/// Reads and decodes sample `index` into `image`, smaller where `reduction` allows it, and returns the
-/// width and height of the whole; a panic on the way (a bug in a decoder) is a bad file too.
-pub(crate) fn try_decode(
-    source: &dyn Source,
-    index: usize,
-    max_pixels: u64,
-    image: &mut Image,
-    reduction: &Reduction<'_>,
-) -> Result<[u32; 2], BadFile> {
-    try_decode_showing(source, index, max_pixels, image, reduction, |_| ())
-}
-
-/// The same, with a look at the sample between reading and decoding.
-pub(crate) fn try_decode_showing(
-    source: &dyn Source,
-    index: usize,
-    max_pixels: u64,
-    image: &mut Image,
-    reduction: &Reduction<'_>,
-    seen: impl FnOnce(&Sample),
-) -> Result<[u32; 2], BadFile> {
-    let bad = |kind: BadKind, reason: String| BadFile {
-        index,
-        name: name_of(source, index),
-        kind,
-        reason,
-    };
-    let attempt = || -> Result<[u32; 2], DataError> {
-        let sample = source.read(index)?;
-        seen(&sample);
-        match sample {
-            // Already pixels: no copy.
-            Sample::Pixels { width, height, rgb }
-                if u64::from(width) * u64::from(height) <= max_pixels =>
-            {
-                *image = Image::new(width, height, rgb)
-                    .map_err(|reason| DataError::decode(&name_of(source, index), reason))?;
-                Ok([width, height])
-            }
-            // A name may have to be read from a file, and it is wanted in errors alone.
-            sample => decode_reduced(&sample, "", max_pixels, image, reduction).or_else(|_| {
-                let name = name_of(source, index);
-                decode_reduced(&sample, &name, max_pixels, image, reduction)
-            }),
-        }
-    };
-    match catch_unwind(AssertUnwindSafe(attempt)) {
-        Ok(Ok(size)) => Ok(size),
-        Ok(Err(error @ DataError::Unsupported { .. })) => {
-            Err(bad(BadKind::Unsupported, error.to_string()))
-        }
-        Ok(Err(error)) => Err(bad(BadKind::Corrupt, error.to_string())),
-        Err(panic) => Err(bad(BadKind::Corrupt, panic_reason(panic.as_ref()))),
-    }
-}
-
-/// The name of sample `index`, or its number where the source panics over the name.
-pub(crate) fn name_of(source: &dyn Source, index: usize) -> String {
-    catch_unwind(AssertUnwindSafe(|| source.name(index)))
-        .unwrap_or_else(|_| format!("sample {index}"))
-}
-
-/// What a caught panic said, where an image is decoded.
-pub(crate) fn panic_reason(panic: &(dyn std::any::Any + Send)) -> String {
-    format!("the decoder panicked: {}", panic_words(panic))
-}
-
-/// What a caught panic said.
-pub(crate) fn panic_words(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
-}
-
-/// `workers`, or the number of cores when it is zero.
-pub(crate) fn worker_count(workers: usize) -> usize {
-    match workers {
-        0 => thread::available_parallelism().map_or(1, usize::from),
-        given => given,
-    }
-}
-
-/// Locks; a thread that panicked while it held the lock does not matter to what is kept here.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

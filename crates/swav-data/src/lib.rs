@@ -2,8 +2,7 @@
 //!
 //! Multi-crop training looks at every image eight times in each epoch, each time cut, coloured and
 //! blurred in another way, so the data side decides how fast a training run can be. This crate is
-//! that side alone, in Rust (one line of it unsafe: the call into the widest vectors that the processor
-//! has). It knows nothing of tensors, devices or models: what leaves it are
+//! that side alone, in Rust (unsafe only where functions compiled for AVX2 and AVX-512 are called). It knows nothing of tensors, devices or models: what leaves it are
 //! bytes, `[crops · B, size, size, 3]`, ready to be uploaded and normalised elsewhere.
 //!
 //! # One image's way
@@ -92,6 +91,7 @@
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 #![deny(unsafe_code)]
+#![deny(clippy::undocumented_unsafe_blocks)]
 
 pub mod augment;
 mod cache;
@@ -104,22 +104,26 @@ mod multicrop;
 mod pack;
 pub mod random;
 mod reduced;
+mod sample;
 mod sampler;
 mod scan;
 mod simd;
 mod source;
+mod threads;
+mod try_decode;
 
 pub use augment::{Augment, Blur, Jitter};
-pub use decode::{DEFAULT_MAX_PIXELS, EXTENSIONS, Image, decode, decode_into};
+pub use decode::{DEFAULT_MAX_PIXELS, EXTENSIONS, decode, decode_into};
 pub use digest::Digest;
 pub use error::DataError;
 pub use health::{BadFile, BadKind, HealthReport};
 pub use loader::{Batch, CropGroup, Loader, LoaderConfig, Memory};
 pub use multicrop::{CropSpec, View};
 pub use pack::{Packed, ShardSize, pack};
+pub use sample::{Image, Sample};
 pub use sampler::{Cursor, Order, Permutation};
 pub use scan::{Finding, Problem, ScanConfig, ScanReport, scan};
 pub use source::{
-    CifarSource, FolderSource, Format, IdxSource, ListSource, ParquetSource, Sample, Source,
-    TagSource, TarSource, open,
+    CifarSource, FolderSource, Format, IdxSource, ListSource, ParquetSource, Source, TagSource,
+    TarSource, open,
 };

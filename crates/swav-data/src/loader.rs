@@ -22,17 +22,17 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::augment::Scratch;
+use crate::augment::{Augment, Scratch};
 use crate::cache::{self, Cache};
-use crate::decode::Image;
+use crate::decode::DEFAULT_MAX_PIXELS;
 use crate::error::DataError;
-use crate::health::{
-    BadFile, BadKind, HealthReport, allowed, lock, name_of, panic_reason, panic_words, try_decode,
-    worker_count,
-};
-use crate::multicrop::View;
-use crate::sampler::{Cursor, Order, Sampler, Stretch};
+use crate::health::{BadFile, BadKind, HealthReport, allowed};
+use crate::multicrop::{CropSpec, View};
+use crate::sample::Image;
+use crate::sampler::{BatchSlots, Cursor, Order, Sampler};
 use crate::source::Source;
+use crate::threads::{lock, panic_reason, panic_words, worker_count};
+use crate::try_decode::{name_of, try_decode};
 
 /// How a [`Loader`] works.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,7 +68,6 @@ pub struct LoaderConfig {
 impl Default for LoaderConfig {
     /// One shuffled rank with batches of 256, seed 0, SwAV's crops, a budget of one percent.
     fn default() -> Self {
-        use crate::{Augment, CropSpec};
         let crops = vec![
             CropSpec {
                 count: 2,
@@ -92,7 +91,7 @@ impl Default for LoaderConfig {
             prefetch: 2,
             drop_last: true,
             corrupt_budget: 0.01,
-            max_pixels: crate::DEFAULT_MAX_PIXELS,
+            max_pixels: DEFAULT_MAX_PIXELS,
             cache: 1 << 30,
             rank: 0,
             world: 1,
@@ -194,20 +193,20 @@ impl Pool {
 
 /// A batch while workers fill it.
 struct Assembly {
-    stretch: Stretch,
+    batch: BatchSlots,
     /// Slots that are not finished.
     missing: AtomicUsize,
-    body: Mutex<Body>,
+    contents: Mutex<Contents>,
 }
 
-struct Body {
+struct Contents {
     groups: Vec<CropGroup>,
-    slots: Vec<Filled>,
+    slots: Vec<FilledSlot>,
 }
 
 /// What became of a slot.
 #[derive(Default)]
-struct Filled {
+struct FilledSlot {
     /// The sample whose crops lie there; nothing when no good one was found.
     sample: Option<usize>,
     /// Files without an image met on the way.
@@ -236,7 +235,7 @@ struct Shared {
 }
 
 /// Bytes of crops that are worth going to the queue for. Less, and workers would queue for it.
-const PORTION: usize = 64 << 10;
+const PORTION_BYTES: usize = 64 << 10;
 
 /// What a worker uses again and again.
 struct Worker {
@@ -244,7 +243,7 @@ struct Worker {
     image: Image,
     /// The crops of a portion of slots.
     crops: Vec<u8>,
-    filled: Vec<Filled>,
+    filled: Vec<FilledSlot>,
 }
 
 struct State {
@@ -253,7 +252,7 @@ struct State {
     /// Slots of the last batch of the queue that have been handed out.
     handed: usize,
     /// The batch after those; nothing when a sequential pass has been handed out whole.
-    next: Option<Stretch>,
+    next: Option<BatchSlots>,
     stop: bool,
     /// What a worker said when it died.
     died: Option<String>,
@@ -273,7 +272,7 @@ struct State {
 /// but counts against no budget.
 ///
 /// # Threads
-/// The loader owns its threads. Dropping it stops them; each finishes the image in its hands first.
+/// The loader owns its threads. Dropping it stops them; each finishes the images that it has taken.
 pub struct Loader {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -315,7 +314,7 @@ impl Loader {
         let state = State {
             queue: VecDeque::new(),
             handed: 0,
-            next: sampler.stretch(start),
+            next: sampler.batch_from(start),
             stop: false,
             died: None,
         };
@@ -324,7 +323,7 @@ impl Loader {
             keep: config.prefetch + 4,
             ..Pool::default()
         });
-        let portion = (PORTION / config.view.bytes()).clamp(1, 16);
+        let portion = (PORTION_BYTES / config.view.bytes()).clamp(1, 16);
         let cache = Cache::new(source.len(), config.cache);
         let shared = Arc::new(Shared {
             source,
@@ -350,7 +349,7 @@ impl Loader {
             let shared = Arc::clone(&loader.shared);
             let thread = thread::Builder::new()
                 .name(format!("swav-data-{number}"))
-                .spawn(move || shared.live())
+                .spawn(move || shared.run_worker())
                 .map_err(|error| DataError::Invalid(format!("cannot start a worker: {error}")))?;
             loader.workers.push(thread);
         }
@@ -371,10 +370,13 @@ impl Loader {
             let Some(assembly) = self.wait()? else {
                 return Ok(None);
             };
-            let Stretch { start, next, .. } = assembly.stretch;
+            let BatchSlots { start, next, .. } = assembly.batch;
             let (mut groups, slots) = {
-                let mut body = lock(&assembly.body);
-                (mem::take(&mut body.groups), mem::take(&mut body.slots))
+                let mut contents = lock(&assembly.contents);
+                (
+                    mem::take(&mut contents.groups),
+                    mem::take(&mut contents.slots),
+                )
             };
             let samples: Vec<Option<usize>> = slots.iter().map(|slot| slot.sample).collect();
             for bad in slots.into_iter().flat_map(|slot| slot.bad) {
@@ -388,7 +390,7 @@ impl Loader {
             keep_present(&mut groups, &samples);
             let indices: Vec<usize> = samples.into_iter().flatten().collect();
             if indices.is_empty() {
-                // A stretch of a sequential pass without an image.
+                // A batch of a sequential pass without an image.
                 self.shared.pool.put(groups);
                 continue;
             }
@@ -505,9 +507,9 @@ impl Drop for Loader {
 }
 
 impl Shared {
-    /// The life of a worker. Its death ends the loading: the batch in its hands would never be complete.
-    fn live(&self) {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work())) {
+    /// Fills slots on a thread of its own. A panic ends the loading: the batch of the worker would never be complete.
+    fn run_worker(&self) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.fill_slots())) {
             let mut state = lock(&self.state);
             let words = panic_words(panic.as_ref());
             state
@@ -520,7 +522,7 @@ impl Shared {
     }
 
     /// Fills slots until there are no more.
-    fn work(&self) {
+    fn fill_slots(&self) {
         let bytes = self.config.view.bytes();
         let mut worker = Worker {
             scratch: Scratch::default(),
@@ -532,10 +534,10 @@ impl Shared {
             let mut crops = mem::take(&mut worker.crops);
             for (slot, crops) in slots.clone().zip(crops.chunks_exact_mut(bytes)) {
                 let place = Cursor {
-                    position: assembly.stretch.start.position + slot as u64,
-                    ..assembly.stretch.start
+                    position: assembly.batch.start.position + slot as u64,
+                    ..assembly.batch.start
                 };
-                let filled = self.fill(place, &mut worker, crops);
+                let filled = self.fill_slot(place, &mut worker, crops);
                 worker.filled.push(filled);
             }
             let last = assembly.deliver(slots, &mut worker.filled, &crops, bytes);
@@ -557,26 +559,26 @@ impl Shared {
                 return None;
             }
             if let Some(last) = state.queue.back()
-                && state.handed < last.stretch.len
+                && state.handed < last.batch.len
             {
                 let last = Arc::clone(last);
                 let from = state.handed;
-                state.handed = last.stretch.len.min(from + self.portion);
+                state.handed = last.batch.len.min(from + self.portion);
                 return Some((last, from..state.handed));
             }
             match state.next {
                 None => return None,
-                Some(stretch) if state.queue.len() <= self.config.prefetch => {
+                Some(batch) if state.queue.len() <= self.config.prefetch => {
                     state.queue.push_back(Arc::new(Assembly {
-                        stretch,
-                        body: Mutex::new(Body {
-                            groups: self.pool.take(&self.config.view, stretch.len),
-                            slots: (0..stretch.len).map(|_| Filled::default()).collect(),
+                        batch,
+                        contents: Mutex::new(Contents {
+                            groups: self.pool.take(&self.config.view, batch.len),
+                            slots: (0..batch.len).map(|_| FilledSlot::default()).collect(),
                         }),
-                        missing: AtomicUsize::new(stretch.len),
+                        missing: AtomicUsize::new(batch.len),
                     }));
                     state.handed = 0;
-                    state.next = self.sampler.stretch(stretch.next);
+                    state.next = self.sampler.batch_from(batch.next);
                 }
                 Some(_) => state = wait_on(&self.room, state),
             }
@@ -594,9 +596,9 @@ impl Shared {
     }
 
     /// Finds a good sample for a slot and makes its crops.
-    fn fill(&self, place: Cursor, worker: &mut Worker, crops: &mut [u8]) -> Filled {
+    fn fill_slot(&self, place: Cursor, worker: &mut Worker, crops: &mut [u8]) -> FilledSlot {
         let limit = self.allowed();
-        let mut filled = Filled::default();
+        let mut filled = FilledSlot::default();
         let mut corrupt = 0;
         for index in self.sampler.candidates(place) {
             match self.crops_of(index, place.epoch, worker, crops) {
@@ -710,16 +712,16 @@ impl Assembly {
     fn deliver(
         &self,
         slots: Range<usize>,
-        filled: &mut Vec<Filled>,
+        filled: &mut Vec<FilledSlot>,
         crops: &[u8],
         bytes: usize,
     ) -> bool {
         let count = slots.len();
-        let mut body = lock(&self.body);
-        let Body {
+        let mut contents = lock(&self.contents);
+        let Contents {
             groups,
             slots: places,
-        } = &mut *body;
+        } = &mut *contents;
         let batch = places.len();
         for ((slot, filled), mut crops) in
             slots.zip(filled.drain(..)).zip(crops.chunks_exact(bytes))
@@ -781,4 +783,56 @@ fn wait_on<'a, T>(
     condition
         .wait(guard)
         .unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::Sample;
+
+    /// Images of one grey.
+    struct Grey(usize);
+
+    impl Source for Grey {
+        fn len(&self) -> usize {
+            self.0
+        }
+
+        fn read(&self, _: usize) -> Result<Sample, DataError> {
+            let (width, height) = (8, 8);
+            let rgb = vec![128; 8 * 8 * 3];
+            Ok(Sample::Pixels { width, height, rgb })
+        }
+
+        fn name(&self, index: usize) -> String {
+            index.to_string()
+        }
+
+        fn label(&self, _: usize) -> Option<u32> {
+            None
+        }
+
+        fn classes(&self) -> &[String] {
+            &[]
+        }
+
+        fn describe(&self) -> String {
+            String::new()
+        }
+    }
+
+    #[test]
+    fn a_loader_that_is_stopped_hands_out_no_more_work() {
+        let config = LoaderConfig {
+            batch_size: 4,
+            view: View::Centre { resize: 8, size: 8 },
+            workers: 1,
+            prefetch: 1 << 20,
+            ..LoaderConfig::default()
+        };
+        let loader = Loader::new(Arc::new(Grey(64)), config, Cursor::default()).unwrap();
+        assert!(loader.shared.take_slots().is_some());
+        lock(&loader.shared.state).stop = true;
+        assert!(loader.shared.take_slots().is_none());
+    }
 }

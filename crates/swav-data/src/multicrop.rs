@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::augment::{self, Augment, Scratch, crop};
-use crate::decode::Image;
 use crate::random::{CropKey, Purpose};
+use crate::sample::Image;
 
 /// Crops of one kind: how many, how large, and how much of the image they show.
 ///

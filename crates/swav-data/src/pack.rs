@@ -12,7 +12,8 @@ use image::{ExtendedColorType, ImageEncoder, ImageFormat};
 use tar::{Builder, Header};
 
 use crate::error::DataError;
-use crate::source::{MARKER, Marker, Sample, Source, TarSource};
+use crate::sample::Sample;
+use crate::source::{MARKER, Marker, Source, TarSource};
 
 /// When a shard is full. A shard holds at least one sample, however large that is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,8 +105,8 @@ pub fn pack(
         _ => Path::new("."),
     };
     let temporary = parent.join(format!(".{name}.{}", std::process::id()));
-    let folder = Unfinished::create(temporary)?;
-    let naming = Naming::of(source);
+    let folder = TemporaryFolder::create(temporary)?;
+    let names = MemberNames::of(source);
     let mut packed = Packed {
         shards: 0,
         samples: 0,
@@ -114,12 +115,12 @@ pub fn pack(
     let mut shard: Option<Shard> = None;
     for index in 0..source.len() {
         let bytes = encoded(source.read(index)?, || source.name(index))?;
-        let path = naming.path(source, index, &bytes);
+        let path = names.path(source, index, &bytes);
         let mut free = match &shard {
-            Some(shard) => shard.free(&path),
+            Some(shard) => shard.free_path(&path),
             None => path.clone(),
         };
-        let cost = cost(&free, bytes.len());
+        let cost = archived_bytes(&free, bytes.len());
         if let Some(full) = shard.take_if(|shard| !shard.has_room(size, cost)) {
             packed.bytes += full.finish()?;
             free = path;
@@ -129,7 +130,7 @@ pub fn pack(
             none => {
                 let file = folder.path.join(format!("{name}-{:06}.tar", packed.shards));
                 packed.shards += 1;
-                none.insert(Shard::create(file, &naming.marker)?)
+                none.insert(Shard::create(file, &names.marker)?)
             }
         };
         open.append(&free, &bytes)?;
@@ -183,7 +184,7 @@ fn encoded(sample: Sample, name: impl Fn() -> String) -> Result<Vec<u8>, DataErr
 }
 
 /// What a member takes of its archive: a header, the bytes in whole blocks, and a long name.
-fn cost(path: &Path, bytes: usize) -> u64 {
+fn archived_bytes(path: &Path, bytes: usize) -> u64 {
     const BLOCK: u64 = 512;
     let long = match path.as_os_str().len() {
         0..=100 => 0,
@@ -199,13 +200,13 @@ fn hash(path: &Path) -> u64 {
 }
 
 /// How the members are called.
-struct Naming {
+struct MemberNames {
     marker: Marker,
     /// The folder of each class; empty without labels.
     folders: Vec<String>,
 }
 
-impl Naming {
+impl MemberNames {
     fn of(source: &dyn Source) -> Self {
         // Labels are for all or for none.
         let labelled = (0..source.len()).all(|index| source.label(index).is_some());
@@ -313,7 +314,7 @@ impl Shard {
     }
 
     /// The path of a sample, numbered when another has it.
-    fn free(&self, path: &Path) -> PathBuf {
+    fn free_path(&self, path: &Path) -> PathBuf {
         let numbered = |number: u64| {
             let mut name = path.file_stem().unwrap_or_default().to_owned();
             name.push(format!("-{number}"));
@@ -343,7 +344,7 @@ impl Shard {
             .map_err(|error| self.failed(error))?;
         self.names.insert(hash(path));
         self.samples += 1;
-        self.bytes += cost(path, bytes.len());
+        self.bytes += archived_bytes(path, bytes.len());
         Ok(())
     }
 
@@ -382,11 +383,11 @@ fn compare(source: &dyn Source, folder: &Path) -> Result<(), DataError> {
 }
 
 /// A folder that is removed unless it is given its name.
-struct Unfinished {
+struct TemporaryFolder {
     path: PathBuf,
 }
 
-impl Unfinished {
+impl TemporaryFolder {
     fn create(path: PathBuf) -> Result<Self, DataError> {
         // What is in the way is of a run that was killed, by a process of the same number.
         for number in 0..1000 {
@@ -425,7 +426,7 @@ impl Unfinished {
     }
 }
 
-impl Drop for Unfinished {
+impl Drop for TemporaryFolder {
     fn drop(&mut self) {
         if !self.path.as_os_str().is_empty() {
             // There may be nothing to remove.

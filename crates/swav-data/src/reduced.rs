@@ -9,7 +9,7 @@
 //! Anything else, and anything that looks damaged, is left to the decoder of whole images, so nothing
 //! here decides whether a file is good. Whether three components are YCbCr is the caller's to know.
 
-use crate::decode::Image;
+use crate::sample::Image;
 use crate::simd::{Kernel, dispatch};
 
 /// Decodes `jpeg`, of `width` × `height` pixels, at a `divisor`-th (2 or 4) of its size, sides rounded
@@ -578,7 +578,7 @@ fn colours(ys: &[u8], cbs: &[u8], crs: &[u8], row: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::Sample;
+    use crate::sample::Sample;
 
     /// A photograph's like: waves, an edge, and colours that change faster than they should.
     fn picture(width: u32, height: u32) -> image::RgbImage {

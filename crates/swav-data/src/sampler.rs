@@ -104,7 +104,7 @@ pub(crate) struct Sampler {
 
 /// The next batch: where it starts and how many slots it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stretch {
+pub(crate) struct BatchSlots {
     pub start: Cursor,
     pub len: usize,
     /// Where the batch after it starts.
@@ -182,18 +182,18 @@ impl Sampler {
     }
 
     /// The batch that starts at or after `cursor`; nothing when a sequential pass is over.
-    pub(crate) fn stretch(&self, cursor: Cursor) -> Option<Stretch> {
-        let start = self.settle(cursor);
+    pub(crate) fn batch_from(&self, cursor: Cursor) -> Option<BatchSlots> {
+        let start = self.next_start(cursor);
         // A sequential pass is one epoch, so what would start the next is the end.
         if self.order == Order::Sequential && start.position >= self.slots {
             return None;
         }
         let len = self.batch.min(self.slots - start.position);
-        let next = self.settle(Cursor {
+        let next = self.next_start(Cursor {
             epoch: start.epoch,
             position: start.position + len,
         });
-        Some(Stretch {
+        Some(BatchSlots {
             start,
             len: len as usize,
             next,
@@ -201,7 +201,7 @@ impl Sampler {
     }
 
     /// The first place at or after `cursor` where a batch can start.
-    fn settle(&self, cursor: Cursor) -> Cursor {
+    fn next_start(&self, cursor: Cursor) -> Cursor {
         let least = if self.drop_last { self.batch } else { 1 };
         let left = self.slots.saturating_sub(cursor.position);
         match self.order {
@@ -303,15 +303,15 @@ mod tests {
         for rank in 0..world {
             let sampler = Sampler::new(len, Order::Sequential, 10, false, rank, world).unwrap();
             let mut cursor = Cursor::default();
-            while let Some(stretch) = sampler.stretch(cursor) {
-                for slot in 0..stretch.len as u64 {
+            while let Some(batch) = sampler.batch_from(cursor) {
+                for slot in 0..batch.len as u64 {
                     let place = Cursor {
-                        position: stretch.start.position + slot,
-                        ..stretch.start
+                        position: batch.start.position + slot,
+                        ..batch.start
                     };
                     seen[sampler.candidates(place).next().unwrap()] += 1;
                 }
-                cursor = stretch.next;
+                cursor = batch.next;
             }
         }
         assert!(seen.iter().all(|&count| count == 1), "{seen:?}");
@@ -330,14 +330,14 @@ mod tests {
         }
     }
 
-    /// Epoch and sample of the slots of a stretch, first choices.
-    fn samples(sampler: &Sampler, stretch: Stretch) -> Vec<(u64, usize)> {
-        let slots = 0..stretch.len as u64;
+    /// Epoch and sample of the slots of a batch, first choices.
+    fn samples(sampler: &Sampler, batch: BatchSlots) -> Vec<(u64, usize)> {
+        let slots = 0..batch.len as u64;
         slots
             .map(|slot| {
                 let place = Cursor {
-                    position: stretch.start.position + slot,
-                    ..stretch.start
+                    position: batch.start.position + slot,
+                    ..batch.start
                 };
                 (place.epoch, sampler.candidates(place).next().unwrap())
             })
@@ -367,12 +367,12 @@ mod tests {
                 batches.push(sampler.batches());
                 let mut cursor = Cursor { epoch, position: 0 };
                 while cursor.epoch == epoch {
-                    let stretch = sampler.stretch(cursor).unwrap();
-                    for (at, sample) in samples(&sampler, stretch) {
+                    let batch = sampler.batch_from(cursor).unwrap();
+                    for (at, sample) in samples(&sampler, batch) {
                         proptest::prop_assert_eq!(at, epoch);
                         seen[sample] += 1;
                     }
-                    cursor = stretch.next;
+                    cursor = batch.next;
                 }
             }
             proptest::prop_assert!(batches.iter().all(|&count| count == batches[0]));
@@ -405,17 +405,17 @@ mod tests {
                 return Ok(());
             };
             let run = |start: Cursor| {
-                let first = sampler.stretch(start);
-                std::iter::successors(first, |stretch| sampler.stretch(stretch.next))
+                let first = sampler.batch_from(start);
+                std::iter::successors(first, |batch| sampler.batch_from(batch.next))
             };
             // As if never stopped, and stopped after any batch.
-            let whole: Vec<Stretch> = run(Cursor::default()).take(80).collect();
+            let whole: Vec<BatchSlots> = run(Cursor::default()).take(80).collect();
             let Some(stopped) = whole.get(at) else {
                 return Ok(());
             };
             sampler.check(stopped.next).unwrap();
-            let rest: Vec<Stretch> = run(stopped.next).take(20).collect();
-            let expected: Vec<Stretch> = run(Cursor::default()).skip(at + 1).take(20).collect();
+            let rest: Vec<BatchSlots> = run(stopped.next).take(20).collect();
+            let expected: Vec<BatchSlots> = run(Cursor::default()).skip(at + 1).take(20).collect();
             proptest::prop_assert_eq!(&rest, &expected);
             for (one, other) in rest.iter().zip(&expected) {
                 proptest::prop_assert_eq!(samples(&sampler, *one), samples(&sampler, *other));
@@ -425,7 +425,7 @@ mod tests {
                 position: stopped.start.position + stopped.len as u64 / 2,
                 ..stopped.start
             };
-            let shifted = samples(&sampler, Stretch {
+            let shifted = samples(&sampler, BatchSlots {
                 start: inner,
                 len: stopped.len - stopped.len / 2,
                 next: stopped.next,

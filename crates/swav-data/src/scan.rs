@@ -8,9 +8,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::decode::{DEFAULT_MAX_PIXELS, Image};
-use crate::health::{BadKind, lock, try_decode_showing, worker_count};
-use crate::source::{Sample, Source};
+use crate::decode::DEFAULT_MAX_PIXELS;
+use crate::health::BadKind;
+use crate::sample::{Image, Sample};
+use crate::source::Source;
+use crate::threads::{lock, worker_count};
+use crate::try_decode::try_decode_inspecting;
 
 /// What a [`scan`] looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +97,7 @@ impl ScanReport {
 /// Reads and decodes every sample once, and reports what is corrupt, unsupported, too small, or has the very
 /// bytes of an earlier sample. The report does not depend on the number of threads.
 ///
-/// `seen` is called from those threads with the number of samples done so far; when it returns
+/// `progress` is called from those threads with the number of samples done so far; when it returns
 /// false the scan ends and nothing is returned.
 ///
 /// Memory: 16 bytes a sample, for a hash of its bytes. Where hashes are equal the bytes are read
@@ -102,7 +105,7 @@ impl ScanReport {
 pub fn scan(
     source: &dyn Source,
     config: &ScanConfig,
-    seen: &(dyn Fn(usize) -> bool + Sync),
+    progress: &(dyn Fn(usize) -> bool + Sync),
 ) -> Option<ScanReport> {
     let total = source.len();
     let (next, done, stop) = (
@@ -119,10 +122,11 @@ pub fn scan(
                 break;
             }
             let mut hash = None;
-            let look = |sample: &Sample| hash = Some(hash_of(sample));
+            let keep_hash = |sample: &Sample| hash = Some(hash_of(sample));
             let max_pixels = config.max_pixels;
             // Whole: what a loader may pass over is looked at here.
-            let size = try_decode_showing(source, index, max_pixels, &mut image, &|_, _| 1, look);
+            let size =
+                try_decode_inspecting(source, index, max_pixels, &mut image, &|_, _| 1, keep_hash);
             let problem = match size {
                 Err(bad) => Some(match bad.kind {
                     BadKind::Corrupt => Problem::Corrupt(bad.reason),
@@ -139,7 +143,7 @@ pub fn scan(
                 .extend(problem.map(|problem| Finding { index, problem }));
             found.1.extend(hash.map(|hash| (hash, index)));
             drop(found);
-            if !seen(done.fetch_add(1, Ordering::Relaxed) + 1) {
+            if !progress(done.fetch_add(1, Ordering::Relaxed) + 1) {
                 stop.store(true, Ordering::Relaxed);
             }
         }
@@ -153,7 +157,7 @@ pub fn scan(
         return None;
     }
     let (mut findings, hashes) = std::mem::take(&mut *lock(&found));
-    findings.extend(duplicates(source, hashes, &|| seen(total))?);
+    findings.extend(duplicates(source, hashes, &|| progress(total))?);
     findings.sort();
     Some(ScanReport { findings, total })
 }

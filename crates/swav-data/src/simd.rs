@@ -21,17 +21,20 @@ pub(crate) trait Kernel {
 pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f")
+        let has_avx2 = is_x86_feature_detected!("avx2");
+        if has_avx2
+            && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
         {
-            // SAFETY: the processor has just said that these are there.
+            // SAFETY: `avx512` may be called where the processor has the features of its `target_feature`; all
+            // five were detected above, by CPUID and with the registers enabled by the operating system.
             #[allow(unsafe_code)]
             return unsafe { avx512(kernel) };
         }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: as above.
+        if has_avx2 {
+            // SAFETY: `avx2` may be called where the processor has AVX2, which was detected above.
             #[allow(unsafe_code)]
             return unsafe { avx2(kernel) };
         }

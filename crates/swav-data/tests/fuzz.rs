@@ -32,26 +32,31 @@ fn taken(bytes: usize) {
     PEAK.fetch_max(live, Ordering::Relaxed);
 }
 
-// SAFETY: every call goes to the system's allocator as it came.
+// SAFETY: every method passes its arguments to the system's allocator and returns what that returns, so the
+// contract of `GlobalAlloc` holds as it does for `System`. The counters are atomics and allocate nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         taken(layout.size());
+        // SAFETY: the caller guarantees a layout of non-zero size.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         taken(layout.size());
+        // SAFETY: the caller guarantees a layout of non-zero size.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller guarantees that `pointer` came from this allocator, thus from `System`, with `layout`.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         taken(size);
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as for `dealloc`; the caller guarantees that `size` is not zero and fits the alignment.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -326,7 +331,7 @@ fn files(folder: &Path, extensions: &[&str], most: u64) -> Vec<Vec<u8>> {
 /// No image of more pixels is decoded.
 const MAX_PIXELS: u64 = 250_000;
 
-/// What a decoder may have in hand for an image of so many pixels: 16 bytes each, as `decode.rs` allows,
+/// What a decoder may have in hand for an image of so many pixels: 16 bytes each, as `decode/formats.rs` allows,
 /// which is 16 bits of four channels in two buffers. Beside it the input, some times, and tables.
 fn decoding_limit(input: usize) -> usize {
     16 * MAX_PIXELS as usize + 4 * input + (1 << 20)

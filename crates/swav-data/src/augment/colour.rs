@@ -67,7 +67,7 @@ pub fn apply(
     }
     let Some(factor) = contrast else {
         let operations = before;
-        dispatch(InPlace {
+        dispatch(SinglePass {
             rgb,
             width,
             flip,
@@ -81,7 +81,7 @@ pub fn apply(
         plane.resize(pixels, 0);
     }
     let operations = before;
-    let sum = dispatch(Apart {
+    let sum = dispatch(FirstPass {
         rgb,
         width,
         flip,
@@ -92,7 +92,7 @@ pub fn apply(
     let grey = f32::from(jitter::rounded_mean(sum, pixels));
     after[0] = Operation::Blend { grey, factor };
     let operations = after;
-    dispatch(Together {
+    dispatch(SecondPass {
         rgb,
         width,
         operations,
@@ -154,7 +154,7 @@ fn plan(
 }
 
 /// Everything in one pass.
-struct InPlace<'a> {
+struct SinglePass<'a> {
     rgb: &'a mut [u8],
     width: usize,
     flip: bool,
@@ -162,7 +162,7 @@ struct InPlace<'a> {
     rows: &'a mut [Vec<f32>; 3],
 }
 
-impl Kernel for InPlace<'_> {
+impl Kernel for SinglePass<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -177,7 +177,7 @@ impl Kernel for InPlace<'_> {
 }
 
 /// The first of two passes: pixels to planes. Gives the sum of their luma.
-struct Apart<'a> {
+struct FirstPass<'a> {
     rgb: &'a [u8],
     width: usize,
     flip: bool,
@@ -186,7 +186,7 @@ struct Apart<'a> {
     planes: &'a mut [Vec<u8>; 3],
 }
 
-impl Kernel for Apart<'_> {
+impl Kernel for FirstPass<'_> {
     type Output = u64;
 
     #[inline(always)]
@@ -225,7 +225,7 @@ impl Kernel for Apart<'_> {
 }
 
 /// The second of two passes: planes to pixels.
-struct Together<'a> {
+struct SecondPass<'a> {
     rgb: &'a mut [u8],
     width: usize,
     operations: &'a [Operation],
@@ -233,7 +233,7 @@ struct Together<'a> {
     planes: &'a [Vec<u8>; 3],
 }
 
-impl Kernel for Together<'_> {
+impl Kernel for SecondPass<'_> {
     type Output = ();
 
     #[inline(always)]

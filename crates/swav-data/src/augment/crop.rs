@@ -10,8 +10,8 @@ use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ImageView, ResizeAlg, ResizeOptions};
 
 use super::Scratch;
-use crate::decode::Image;
 use crate::random::{Draws, below};
+use crate::sample::Image;
 
 /// Width over height, from narrow to wide.
 const RATIO: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];

@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::blur::Blur;
 pub use self::jitter::Jitter;
-use crate::decode::Image;
 use crate::random::{CropKey, Purpose};
+use crate::sample::Image;
 
 /// Probabilities and strengths of the transforms after the crop. The default is SwAV's.
 ///

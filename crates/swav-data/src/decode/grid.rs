@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
-use super::{DEFAULT_MAX_PIXELS, Image, decode_reduced};
+use super::{DEFAULT_MAX_PIXELS, decode_reduced};
 use crate::error::DataError;
-use crate::source::Sample;
+use crate::sample::{Image, Sample};
 
 /// What is expected of a file.
 #[derive(serde::Deserialize)]

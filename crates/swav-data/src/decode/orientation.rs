@@ -7,6 +7,9 @@ use std::borrow::Cow;
 use std::io::Read;
 
 use image::metadata::Orientation;
+use image::{DynamicImage, RgbImage};
+
+use crate::sample::Image;
 
 /// EXIF's tag of the orientation.
 const ORIENTATION: u16 = 0x0112;
@@ -16,10 +19,29 @@ const XMP: u16 = 700;
 const MAX_TEXT: u64 = 1 << 20;
 
 /// What the value of an orientation asks for.
-pub(super) fn named(value: Option<u32>) -> Orientation {
+pub(super) fn from_value(value: Option<u32>) -> Orientation {
     let value = value.and_then(|value| u8::try_from(value).ok());
     let known = value.and_then(Orientation::from_exif);
     known.unwrap_or(Orientation::NoTransforms)
+}
+
+/// Turns and mirrors `image` as its EXIF orientation asks for.
+pub(super) fn upright(image: Image, orientation: Orientation) -> Image {
+    if orientation == Orientation::NoTransforms {
+        return image;
+    }
+    let Image { width, height, rgb } = image;
+    let Some(pixels) = RgbImage::from_raw(width, height, rgb) else {
+        unreachable!("an Image holds width × height × 3 bytes");
+    };
+    let mut dynamic = DynamicImage::ImageRgb8(pixels);
+    dynamic.apply_orientation(orientation);
+    let (width, height) = (dynamic.width(), dynamic.height());
+    Image {
+        width,
+        height,
+        rgb: dynamic.into_rgb8().into_raw(),
+    }
 }
 
 /// The first directory of a TIFF file, classic or BigTIFF, or of an EXIF block.
@@ -34,7 +56,7 @@ pub(super) struct Directory<'a> {
 
 impl<'a> Directory<'a> {
     /// Whether `file` begins as a TIFF file does.
-    pub(super) fn is_in(file: &'a [u8]) -> bool {
+    pub(super) fn is_tiff(file: &'a [u8]) -> bool {
         Self::start(file).is_some()
     }
 

@@ -6,9 +6,10 @@ use std::io::Cursor;
 use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::{ColorType, TiffError};
 
+use super::jpeg;
 use super::orientation::{self, Directory};
-use super::{CONVERT, Image, jpeg, upright};
 use crate::error::DataError;
+use crate::sample::Image;
 
 const COMPRESSION: u16 = 259;
 const PHOTOMETRIC: u16 = 262;
@@ -53,8 +54,8 @@ impl Colours {
 }
 
 /// Whether `file` begins as a TIFF file does.
-pub(super) fn is_in(file: &[u8]) -> bool {
-    Directory::is_in(file)
+pub(super) fn is_tiff(file: &[u8]) -> bool {
+    Directory::is_tiff(file)
 }
 
 /// Decodes the first picture of `file`, unless it would take more than `max_bytes` or `check` refuses
@@ -70,11 +71,10 @@ pub(super) fn decode(
     check: impl Fn(u32, u32) -> Result<(), DataError>,
 ) -> Result<Image, DataError> {
     let damaged = |reason: &str| DataError::decode(name, reason);
-    let unsupported =
-        |kind: &str| DataError::unsupported(name, format!("TIFF with {kind}; {CONVERT}"));
+    let unsupported = |kind: &str| DataError::convertible(name, format_args!("TIFF with {kind}"));
     let failed = |error: TiffError| match error {
         TiffError::UnsupportedError(error) => {
-            DataError::unsupported(name, format!("TIFF: {error}; {CONVERT}"))
+            DataError::convertible(name, format_args!("TIFF: {error}"))
         }
         error => DataError::decode(name, error.to_string()),
     };
@@ -148,8 +148,8 @@ pub(super) fn decode(
         None => to_rgb(samples, stored, colours),
     };
     let image = Image::new(width, height, rgb).map_err(|reason| damaged(&reason))?;
-    let orientation = orientation::named(orientation::of_tiff(file));
-    Ok(upright(image, orientation))
+    let orientation = orientation::from_value(orientation::of_tiff(file));
+    Ok(orientation::upright(image, orientation))
 }
 
 /// What the decoder would get wrong about a file of which it keeps the first `stored` samples of a pixel.

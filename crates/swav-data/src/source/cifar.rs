@@ -5,9 +5,11 @@ use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use super::folder::file_name;
-use super::{Sample, Source, count, entries, inventory, open_regular, read_at};
+use super::describe::{count, inventory};
+use super::filesystem::{entries, file_name, open_regular, read_at, read_start};
+use super::traits::Source;
 use crate::error::DataError;
+use crate::sample::Sample;
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
@@ -43,19 +45,11 @@ pub(super) fn is_pickle(path: &Path) -> bool {
     let numbered = name.strip_prefix("data_batch_");
     let batch = numbered.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
     (batch || matches!(name.as_str(), "test_batch" | "train" | "test"))
-        && read_start(path).is_ok_and(|start| start.first() == Some(&0x80))
-}
-
-fn read_start(path: &Path) -> Result<Vec<u8>, DataError> {
-    let mut start = Vec::new();
-    let mut file = open_regular(path)?.take(1);
-    file.read_to_end(&mut start)
-        .map_err(|error| DataError::io(path, error))?;
-    Ok(start)
+        && read_start(path, 1).is_ok_and(|start| start.first() == Some(&0x80))
 }
 
 /// Says what to take in place of a pickled batch.
-pub(super) fn pickled(path: &Path) -> DataError {
+pub(super) fn pickle_error(path: &Path) -> DataError {
     DataError::format(
         path,
         "CIFAR as Python pickles, which are not read; download the binary version \
@@ -65,8 +59,8 @@ pub(super) fn pickled(path: &Path) -> DataError {
 }
 
 /// Whether the size of a file is that of whole records.
-pub(super) fn fits(path: &Path) -> bool {
-    head_of(path).is_ok()
+pub(super) fn has_whole_records(path: &Path) -> bool {
+    label_bytes_of(path).is_ok()
 }
 
 fn is_training(file: &Path) -> bool {
@@ -108,8 +102,11 @@ impl CifarSource {
             });
         };
         let folder = first.parent().unwrap_or(Path::new("")).to_path_buf();
-        let head = head_of(first)?;
-        if let Some(other) = names.iter().find(|name| head_of(name).ok() != Some(head)) {
+        let head = label_bytes_of(first)?;
+        if let Some(other) = names
+            .iter()
+            .find(|name| label_bytes_of(name).ok() != Some(head))
+        {
             let (first, record) = (first.display(), head + PIXELS);
             let reason = format!(
                 "not records of {record} bytes, as {first} has; CIFAR-10 and CIFAR-100 are two sets, \
@@ -198,7 +195,7 @@ impl Source for CifarSource {
 }
 
 /// How many label bytes a record has: by the file's name where that tells, else by its size.
-fn head_of(path: &Path) -> Result<usize, DataError> {
+fn label_bytes_of(path: &Path) -> Result<usize, DataError> {
     let size = std::fs::metadata(path)
         .map_err(|error| DataError::io(path, error))?
         .len();

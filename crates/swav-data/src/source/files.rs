@@ -4,11 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::folder::{Kind, listing};
-use super::names::{Names, os};
-use super::{open_regular, pattern, split};
+use super::filesystem::{Kind, listing, open_regular};
+use super::names::{Names, os_string};
+use super::{pattern, split};
 use crate::error::DataError;
-use crate::health::lock;
+use crate::threads::lock;
 
 /// Files by number. Opening is left to the first read, and a file is closed when its place is
 /// needed for another.
@@ -17,15 +17,15 @@ pub(super) struct Files {
     root: PathBuf,
     names: Names,
     /// The open file of number i stands in place i modulo their number.
-    open: Vec<Mutex<Option<Held>>>,
+    open: Vec<Mutex<Option<OpenFile>>>,
 }
 
 /// An open file and its number.
-type Held = (usize, Arc<File>);
+type OpenFile = (usize, Arc<File>);
 
 impl Files {
     /// How many may be open at once: well below what systems allow a process.
-    const OPEN: usize = 256;
+    const MAX_OPEN: usize = 256;
 
     /// The file at `path`, those in the folder at `path` that `wanted` says yes to, by name, or those
     /// that match `path` where it is a pattern.
@@ -58,7 +58,7 @@ impl Files {
             path.parent().unwrap_or(Path::new(""))
         };
         names.shrink();
-        let places = names.len().min(Self::OPEN);
+        let places = names.len().min(Self::MAX_OPEN);
         Ok(Self {
             root: root.into(),
             names,
@@ -73,7 +73,7 @@ impl Files {
 
     /// The path of a file.
     pub(super) fn path(&self, number: usize) -> PathBuf {
-        self.root.join(os(self.names.get(number)))
+        self.root.join(os_string(self.names.get(number)))
     }
 
     /// The file, opened if need be.

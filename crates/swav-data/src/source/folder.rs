@@ -1,15 +1,19 @@
 //! Folders of image files: one class a folder, flat, or nested without labels.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use super::names::{Names, os};
+use super::describe::{count, extension_list, inventory};
+use super::filesystem::{Kind, Listed, file_name, is_image, listing, read_file};
+use super::names::{Names, os_string};
 use super::skipped::Skipped;
-use super::{Sample, Source, count, extension_list, inventory, is_image, read_file, split};
+use super::split;
+use super::traits::Source;
 use crate::error::DataError;
+use crate::sample::Sample;
 
 /// Image files under a folder, read one by one.
 ///
@@ -46,12 +50,12 @@ impl FolderSource {
         let mut found = Self::empty(root, "class folders");
         let mut skipped = Skipped::default();
         let listed = listing(root)?;
-        let mut classes = Classes::default();
+        let mut classes = ClassFolders::default();
         for entry in listed.iter().filter(|entry| entry.is_folder()) {
             let path = root.join(&entry.name);
-            if let Some(real) = accessible(&path, &mut skipped)? {
+            if let Some(real) = canonical_if_readable(&path, &mut skipped)? {
                 if canonical(root)?.starts_with(&real) {
-                    return Err(refused_link(&path, ABOVE));
+                    return Err(refused_link(&path, LINK_TO_ABOVE));
                 }
                 classes.real.push((real, path));
             }
@@ -74,7 +78,7 @@ impl FolderSource {
             }
         }
         for entry in listed.iter().filter(|entry| !entry.is_folder()) {
-            if entry.sort(root, &mut skipped) {
+            if is_image_file(entry, root, &mut skipped) {
                 let reason = format!(
                     "{} lies beside the class folders and has no class; move it into one, or use \
                      format = \"nested\"",
@@ -83,7 +87,7 @@ impl FolderSource {
                 return Err(DataError::format(root, reason));
             }
         }
-        found.checked(skipped)
+        found.finish(skipped)
     }
 
     /// `root/image`, or a single image file.
@@ -95,18 +99,18 @@ impl FolderSource {
         if path.is_dir() {
             let mut found = Self::empty(path, "flat folder");
             for entry in listing(path)? {
-                if !entry.is_folder() && entry.sort(path, &mut skipped) {
+                if !entry.is_folder() && is_image_file(&entry, path, &mut skipped) {
                     found.add(path, &entry.name);
                 }
             }
-            return found.checked(skipped);
+            return found.finish(skipped);
         }
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut found = Self::empty(folder, "image");
         if let Some(name) = path.file_name().filter(|_| is_image(path)) {
             found.add(folder, name);
         }
-        found.checked(skipped)
+        found.finish(skipped)
     }
 
     /// `root/**/image`, without labels. A folder that can be reached in two ways is read once.
@@ -117,7 +121,7 @@ impl FolderSource {
         let mut found = Self::empty(root, "nested folders");
         let mut skipped = Skipped::default();
         Walk::default().visit(root, &mut skipped, |folder, name| found.add(folder, name))?;
-        found.checked(skipped)
+        found.finish(skipped)
     }
 
     /// The image files that a pattern has named, without labels.
@@ -134,13 +138,13 @@ impl FolderSource {
                 found.add(folder, name);
             }
         }
-        found.checked(Skipped::default())
+        found.finish(Skipped::default())
     }
 
     /// Refuses folders or files that are several splits of one set.
-    pub(super) fn of_one_split(self) -> Result<Self, DataError> {
+    pub(super) fn refuse_splits(self) -> Result<Self, DataError> {
         let folders: Vec<PathBuf> = (0..self.folders.len())
-            .map(|number| PathBuf::from(os(self.folders.get(number))))
+            .map(|number| PathBuf::from(os_string(self.folders.get(number))))
             .collect();
         split::check_folders(&self.root, folders.iter().map(PathBuf::as_path))?;
         if folders.len() == 1 {
@@ -180,7 +184,7 @@ impl FolderSource {
         self.files.push(name.as_encoded_bytes());
     }
 
-    fn checked(mut self, skipped: Skipped) -> Result<Self, DataError> {
+    fn finish(mut self, skipped: Skipped) -> Result<Self, DataError> {
         if self.files.len() == 0 {
             return Err(DataError::Empty {
                 looked_for: extension_list(),
@@ -196,10 +200,10 @@ impl FolderSource {
     }
 
     /// The path of a file below the root.
-    fn below(&self, index: usize) -> PathBuf {
+    fn path_below_root(&self, index: usize) -> PathBuf {
         let run = self.runs.partition_point(|&(first, _)| first <= index) - 1;
-        let mut path = PathBuf::from(os(self.folders.get(self.runs[run].1)));
-        path.push(os(self.files.get(index)));
+        let mut path = PathBuf::from(os_string(self.folders.get(self.runs[run].1)));
+        path.push(os_string(self.files.get(index)));
         path
     }
 }
@@ -210,22 +214,22 @@ impl Source for FolderSource {
     }
 
     fn read(&self, index: usize) -> Result<Sample, DataError> {
-        read_file(&self.root.join(self.below(index))).map(Sample::Encoded)
+        read_file(&self.root.join(self.path_below_root(index))).map(Sample::Encoded)
     }
 
     fn name(&self, index: usize) -> String {
         self.root
-            .join(self.below(index))
+            .join(self.path_below_root(index))
             .to_string_lossy()
             .into_owned()
     }
 
     fn relative_path(&self, index: usize) -> Option<PathBuf> {
-        Some(self.below(index))
+        Some(self.path_below_root(index))
     }
 
     fn bytes(&self, index: usize) -> Option<u64> {
-        let metadata = fs::metadata(self.root.join(self.below(index)));
+        let metadata = fs::metadata(self.root.join(self.path_below_root(index)));
         metadata.ok().map(|metadata| metadata.len())
     }
 
@@ -249,90 +253,31 @@ impl Source for FolderSource {
     }
 }
 
-/// The last part of a path, for people.
-pub(super) fn file_name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or(path.as_os_str())
-        .to_string_lossy()
-        .into_owned()
-}
-
-/// A name in a folder.
-pub(super) struct Listed {
-    pub(super) name: OsString,
-    pub(super) kind: Kind,
-    /// Whether it is a link to what `kind` says.
-    link: bool,
-}
-
-/// What a name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A regular file, or a link that leads nowhere: whoever reads it says so.
-    File,
-    Folder,
-    /// A FIFO, a socket or a device: reading one may take for ever.
-    Special,
-}
-
-impl Listed {
-    pub(super) fn is_folder(&self) -> bool {
-        self.kind == Kind::Folder
+/// Whether `entry`, which lies in `folder` and is none itself, is an image file. What is left out is
+/// counted in `skipped`.
+fn is_image_file(entry: &Listed, folder: &Path, skipped: &mut Skipped) -> bool {
+    let image = is_image(Path::new(&entry.name));
+    match entry.kind {
+        Kind::File if image => return true,
+        Kind::File => skipped.count_ending(Path::new(&entry.name)),
+        Kind::Special if image => skipped.count_special(folder.join(&entry.name)),
+        Kind::Special | Kind::Folder => {}
     }
-
-    /// Whether this, which lies in `folder` and is none itself, is an image file. What is left out is
-    /// counted.
-    fn sort(&self, folder: &Path, skipped: &mut Skipped) -> bool {
-        let image = is_image(Path::new(&self.name));
-        match self.kind {
-            Kind::File if image => return true,
-            Kind::File => skipped.ending(Path::new(&self.name)),
-            Kind::Special if image => skipped.special(folder.join(&self.name)),
-            Kind::Special | Kind::Folder => {}
-        }
-        false
-    }
-}
-
-/// What is not hidden in a folder, sorted by the bytes of the names. Only links are looked at:
-/// asking the file system about each of a million files would take minutes.
-pub(super) fn listing(folder: &Path) -> Result<Vec<Listed>, DataError> {
-    let failed = |error| DataError::io(folder, error);
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(b".") {
-            continue;
-        }
-        let kind = entry.file_type().map_err(failed)?;
-        let link = kind.is_symlink();
-        let kind = match link {
-            true => fs::metadata(entry.path())
-                .map(|found| found.file_type())
-                .ok(),
-            false => Some(kind),
-        };
-        let kind = match kind {
-            Some(kind) if kind.is_dir() => Kind::Folder,
-            Some(kind) if !kind.is_file() => Kind::Special,
-            _ => Kind::File,
-        };
-        found.push(Listed { name, kind, link });
-    }
-    found.sort_by(|a, b| a.name.as_encoded_bytes().cmp(b.name.as_encoded_bytes()));
-    Ok(found)
+    false
 }
 
 /// Where a folder really lies. Nothing for a `lost+found` that may not be read: each file system has
 /// one, and no images in it.
-fn accessible(folder: &Path, skipped: &mut Skipped) -> Result<Option<PathBuf>, DataError> {
+fn canonical_if_readable(
+    folder: &Path,
+    skipped: &mut Skipped,
+) -> Result<Option<PathBuf>, DataError> {
     let failed = |error| DataError::io(folder, error);
     if folder.ends_with("lost+found")
         && let Err(error) = fs::read_dir(folder)
         && error.kind() == std::io::ErrorKind::PermissionDenied
     {
-        skipped.unreadable(folder.into());
+        skipped.add_unreadable(folder.into());
         return Ok(None);
     }
     fs::canonicalize(folder).map(Some).map_err(failed)
@@ -353,10 +298,10 @@ impl Contents {
         let folder = root.join(&entry.name);
         let (mut images, mut own) = (false, false);
         let skipped = &mut Skipped::default();
-        let real = accessible(&folder, skipped)?;
+        let real = canonical_if_readable(&folder, skipped)?;
         let above = |real: PathBuf| Ok(canonical(root)?.starts_with(real));
         if !real.map_or(Ok(true), above)? {
-            Walk::default().look(&folder, skipped, |place, _| {
+            Walk::default().visit_until(&folder, skipped, |place, _| {
                 images = true;
                 own |= place == folder;
                 ControlFlow::Break(())
@@ -376,7 +321,7 @@ fn canonical(path: &Path) -> Result<PathBuf, DataError> {
 }
 
 /// What is wrong with a link to a folder above itself.
-const ABOVE: &str = "to a folder above itself: what lies below it has no end";
+const LINK_TO_ABOVE: &str = "to a folder above itself: what lies below it has no end";
 
 /// Refuses a link among class folders.
 fn refused_link(link: &Path, what: &str) -> DataError {
@@ -391,7 +336,7 @@ fn refused_link(link: &Path, what: &str) -> DataError {
 
 /// Where the class folders of a set really lie, and their paths in it.
 #[derive(Default)]
-struct Classes {
+struct ClassFolders {
     real: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -400,11 +345,11 @@ struct Classes {
 struct Walk<'a> {
     visited: HashSet<PathBuf>,
     /// The classes, and where the one lies that is walked through.
-    classes: Option<(&'a Classes, &'a Path)>,
+    classes: Option<(&'a ClassFolders, &'a Path)>,
 }
 
 /// A folder that is being walked through.
-struct Open {
+struct OpenFolder {
     path: PathBuf,
     real: PathBuf,
     entries: std::vec::IntoIter<Listed>,
@@ -413,7 +358,7 @@ struct Open {
 impl<'a> Walk<'a> {
     /// A walk through one of the classes, which refuses links that lead out of it to where they make
     /// labels wrong.
-    fn within(classes: &'a Classes, class: &'a Path) -> Self {
+    fn within(classes: &'a ClassFolders, class: &'a Path) -> Self {
         Self {
             visited: HashSet::new(),
             classes: Some((classes, class)),
@@ -428,21 +373,21 @@ impl<'a> Walk<'a> {
         skipped: &mut Skipped,
         mut found: impl FnMut(&Path, &OsStr),
     ) -> Result<(), DataError> {
-        self.look(root, skipped, |folder, name| {
+        self.visit_until(root, skipped, |folder, name| {
             found(folder, name);
             ControlFlow::Continue(())
         })
     }
 
-    /// The same, until `found` says that it is enough.
-    fn look(
+    /// [`visit`](Self::visit), until `found` breaks.
+    fn visit_until(
         &mut self,
         root: &Path,
         skipped: &mut Skipped,
         mut found: impl FnMut(&Path, &OsStr) -> ControlFlow<()>,
     ) -> Result<(), DataError> {
         // An explicit stack, so that deep trees do not overflow the thread's own.
-        let mut open: Vec<Open> = Vec::new();
+        let mut open: Vec<OpenFolder> = Vec::new();
         self.enter(root.to_path_buf(), &mut open, skipped)?;
         while let Some(folder) = open.last_mut() {
             let Some(entry) = folder.entries.next() else {
@@ -455,7 +400,7 @@ impl<'a> Walk<'a> {
                     self.check_link(&path, &open)?;
                 }
                 self.enter(path, &mut open, skipped)?;
-            } else if entry.sort(&folder.path, skipped)
+            } else if is_image_file(&entry, &folder.path, skipped)
                 && found(&folder.path, &entry.name).is_break()
             {
                 break;
@@ -468,15 +413,15 @@ impl<'a> Walk<'a> {
     fn enter(
         &mut self,
         path: PathBuf,
-        open: &mut Vec<Open>,
+        open: &mut Vec<OpenFolder>,
         skipped: &mut Skipped,
     ) -> Result<(), DataError> {
-        let Some(real) = accessible(&path, skipped)? else {
+        let Some(real) = canonical_if_readable(&path, skipped)? else {
             return Ok(());
         };
         if self.visited.insert(real.clone()) {
             let entries = listing(&path)?.into_iter();
-            open.push(Open {
+            open.push(OpenFolder {
                 path,
                 real,
                 entries,
@@ -486,13 +431,13 @@ impl<'a> Walk<'a> {
     }
 
     /// Refuses a link within a class that leads to a folder above itself, or to images of another class.
-    fn check_link(&self, link: &Path, open: &[Open]) -> Result<(), DataError> {
+    fn check_link(&self, link: &Path, open: &[OpenFolder]) -> Result<(), DataError> {
         let Some((classes, own)) = self.classes else {
             return Ok(());
         };
         let real = canonical(link)?;
         if open.iter().any(|folder| folder.real.starts_with(&real)) {
-            return Err(refused_link(link, ABOVE));
+            return Err(refused_link(link, LINK_TO_ABOVE));
         }
         if real.starts_with(own) {
             return Ok(());

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use super::folder::file_name;
+use super::describe::{count, inventory};
+use super::filesystem::{entries, file_name, open_regular, read_start};
 use super::split::Split;
-use super::{Sample, Source, count, entries, inventory, open_regular};
+use super::traits::Source;
 use crate::error::DataError;
+use crate::sample::Sample;
 
 /// Images (and labels) of a pair of IDX files, kept in memory as they are in the file.
 ///
@@ -36,11 +38,8 @@ pub(super) fn is_magic(start: &[u8]) -> bool {
 }
 
 /// Whether a file begins as IDX does, or as gzip data, which may hold it.
-pub(super) fn begins(path: &Path) -> Result<bool, DataError> {
-    let mut start = Vec::new();
-    let mut file = open_regular(path)?.take(4);
-    file.read_to_end(&mut start)
-        .map_err(|error| DataError::io(path, error))?;
+pub(super) fn may_be_idx(path: &Path) -> Result<bool, DataError> {
+    let start = read_start(path, 4)?;
     Ok(start.starts_with(&[0x1F, 0x8B]) || is_magic(&start))
 }
 
@@ -61,7 +60,7 @@ impl IdxSource {
         let file = if path.is_dir() {
             let mut files = entries(path)?;
             files.retain(|entry| is_images(entry));
-            only(path, files)?
+            select_images(path, files)?
         } else {
             path.to_path_buf()
         };
@@ -161,7 +160,7 @@ impl Source for IdxSource {
 
 /// The file of images among those that a folder or a pattern stands for: the only one, or the only
 /// one of a training part.
-pub(super) fn only(path: &Path, mut files: Vec<PathBuf>) -> Result<PathBuf, DataError> {
+pub(super) fn select_images(path: &Path, mut files: Vec<PathBuf>) -> Result<PathBuf, DataError> {
     if files.iter().any(|file| is_images(file)) {
         files.retain(|file| is_images(file));
     }

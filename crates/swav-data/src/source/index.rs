@@ -29,10 +29,14 @@ use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
-use super::members::ReadAt;
-use super::read_at;
-use super::shard::{BLOCK, Layout, Marker, NONE, Remarks, Table, list};
-use super::tar::{compressed, is_compressed, starts_compressed};
+use super::classes::NO_LABEL;
+use super::compression::{compressed, is_compressed, starts_compressed};
+use super::filesystem::read_at;
+use super::marker::Marker;
+use super::members::{BLOCK, ReadAt};
+use super::remarks::Remarks;
+use super::shard::list;
+use super::table::{Layout, Table};
 use super::webdataset;
 use crate::error::DataError;
 
@@ -40,7 +44,7 @@ const MAGIC: &[u8; 8] = b"swav-idx";
 const VERSION: u32 = 2;
 
 /// Archives with fewer bytes are listed faster than an index is worth a file.
-const WORTH: u64 = 1 << 20;
+const MIN_ARCHIVE_BYTES: u64 = 1 << 20;
 
 /// What an index must agree with: the file and its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,13 +86,13 @@ impl Stamp {
 
 /// The parts of a table that are not numbers.
 #[derive(Default, Serialize, Deserialize)]
-struct Facts {
+struct TextParts {
     marker: Option<Marker>,
     remarks: Remarks,
 }
 
 /// Where the index of `archive` is kept.
-pub(super) fn path_of(archive: &Path) -> PathBuf {
+pub(super) fn index_path(archive: &Path) -> PathBuf {
     let mut name = archive.as_os_str().to_owned();
     name.push(".index");
     name.into()
@@ -96,7 +100,7 @@ pub(super) fn path_of(archive: &Path) -> PathBuf {
 
 /// The images of the archive at `path`: from its index, or from the archive itself, whose index is
 /// then written. Appends to `notes` what a person should know.
-pub(super) fn table(
+pub(super) fn read_or_list(
     path: &Path,
     asked: Option<Layout>,
     notes: &mut Vec<String>,
@@ -108,8 +112,8 @@ pub(super) fn table(
     }
     let archive = |buffer: &mut [u8], at: u64| read_at(&file, buffer, at);
     let stamp = Stamp::of(&file.metadata().map_err(failed)?);
-    let index = path_of(path);
-    if stamp.length >= WORTH
+    let index = index_path(path);
+    if stamp.length >= MIN_ARCHIVE_BYTES
         && let Ok(bytes) = read(&index, stamp.length)
     {
         match decode(&bytes, asked, stamp, archive) {
@@ -132,7 +136,7 @@ pub(super) fn table(
         });
     }
     let keep = |digest| write(&index, &encode(&table, stamp, digest)?);
-    if stamp.length >= WORTH
+    if stamp.length >= MIN_ARCHIVE_BYTES
         && let Err(error) = digest.and_then(keep)
     {
         notes.push(format!(
@@ -195,11 +199,11 @@ fn encode(table: &Table, stamp: Stamp, digest: u32) -> io::Result<Vec<u8>> {
         out.extend((bytes.len() as u32).to_le_bytes());
         out.extend_from_slice(bytes);
     };
-    let facts = Facts {
+    let extra = TextParts {
         marker: table.marker.clone(),
         remarks: table.remarks.clone(),
     };
-    let facts = serde_json::to_vec(&facts)?;
+    let extra = serde_json::to_vec(&extra)?;
     let mut folders = Vec::new();
     folders.extend((table.folders.len() as u32).to_le_bytes());
     for folder in &table.folders {
@@ -207,7 +211,7 @@ fn encode(table: &Table, stamp: Stamp, digest: u32) -> io::Result<Vec<u8>> {
         folders.extend_from_slice(folder);
     }
     text(&folders);
-    text(&facts);
+    text(&extra);
     let sum = crc32fast::hash(&out);
     out.extend(sum.to_le_bytes());
     Ok(out)
@@ -251,17 +255,17 @@ fn decode(
     {
         return Err(CHANGED);
     }
-    let told = u32(&mut rest).ok_or(DAMAGED)?;
+    let expected = u32(&mut rest).ok_or(DAMAGED)?;
     let table = parse(&mut rest)
         .map(|table| Table {
             layout,
             labelled,
             ..table
         })
-        .filter(|table| sound(table, stamp.length))
+        .filter(|table| is_valid(table, stamp.length))
         .ok_or(DAMAGED)?;
     match digest(&table, stamp.length, archive) {
-        Ok(found) if found == told => Ok(table),
+        Ok(found) if found == expected => Ok(table),
         _ => Err(CHANGED),
     }
 }
@@ -285,22 +289,22 @@ fn parse(rest: &mut &[u8]) -> Option<Table> {
     for _ in 0..u32(&mut folders)? {
         table.folders.push(text(&mut folders)?.to_vec());
     }
-    let facts: Facts = serde_json::from_slice(text(rest)?).ok()?;
-    (table.marker, table.remarks) = (facts.marker, facts.remarks);
+    let extra: TextParts = serde_json::from_slice(text(rest)?).ok()?;
+    (table.marker, table.remarks) = (extra.marker, extra.remarks);
     rest.is_empty().then_some(table)
 }
 
 /// Whether every image lies within the archive, has a name, and a label that there is.
-fn sound(table: &Table, length: u64) -> bool {
+fn is_valid(table: &Table, length: u64) -> bool {
     let images = table.offsets.iter().zip(&table.sizes).zip(&table.gaps);
     let within = |((&offset, &size), &gap): ((&u32, &u32), &u8)| {
         offset >= u32::from(gap.max(1)) && u64::from(offset) * BLOCK + u64::from(size) <= length
     };
     let most = match (table.layout, table.folders.len() as u64) {
-        (Layout::Keys, 0) => webdataset::CLASSES,
+        (Layout::Keys, 0) => webdataset::MAX_CLASSES,
         (_, folders) => folders,
     };
-    let known = |&label: &u32| label == NONE || u64::from(label) < most;
+    let known = |&label: &u32| label == NO_LABEL || u64::from(label) < most;
     let unnamed = (0u32..).zip(&table.gaps).filter(|&(_, &gap)| gap == 0);
     images.into_iter().all(within)
         && table.labels.iter().all(known)
@@ -384,7 +388,7 @@ mod tests {
             offsets: vec![1, 5, 9],
             sizes: vec![1000, 1, 0],
             gaps: vec![1, 0, 1],
-            labels: vec![0, NONE, 1],
+            labels: vec![0, NO_LABEL, 1],
             named: vec![(1, 2)],
             folders: vec![b"cat".to_vec(), vec![0xFF, b'x']],
             marker: Some(Marker {
@@ -488,7 +492,7 @@ mod tests {
         unnamed.named[0].0 = 2;
         for wrong in [beyond, unnamed] {
             let bytes = encode(&wrong, stamp, 0).unwrap();
-            assert!(!sound(&wrong, stamp.length));
+            assert!(!is_valid(&wrong, stamp.length));
             assert!(decode(&bytes, None, stamp, reader(&archive)).is_err());
         }
     }

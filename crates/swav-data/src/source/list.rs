@@ -5,9 +5,13 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use super::names::{Names, os};
-use super::{Sample, Source, count, inventory, is_image, open_regular, read_file, thousands};
+use super::classes::{NO_LABEL, sort_by_value_or_name};
+use super::describe::{count, inventory, without_label};
+use super::filesystem::{has_extension, is_image, open_regular, read_file};
+use super::names::{Names, os_string};
+use super::traits::Source;
 use crate::error::DataError;
+use crate::sample::Sample;
 
 /// The images that a text file names, in its order.
 ///
@@ -31,14 +35,11 @@ pub struct ListSource {
     path: PathBuf,
     folder: PathBuf,
     names: Names,
-    /// Empty without labels, [`NONE`] for an image without one.
+    /// Empty without labels, [`NO_LABEL`] for an image without one.
     labels: Vec<u32>,
     classes: Vec<String>,
     notes: Vec<String>,
 }
-
-/// The label of an image that has none.
-const NONE: u32 = u32::MAX;
 
 /// The columns of a file whose first line names them.
 pub(super) struct Header {
@@ -80,7 +81,7 @@ impl Header {
         ];
         let names: Vec<String> = fields
             .map(|field| {
-                let name = String::from_utf8_lossy(bare(field)).to_lowercase();
+                let name = String::from_utf8_lossy(unquoted(field)).to_lowercase();
                 name.replace([' ', '-'], "_")
             })
             .collect();
@@ -98,11 +99,7 @@ impl Header {
 
 /// Whether a file of this name is a list.
 pub(super) fn is_list(path: &Path) -> bool {
-    path.extension().is_some_and(|found| {
-        ["txt", "tsv", "csv", "list"]
-            .iter()
-            .any(|known| found.eq_ignore_ascii_case(known))
-    })
+    has_extension(path, &["txt", "tsv", "csv", "list"])
 }
 
 impl ListSource {
@@ -122,16 +119,14 @@ impl ListSource {
         if path.is_dir() {
             return Err(empty(inventory(path)));
         }
-        let csv = path
-            .extension()
-            .is_some_and(|found| found.eq_ignore_ascii_case("csv"));
+        let csv = has_extension(path, &["csv"]);
         let separator = if csv { b',' } else { b'\t' };
         let mut records = csv::ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
             .quoting(csv)
             .delimiter(separator)
-            .from_reader(text(path)?);
+            .from_reader(open_text(path)?);
         let mut list = Self {
             path: path.into(),
             folder: path.parent().unwrap_or(Path::new("")).into(),
@@ -152,13 +147,13 @@ impl ListSource {
         {
             let at = record.position().map_or(0, csv::Position::byte);
             let wrong = |reason: String| {
-                DataError::format(path, format!("line {}: {reason}", line_at(path, at)))
+                DataError::format(path, format!("line {}: {reason}", line_number(path, at)))
             };
             let known = |name: &[u8]| {
-                let name = PathBuf::from(os(name.to_vec()));
+                let name = PathBuf::from(os_string(name.to_vec()));
                 is_image(&name) && list.folder.join(name).is_file()
             };
-            let start = bare(record.get(0).unwrap_or_default());
+            let start = unquoted(record.get(0).unwrap_or_default());
             let comment = start.starts_with(b"#") && !known(start);
             let open = |field: &[u8]| field.contains(&b'\n') && !known(field);
             let unclosed = || wrong("a quote is not closed in this line".into());
@@ -182,7 +177,7 @@ impl ListSource {
                 }
                 None => (start, record.get(1)),
             };
-            let (name, class) = (bare(image), class.map(bare));
+            let (name, class) = (unquoted(image), class.map(unquoted));
             // Without names of columns a line is all path and class; else others may hold several lines.
             if open(image)
                 || class.is_some_and(open)
@@ -190,8 +185,10 @@ impl ListSource {
             {
                 return Err(unclosed());
             }
-            if !is_image(Path::new(&os(name.to_vec()))) || (header.is_none() && record.len() > 2) {
-                return Err(wrong(expected(&record, separator)));
+            if !is_image(Path::new(&os_string(name.to_vec())))
+                || (header.is_none() && record.len() > 2)
+            {
+                return Err(wrong(line_expectation(&record, separator)));
             }
             if *labelled.get_or_insert(class.is_some()) != class.is_some() {
                 let (this, others) = match class {
@@ -206,7 +203,7 @@ impl ListSource {
             if let Some(class) = class {
                 let next = classes.len() as u32;
                 let label = match classes.get(class) {
-                    _ if class.is_empty() => NONE,
+                    _ if class.is_empty() => NO_LABEL,
                     Some(&label) => label,
                     None => *classes.entry(class.to_vec()).or_insert(next),
                 };
@@ -220,20 +217,24 @@ impl ListSource {
         if classes.is_empty() {
             list.labels.clear();
         }
-        let bare = list.labels.iter().filter(|&&label| label == NONE).count();
+        let bare = list
+            .labels
+            .iter()
+            .filter(|&&label| label == NO_LABEL)
+            .count();
         list.notes.extend(without_label(bare, list.labels.len()));
         list.labels.shrink_to_fit();
-        list.classes = sort_classes(classes, &mut list.labels);
+        list.classes = sort_by_value_or_name(classes, &mut list.labels);
         Ok(list)
     }
 
     fn file(&self, index: usize) -> PathBuf {
-        self.folder.join(os(self.names.get(index)))
+        self.folder.join(os_string(self.names.get(index)))
     }
 }
 
 /// Says what a line should be.
-fn expected(record: &csv::ByteRecord, separator: u8) -> String {
+fn line_expectation(record: &csv::ByteRecord, separator: u8) -> String {
     let (named, quotes) = match separator {
         b',' => ("comma", " (what holds a comma in quotes)"),
         _ => ("tab", ""),
@@ -249,17 +250,8 @@ fn expected(record: &csv::ByteRecord, separator: u8) -> String {
     )
 }
 
-/// Says how many images have no label, where some have none.
-pub(super) fn without_label(bare: usize, total: usize) -> Option<String> {
-    let (bare, total) = match bare {
-        0 => return None,
-        _ => (thousands(bare), thousands(total)),
-    };
-    Some(format!("{bare} of {total} images have no label"))
-}
-
 /// Opens a text file.
-fn text(path: &Path) -> Result<BufReader<File>, DataError> {
+fn open_text(path: &Path) -> Result<BufReader<File>, DataError> {
     let mut reader = BufReader::new(open_regular(path)?);
     let start = reader
         .fill_buf()
@@ -274,8 +266,8 @@ fn text(path: &Path) -> Result<BufReader<File>, DataError> {
 }
 
 /// The number of the line of the record at byte `at`, which may begin with the ends of lines before it.
-fn line_at(path: &Path, at: u64) -> usize {
-    let Ok(mut reader) = text(path) else {
+fn line_number(path: &Path, at: u64) -> usize {
+    let Ok(mut reader) = open_text(path) else {
         return 0;
     };
     let mut before = Vec::new();
@@ -296,33 +288,10 @@ fn failed(path: &Path, error: csv::Error) -> DataError {
 
 /// A field without the spaces around it, and without the quotes that follow such a space or stand where
 /// quotes mean nothing.
-fn bare(text: &[u8]) -> &[u8] {
+fn unquoted(text: &[u8]) -> &[u8] {
     let text = text.trim_ascii();
     let inner = text.strip_prefix(b"\"").and_then(|t| t.strip_suffix(b"\""));
     inner.unwrap_or(text)
-}
-
-/// Gives labels in the order of appearance the order of the classes, whose names are returned.
-pub(super) fn sort_classes(classes: HashMap<Vec<u8>, u32>, labels: &mut [u32]) -> Vec<String> {
-    let number = |name: &[u8]| std::str::from_utf8(name).ok()?.parse::<i64>().ok();
-    let numbers = classes.keys().all(|name| number(name).is_some());
-    let mut sorted: Vec<(Vec<u8>, u32)> = classes.into_iter().collect();
-    sorted.sort_by(|(one, _), (other, _)| match numbers {
-        true => (number(one), one).cmp(&(number(other), other)),
-        false => one.cmp(other),
-    });
-    let mut rank = vec![0; sorted.len()];
-    for (place, &(_, label)) in sorted.iter().enumerate() {
-        rank[label as usize] = place as u32;
-    }
-    for label in labels {
-        // An image without a label stays so.
-        *label = rank.get(*label as usize).copied().unwrap_or(NONE);
-    }
-    let names = sorted.into_iter();
-    names
-        .map(|(name, _)| String::from_utf8_lossy(&name).into_owned())
-        .collect()
 }
 
 impl Source for ListSource {
@@ -353,7 +322,7 @@ impl Source for ListSource {
         self.labels
             .get(index)
             .copied()
-            .filter(|&label| label != NONE)
+            .filter(|&label| label != NO_LABEL)
     }
 
     fn classes(&self) -> &[String] {

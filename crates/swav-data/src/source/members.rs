@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use tar::Header;
 
-use super::names::os;
+use super::names::os_string;
 
 /// Tar archives are made of blocks of so many bytes.
 pub(super) const BLOCK: u64 = 512;
@@ -72,7 +72,7 @@ struct Extension {
 
 impl<R: ReadAt> Members<R> {
     /// More than any file's attributes.
-    const LONGEST: u64 = 1 << 26;
+    const MAX_EXTENSION_BYTES: u64 = 1 << 26;
 
     /// Members of an archive of `length` bytes from the header at byte `start` on.
     pub(super) fn new(read: R, start: u64, length: u64) -> Self {
@@ -98,16 +98,16 @@ impl<R: ReadAt> Members<R> {
                 size.map_err(|error| format!("damaged: the header at byte {place}: {error}"))
             };
             match header.as_bytes()[156] {
-                b'L' => extension.name = Some(until_zero(self.text(size()?)?)),
-                b'K' => extension.link = Some(until_zero(self.text(size()?)?)),
+                b'L' => extension.name = Some(until_zero(self.read_extension(size()?)?)),
+                b'K' => extension.link = Some(until_zero(self.read_extension(size()?)?)),
                 b'x' | b'X' => {
-                    let text = self.text(size()?)?;
+                    let text = self.read_extension(size()?)?;
                     extension.read(&text).ok_or_else(|| {
                         format!("damaged: the PAX header at byte {place} is no list of records")
                     })?;
                 }
                 b'g' | b'V' | b'N' => {
-                    self.pass(size()?, || "a header for all members".into())?;
+                    self.skip(size()?, || "a header for all members".into())?;
                     continue;
                 }
                 _ => {
@@ -154,7 +154,7 @@ impl<R: ReadAt> Members<R> {
             self.at += BLOCK;
             self.ended = true;
         }
-        if !is_whole(&header) {
+        if !has_valid_checksum(&header) {
             let at = self.at;
             return Err(match (at, self.ended) {
                 (0, _) => "not a tar archive: it does not start with a tar header".into(),
@@ -201,7 +201,7 @@ impl<R: ReadAt> Members<R> {
             }
         };
         if kind == Kind::Sparse {
-            self.pass_map(header)?;
+            self.skip_sparse_map(header)?;
         } else if extension.sparse && kind == Kind::File {
             kind = Kind::Sparse;
         }
@@ -210,12 +210,12 @@ impl<R: ReadAt> Members<R> {
                 "the name of the member at byte {start} is longer than 64 KiB"
             ));
         }
-        let path = PathBuf::from(os(path));
+        let path = PathBuf::from(os_string(path));
         let offset = self.at;
-        self.pass(size, || path.display().to_string())?;
+        self.skip(size, || path.display().to_string())?;
         Ok(Member {
             path,
-            target: os(target).into(),
+            target: os_string(target).into(),
             kind,
             start,
             offset,
@@ -224,12 +224,12 @@ impl<R: ReadAt> Members<R> {
     }
 
     /// Goes past the blocks that go on with the map of a sparse member.
-    fn pass_map(&mut self, header: &Header) -> Result<(), String> {
+    fn skip_sparse_map(&mut self, header: &Header) -> Result<(), String> {
         let mut more = header.as_bytes()[482] != 0;
         while more {
             let mut block = [0; BLOCK as usize];
             let at = self.at;
-            self.pass(BLOCK, || "the map of a sparse member".into())?;
+            self.skip(BLOCK, || "the map of a sparse member".into())?;
             self.fill(&mut block, at)?;
             more = block[504] != 0;
         }
@@ -237,22 +237,22 @@ impl<R: ReadAt> Members<R> {
     }
 
     /// The bytes that belong to a header.
-    fn text(&mut self, size: u64) -> Result<Vec<u8>, String> {
+    fn read_extension(&mut self, size: u64) -> Result<Vec<u8>, String> {
         let at = self.at;
-        if size > Self::LONGEST {
+        if size > Self::MAX_EXTENSION_BYTES {
             return Err(format!(
                 "the header at byte {} holds {size} bytes, more than are read",
                 at - BLOCK
             ));
         }
-        self.pass(size, || format!("the header at byte {}", at - BLOCK))?;
+        self.skip(size, || format!("the header at byte {}", at - BLOCK))?;
         let mut text = vec![0; size as usize];
         self.fill(&mut text, at)?;
         Ok(text)
     }
 
     /// Goes past `size` bytes, to the next block.
-    fn pass(&mut self, size: u64, what: impl Fn() -> String) -> Result<(), String> {
+    fn skip(&mut self, size: u64, what: impl Fn() -> String) -> Result<(), String> {
         let end = self.at.checked_add(size).filter(|&end| end <= self.length);
         let end = end.ok_or_else(|| format!("cut short: {} reaches beyond the end", what()))?;
         self.at = end.next_multiple_of(BLOCK);
@@ -314,7 +314,7 @@ fn size_of(header: &Header) -> io::Result<u64> {
 
 /// Whether the checksum of a header is right: the sum of its bytes, with its own field as spaces. Old writers took the
 /// bytes as signed.
-pub(super) fn is_whole(header: &Header) -> bool {
+pub(super) fn has_valid_checksum(header: &Header) -> bool {
     let bytes = header.as_bytes().iter().enumerate();
     let (mut sum, mut signed) = (0, 0);
     for (place, &byte) in bytes {
@@ -330,7 +330,7 @@ pub(super) fn is_whole(header: &Header) -> bool {
 }
 
 /// `path` without `./`; nothing when it leaves the archive.
-pub(super) fn inside(path: &Path) -> Option<PathBuf> {
+pub(super) fn path_inside(path: &Path) -> Option<PathBuf> {
     use std::path::Component;
     let mut clean = PathBuf::new();
     for component in path.components() {
@@ -344,7 +344,7 @@ pub(super) fn inside(path: &Path) -> Option<PathBuf> {
 }
 
 /// Where a symbolic link at `link` leads, if it stays in the archive.
-pub(super) fn follow(link: &Path, target: &Path) -> Option<PathBuf> {
+pub(super) fn link_target(link: &Path, target: &Path) -> Option<PathBuf> {
     use std::path::Component;
     let mut place = link.parent()?.to_path_buf();
     for component in target.components() {

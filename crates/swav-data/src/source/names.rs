@@ -95,13 +95,13 @@ fn take(arena: &[u8], at: &mut usize) -> usize {
 
 /// A name as the operating system takes it.
 #[cfg(unix)]
-pub(super) fn os(name: Vec<u8>) -> OsString {
+pub(super) fn os_string(name: Vec<u8>) -> OsString {
     std::os::unix::ffi::OsStringExt::from_vec(name)
 }
 
 /// A name as the operating system takes it. What is not Unicode does not survive here.
 #[cfg(not(unix))]
-pub(super) fn os(name: Vec<u8>) -> OsString {
+pub(super) fn os_string(name: Vec<u8>) -> OsString {
     String::from_utf8_lossy(&name).into_owned().into()
 }
 

@@ -10,7 +10,7 @@ use std::io::{self, BufReader, Read};
 use parquet_format_safe::thrift::protocol::TCompactInputProtocol;
 use parquet_format_safe::{CompressionCodec, Encoding, PageHeader, PageType};
 
-use super::read_at;
+use super::filesystem::read_at;
 
 /// A column of one row group in a file.
 #[derive(Clone, Copy, Debug)]
@@ -42,11 +42,11 @@ pub(super) struct Page {
 enum Kind {
     Dictionary,
     /// Version 1: levels are compressed together with the values.
-    One {
+    DataV1 {
         encoding: Encoding,
     },
     /// Version 2: levels stand in front, uncompressed; how long they are.
-    Two {
+    DataV2 {
         encoding: Encoding,
         levels: usize,
         compressed: bool,
@@ -85,8 +85,8 @@ pub(super) fn pages(file: &File, chunk: Chunk) -> Result<Vec<Page>, String> {
     let (mut at, end) = (chunk.start, chunk.start.saturating_add(chunk.length));
     let mut row = 0;
     while at < end {
-        let mut reader = Counted {
-            inner: BufReader::with_capacity(512, Positioned { file, at, end }),
+        let mut reader = CountingReader {
+            inner: BufReader::with_capacity(512, FileRange { file, at, end }),
             read: 0,
         };
         let mut protocol = TCompactInputProtocol::new(&mut reader, LONGEST_HEADER);
@@ -103,7 +103,8 @@ pub(super) fn pages(file: &File, chunk: Chunk) -> Result<Vec<Page>, String> {
         if offset.saturating_add(compressed as u64) > end {
             return Err(format!("page at byte {at} reaches beyond its column"));
         }
-        let (kind, rows) = kind(&header).map_err(|what| format!("page at byte {at}: {what}"))?;
+        let (kind, rows) =
+            kind_and_rows(&header).map_err(|what| format!("page at byte {at}: {what}"))?;
         if let Some(kind) = kind {
             found.push(Page {
                 offset,
@@ -121,7 +122,7 @@ pub(super) fn pages(file: &File, chunk: Chunk) -> Result<Vec<Page>, String> {
 }
 
 /// What a page is, and how many rows it has; nothing for pages that hold no values.
-fn kind(header: &PageHeader) -> Result<(Option<Kind>, u64), String> {
+fn kind_and_rows(header: &PageHeader) -> Result<(Option<Kind>, u64), String> {
     /// Rows of nothing take no bytes in the file, and some here.
     const MOST: u64 = 1 << 24;
     let rows = |count: i32| match u64::try_from(count) {
@@ -134,14 +135,14 @@ fn kind(header: &PageHeader) -> Result<(Option<Kind>, u64), String> {
         PageType::DATA_PAGE => {
             let data = (header.data_page_header.as_ref()).ok_or("its header is incomplete")?;
             let encoding = data.encoding;
-            Ok((Some(Kind::One { encoding }), rows(data.num_values)?))
+            Ok((Some(Kind::DataV1 { encoding }), rows(data.num_values)?))
         }
         PageType::DATA_PAGE_V2 => {
             let data = (header.data_page_header_v2.as_ref()).ok_or("its header is incomplete")?;
             if data.repetition_levels_byte_length != 0 {
                 return Err("lists are not images".into());
             }
-            let kind = Kind::Two {
+            let kind = Kind::DataV2 {
                 encoding: data.encoding,
                 levels: usize::try_from(data.definition_levels_byte_length)
                     .map_err(|_| "a negative length")?,
@@ -166,26 +167,30 @@ pub(super) fn decode(file: &File, chunk: Chunk, page: &Page) -> Result<Decoded, 
                 dictionary: false,
             });
         }
-        Kind::One { encoding } => {
+        Kind::DataV1 { encoding } => {
             check_encoding(*encoding)?;
             let mut values = unpack(body, page.uncompressed)?;
             let mut present = vec![];
             if chunk.optional > 0 {
-                let (length, rest) = values.split_first_chunk::<4>().ok_or(CUT)?;
+                let (length, rest) = values.split_first_chunk::<4>().ok_or(CUT_SHORT)?;
                 let length = u32::from_le_bytes(*length) as usize;
-                present = levels(rest.get(..length).ok_or(CUT)?, chunk.optional, page.rows)?;
+                present = levels(
+                    rest.get(..length).ok_or(CUT_SHORT)?,
+                    chunk.optional,
+                    page.rows,
+                )?;
                 values.drain(..4 + length);
             }
             (*encoding, present, values)
         }
-        Kind::Two {
+        Kind::DataV2 {
             encoding,
             levels: length,
             compressed,
         } => {
             check_encoding(*encoding)?;
             if body.len() < *length || page.uncompressed < *length {
-                return Err(CUT.into());
+                return Err(CUT_SHORT.into());
             }
             let mut values = body.split_off(*length);
             if *compressed {
@@ -201,15 +206,17 @@ pub(super) fn decode(file: &File, chunk: Chunk, page: &Page) -> Result<Decoded, 
     let most = page.rows;
     let values = match encoding {
         Encoding::DELTA_BINARY_PACKED if chunk.width > 0 => {
-            let numbers = delta(&mut values.as_slice(), most)?.into_iter();
+            let numbers = decode_delta(&mut values.as_slice(), most)?.into_iter();
             // Sums of narrower numbers wrap where these do.
             let bytes = numbers.map(i64::to_le_bytes);
             bytes
                 .flat_map(|bytes| bytes.into_iter().take(chunk.width))
                 .collect()
         }
-        Encoding::DELTA_LENGTH_BYTE_ARRAY if chunk.width == 0 => delta_lengths(&values, most)?,
-        Encoding::DELTA_BYTE_ARRAY if chunk.width == 0 => delta_strings(&values, most)?,
+        Encoding::DELTA_LENGTH_BYTE_ARRAY if chunk.width == 0 => {
+            decode_delta_lengths(&values, most)?
+        }
+        Encoding::DELTA_BYTE_ARRAY if chunk.width == 0 => decode_delta_strings(&values, most)?,
         Encoding::DELTA_BINARY_PACKED
         | Encoding::DELTA_LENGTH_BYTE_ARRAY
         | Encoding::DELTA_BYTE_ARRAY => {
@@ -245,11 +252,11 @@ fn check_encoding(encoding: Encoding) -> Result<(), String> {
 
 /// Decodes at most `most` numbers that are kept as differences from one to the next
 /// (`DELTA_BINARY_PACKED`), and moves `bytes` behind them.
-fn delta(bytes: &mut &[u8], most: u64) -> Result<Vec<i64>, String> {
-    let block = varint(bytes).ok_or(CUT)?;
-    let parts = varint(bytes).ok_or(CUT)?;
-    let count = varint(bytes).ok_or(CUT)?;
-    let mut value = zigzag(bytes).ok_or(CUT)?;
+fn decode_delta(bytes: &mut &[u8], most: u64) -> Result<Vec<i64>, String> {
+    let block = varint(bytes).ok_or(CUT_SHORT)?;
+    let parts = varint(bytes).ok_or(CUT_SHORT)?;
+    let count = varint(bytes).ok_or(CUT_SHORT)?;
+    let mut value = zigzag(bytes).ok_or(CUT_SHORT)?;
     if count > most {
         return Err(format!("{count} values in {most} rows"));
     }
@@ -263,8 +270,8 @@ fn delta(bytes: &mut &[u8], most: u64) -> Result<Vec<i64>, String> {
         numbers.push(value);
     }
     while (numbers.len() as u64) < count {
-        let least = zigzag(bytes).ok_or(CUT)?;
-        let (widths, rest) = bytes.split_at_checked(parts as usize).ok_or(CUT)?;
+        let least = zigzag(bytes).ok_or(CUT_SHORT)?;
+        let (widths, rest) = bytes.split_at_checked(parts as usize).ok_or(CUT_SHORT)?;
         *bytes = rest;
         for &width in widths {
             let left = (count - numbers.len() as u64).min(part as u64) as usize;
@@ -275,11 +282,11 @@ fn delta(bytes: &mut &[u8], most: u64) -> Result<Vec<i64>, String> {
                 return Err(format!("numbers of {width} bits"));
             }
             let size = part / 8 * usize::from(width);
-            let (packed, rest) = bytes.split_at_checked(size).ok_or(CUT)?;
+            let (packed, rest) = bytes.split_at_checked(size).ok_or(CUT_SHORT)?;
             *bytes = rest;
             for number in 0..left {
                 let at = number * usize::from(width);
-                let more = bits(packed, at, u32::from(width)).ok_or(CUT)?;
+                let more = bits(packed, at, u32::from(width)).ok_or(CUT_SHORT)?;
                 value = value.wrapping_add(least).wrapping_add(more as i64);
                 numbers.push(value);
             }
@@ -289,12 +296,12 @@ fn delta(bytes: &mut &[u8], most: u64) -> Result<Vec<i64>, String> {
 }
 
 /// Byte strings whose lengths stand in front (`DELTA_LENGTH_BYTE_ARRAY`), as plain ones.
-fn delta_lengths(mut bytes: &[u8], most: u64) -> Result<Vec<u8>, String> {
-    let lengths = delta(&mut bytes, most)?;
+fn decode_delta_lengths(mut bytes: &[u8], most: u64) -> Result<Vec<u8>, String> {
+    let lengths = decode_delta(&mut bytes, most)?;
     let mut plain = Vec::with_capacity(bytes.len() + 4 * lengths.len());
     for length in lengths {
-        let length = u32::try_from(length).map_err(|_| CUT)?;
-        let (value, rest) = bytes.split_at_checked(length as usize).ok_or(CUT)?;
+        let length = u32::try_from(length).map_err(|_| CUT_SHORT)?;
+        let (value, rest) = bytes.split_at_checked(length as usize).ok_or(CUT_SHORT)?;
         bytes = rest;
         plain.extend(length.to_le_bytes());
         plain.extend_from_slice(value);
@@ -303,11 +310,11 @@ fn delta_lengths(mut bytes: &[u8], most: u64) -> Result<Vec<u8>, String> {
 }
 
 /// Byte strings without what each shares with the one before (`DELTA_BYTE_ARRAY`), as plain ones.
-fn delta_strings(mut bytes: &[u8], most: u64) -> Result<Vec<u8>, String> {
+fn decode_delta_strings(mut bytes: &[u8], most: u64) -> Result<Vec<u8>, String> {
     /// What is shared takes no bytes in the file.
     const LARGEST: usize = 1 << 30;
-    let shared = delta(&mut bytes, most)?;
-    let rests = delta_lengths(bytes, most)?;
+    let shared = decode_delta(&mut bytes, most)?;
+    let rests = decode_delta_lengths(bytes, most)?;
     let mut rests = rests.as_slice();
     let mut plain: Vec<u8> = Vec::new();
     // Where the value before lies.
@@ -315,9 +322,9 @@ fn delta_strings(mut bytes: &[u8], most: u64) -> Result<Vec<u8>, String> {
     for shared in shared {
         let (rest, after) = take(rests)?;
         rests = after;
-        let shared = usize::try_from(shared).map_err(|_| CUT)?;
+        let shared = usize::try_from(shared).map_err(|_| CUT_SHORT)?;
         if shared > before.len() {
-            return Err(CUT.into());
+            return Err(CUT_SHORT.into());
         }
         let length = shared + rest.len();
         if plain.len() + length > LARGEST {
@@ -338,7 +345,7 @@ fn zigzag(bytes: &mut &[u8]) -> Option<i64> {
     Some((number >> 1) as i64 ^ -((number & 1) as i64))
 }
 
-const CUT: &str = "a page is cut short";
+const CUT_SHORT: &str = "a page is cut short";
 
 /// Decompresses a page to `size` bytes.
 fn decompress(codec: CompressionCodec, bytes: Vec<u8>, size: usize) -> Result<Vec<u8>, String> {
@@ -422,7 +429,7 @@ fn unsupported(codec: CompressionCodec) -> String {
 /// For each row whether its value is there, from definition levels.
 fn levels(bytes: &[u8], optional: u8, rows: u64) -> Result<Vec<bool>, String> {
     let width = u8::BITS - optional.leading_zeros();
-    let levels = hybrid(bytes, width, rows)?;
+    let levels = decode_rle_hybrid(bytes, width, rows)?;
     if levels.iter().all(|&level| level == u32::from(optional)) {
         return Ok(vec![]);
     }
@@ -431,17 +438,17 @@ fn levels(bytes: &[u8], optional: u8, rows: u64) -> Result<Vec<bool>, String> {
 }
 
 /// Decodes `count` numbers of `width` bits: runs of one number, and packed groups of eight.
-fn hybrid(mut bytes: &[u8], width: u32, count: u64) -> Result<Vec<u32>, String> {
+fn decode_rle_hybrid(mut bytes: &[u8], width: u32, count: u64) -> Result<Vec<u32>, String> {
     if width > 32 {
         return Err(format!("numbers of {width} bits"));
     }
     let mut numbers = Vec::new();
     let full = |numbers: &Vec<u32>| numbers.len() as u64 >= count;
     while !full(&numbers) {
-        let header = varint(&mut bytes).ok_or(CUT)?;
+        let header = varint(&mut bytes).ok_or(CUT_SHORT)?;
         if header & 1 == 0 {
             let size = width.div_ceil(8) as usize;
-            let (value, rest) = bytes.split_at_checked(size).ok_or(CUT)?;
+            let (value, rest) = bytes.split_at_checked(size).ok_or(CUT_SHORT)?;
             bytes = rest;
             let mut whole = [0; 4];
             whole[..size].copy_from_slice(value);
@@ -453,19 +460,19 @@ fn hybrid(mut bytes: &[u8], width: u32, count: u64) -> Result<Vec<u32>, String> 
             // A run costs the file two bytes: what it may cost here is bounded by the rows.
             numbers.resize(numbers.len() + run, u32::from_le_bytes(whole));
         } else {
-            let groups = usize::try_from(header >> 1).map_err(|_| CUT)?;
-            let size = groups.checked_mul(width as usize).ok_or(CUT)?;
+            let groups = usize::try_from(header >> 1).map_err(|_| CUT_SHORT)?;
+            let size = groups.checked_mul(width as usize).ok_or(CUT_SHORT)?;
             // The last group may be cut where the numbers end.
             let (packed, rest) = bytes.split_at(size.min(bytes.len()));
             bytes = rest;
             if groups == 0 || (packed.is_empty() && width > 0) {
-                return Err(CUT.into());
+                return Err(CUT_SHORT.into());
             }
             for number in 0..groups.saturating_mul(8) {
                 if full(&numbers) {
                     break;
                 }
-                let value = bits(packed, number * width as usize, width).ok_or(CUT)?;
+                let value = bits(packed, number * width as usize, width).ok_or(CUT_SHORT)?;
                 numbers.push(value as u32);
             }
         }
@@ -496,7 +503,7 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 /// The bytes of row `row` of a page, or nothing when the row has none.
-pub(super) fn bytes_of<'a>(
+pub(super) fn row_bytes<'a>(
     page: &'a Decoded,
     dictionary: Option<&'a Decoded>,
     row: usize,
@@ -505,14 +512,14 @@ pub(super) fn bytes_of<'a>(
         _ if page.present.is_empty() => row,
         Some(true) => page.present[..row].iter().filter(|there| **there).count(),
         Some(false) => return Ok(None),
-        None => return Err(CUT.into()),
+        None => return Err(CUT_SHORT.into()),
     };
     if !page.dictionary {
         return nth(&page.values, index).map(Some);
     }
-    let (&width, packed) = page.values.split_first().ok_or(CUT)?;
-    let numbers = hybrid(packed, u32::from(width), index as u64 + 1)?;
-    let number = *numbers.last().ok_or(CUT)? as usize;
+    let (&width, packed) = page.values.split_first().ok_or(CUT_SHORT)?;
+    let numbers = decode_rle_hybrid(packed, u32::from(width), index as u64 + 1)?;
+    let number = *numbers.last().ok_or(CUT_SHORT)? as usize;
     let dictionary = dictionary.ok_or("the dictionary is missing")?;
     nth(&dictionary.values, number).map(Some)
 }
@@ -526,13 +533,14 @@ fn nth(mut values: &[u8], index: usize) -> Result<&[u8], String> {
 }
 
 fn take(values: &[u8]) -> Result<(&[u8], &[u8]), String> {
-    let (length, rest) = values.split_first_chunk::<4>().ok_or(CUT)?;
+    let (length, rest) = values.split_first_chunk::<4>().ok_or(CUT_SHORT)?;
     let length = u32::from_le_bytes(*length) as usize;
-    rest.split_at_checked(length).ok_or_else(|| CUT.into())
+    rest.split_at_checked(length)
+        .ok_or_else(|| CUT_SHORT.into())
 }
 
 /// All whole numbers of a page, `width` bytes each when plain; nothing for rows without one.
-pub(super) fn numbers_of(
+pub(super) fn read_numbers(
     page: &Decoded,
     dictionary: Option<&Decoded>,
     width: usize,
@@ -551,9 +559,9 @@ pub(super) fn numbers_of(
     };
     let values = if page.dictionary {
         let known = plain(&dictionary.ok_or("the dictionary is missing")?.values);
-        let (&bits, packed) = page.values.split_first().ok_or(CUT)?;
-        let numbers = hybrid(packed, u32::from(bits), there)?;
-        let value = |number: u32| known.get(number as usize).copied().ok_or(CUT);
+        let (&bits, packed) = page.values.split_first().ok_or(CUT_SHORT)?;
+        let numbers = decode_rle_hybrid(packed, u32::from(bits), there)?;
+        let value = |number: u32| known.get(number as usize).copied().ok_or(CUT_SHORT);
         numbers
             .into_iter()
             .map(value)
@@ -562,7 +570,7 @@ pub(super) fn numbers_of(
         plain(&page.values)
     };
     if (values.len() as u64) < there {
-        return Err(CUT.into());
+        return Err(CUT_SHORT.into());
     }
     let mut values = values.into_iter();
     match page.present.is_empty() {
@@ -575,13 +583,13 @@ pub(super) fn numbers_of(
 }
 
 /// Reads a stretch of a file that other threads read too.
-struct Positioned<'a> {
+struct FileRange<'a> {
     file: &'a File,
     at: u64,
     end: u64,
 }
 
-impl Read for Positioned<'_> {
+impl Read for FileRange<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
         let length = buffer.len().min(left);
@@ -592,12 +600,12 @@ impl Read for Positioned<'_> {
 }
 
 /// Counts what is taken from a reader.
-struct Counted<R> {
+struct CountingReader<R> {
     inner: R,
     read: u64,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for CountingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         self.read += length as u64;
@@ -614,10 +622,10 @@ mod tests {
         // The example of the specification: 0 to 7 in three bits, then a run of four fives.
         let bytes = [0b11, 0b1000_1000, 0b1100_0110, 0b1111_1010, 4 << 1, 5];
         let expected = [0, 1, 2, 3, 4, 5, 6, 7, 5, 5, 5, 5];
-        assert_eq!(hybrid(&bytes, 3, 12).unwrap(), expected);
-        assert_eq!(hybrid(&bytes, 3, 9).unwrap(), expected[..9]);
-        assert!(hybrid(&bytes, 3, 13).is_err());
-        assert!(hybrid(&bytes[..2], 3, 8).is_err());
+        assert_eq!(decode_rle_hybrid(&bytes, 3, 12).unwrap(), expected);
+        assert_eq!(decode_rle_hybrid(&bytes, 3, 9).unwrap(), expected[..9]);
+        assert!(decode_rle_hybrid(&bytes, 3, 13).is_err());
+        assert!(decode_rle_hybrid(&bytes[..2], 3, 8).is_err());
     }
 
     #[test]
@@ -646,13 +654,16 @@ mod tests {
             9,
         ];
         let mut rest = &bytes[..];
-        assert_eq!(delta(&mut rest, 8).unwrap(), [7, 5, 3, 1, 2, 3, 4, 5]);
+        assert_eq!(
+            decode_delta(&mut rest, 8).unwrap(),
+            [7, 5, 3, 1, 2, 3, 4, 5]
+        );
         assert_eq!(rest, [9]);
-        assert!(delta(&mut &bytes[..], 7).is_err());
-        assert!(delta(&mut &bytes[..12], 8).is_err());
-        assert!(delta(&mut &[0x80, 1, 0, 8, 14][..], 8).is_err());
+        assert!(decode_delta(&mut &bytes[..], 7).is_err());
+        assert!(decode_delta(&mut &bytes[..12], 8).is_err());
+        assert!(decode_delta(&mut &[0x80, 1, 0, 8, 14][..], 8).is_err());
         let mut one = &[0x80, 1, 4, 1, 3][..];
-        assert_eq!(delta(&mut one, 1).unwrap(), [-2]);
+        assert_eq!(decode_delta(&mut one, 1).unwrap(), [-2]);
     }
 
     #[test]

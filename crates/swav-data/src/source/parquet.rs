@@ -11,13 +11,14 @@ use parquet_format_safe::{
     ConvertedType, FieldRepetitionType, FileMetaData, LogicalType, SchemaElement, Type,
 };
 
+use super::describe::{count, inventory, without_label};
 use super::files::Files;
-use super::folder::file_name;
-use super::list::without_label;
-use super::pages::{Chunk, Decoded, Page, bytes_of, check_codec, decode, numbers_of, pages};
-use super::{Sample, Source, count, inventory, read_at};
+use super::filesystem::{file_name, has_extension, read_at};
+use super::pages::{Chunk, Decoded, Page, check_codec, decode, pages, read_numbers, row_bytes};
+use super::traits::Source;
 use crate::error::DataError;
-use crate::health::lock;
+use crate::sample::Sample;
+use crate::threads::lock;
 
 /// The rows of Parquet files.
 ///
@@ -64,8 +65,7 @@ type Key = (usize, usize);
 
 /// Whether the name ends with `.parquet`.
 pub(super) fn is_parquet(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|found| found.eq_ignore_ascii_case("parquet"))
+    has_extension(path, &["parquet"])
 }
 
 /// What is wanted of a file's columns, as numbers of leaves.
@@ -89,7 +89,7 @@ struct Leaf {
 }
 
 /// The label of a row that has none.
-const NONE: i64 = -1;
+const NO_LABEL: i64 = -1;
 
 impl ParquetSource {
     /// Opens one file, or all `.parquet` files of a folder in the order of their names.
@@ -152,7 +152,7 @@ impl ParquetSource {
                 },
             });
         }
-        source.take_labels(path, labels, names)?;
+        source.set_labels(path, labels, names)?;
         Ok(source)
     }
 
@@ -206,7 +206,7 @@ impl ParquetSource {
                 }
                 let unit = 10_i64.pow(leaf.scale.unwrap_or(0));
                 for (place, label) in read.into_iter().enumerate() {
-                    let label = label.unwrap_or(NONE * unit);
+                    let label = label.unwrap_or(NO_LABEL * unit);
                     if label % unit != 0 {
                         return Err(format!(
                             "row {}: label {} is no whole number",
@@ -217,7 +217,7 @@ impl ParquetSource {
                     labels.push(label / unit);
                 }
             } else {
-                labels.resize(labels.len() + rows, NONE);
+                labels.resize(labels.len() + rows, NO_LABEL);
             }
             self.groups.push(Group {
                 file: number,
@@ -233,7 +233,7 @@ impl ParquetSource {
     }
 
     /// Takes over labels and their names.
-    fn take_labels(
+    fn set_labels(
         &mut self,
         path: &Path,
         labels: Vec<i64>,
@@ -241,7 +241,7 @@ impl ParquetSource {
     ) -> Result<(), DataError> {
         /// More classes than any set has.
         const CLASSES: i64 = 10_000_000;
-        let bare = labels.iter().filter(|&&label| label == NONE).count();
+        let bare = labels.iter().filter(|&&label| label == NO_LABEL).count();
         if bare == self.len {
             return Ok(());
         }
@@ -250,7 +250,7 @@ impl ParquetSource {
         let known = names.as_ref().map_or(CLASSES, |names| names.len() as i64);
         if let Some(row) = labels
             .iter()
-            .position(|label| !(NONE..known).contains(label))
+            .position(|label| !(NO_LABEL..known).contains(label))
         {
             let name = self.name(row);
             return Err(wrong(format!(
@@ -319,7 +319,7 @@ impl ParquetSource {
             .map(|place| self.page(file, (number, place), &list[place]))
             .transpose()?;
         let row = (row - list[place].first) as usize;
-        bytes_of(&page, dictionary.as_deref(), row).map(|bytes| bytes.map(<[u8]>::to_vec))
+        row_bytes(&page, dictionary.as_deref(), row).map(|bytes| bytes.map(<[u8]>::to_vec))
     }
 }
 
@@ -350,7 +350,7 @@ impl Source for ParquetSource {
         assert!(index < self.len, "sample {index} of {}", self.len);
         // As 32 bits -1 is the largest number, and no class.
         let label = self.labels.get(index).copied();
-        label.filter(|&label| label != NONE as u32)
+        label.filter(|&label| label != NO_LABEL as u32)
     }
 
     fn classes(&self) -> &[String] {
@@ -539,7 +539,7 @@ fn label_column(file: &File, chunk: Chunk, rows: usize) -> Result<Vec<Option<i64
         if page.is_dictionary() {
             dictionary = Some(decoded);
         } else {
-            let numbers = numbers_of(&decoded, dictionary.as_ref(), chunk.width, page.rows)?;
+            let numbers = read_numbers(&decoded, dictionary.as_ref(), chunk.width, page.rows)?;
             labels.extend(numbers.into_iter().take(rows - labels.len()));
         }
     }

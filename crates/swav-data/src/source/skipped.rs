@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::thousands;
+use super::describe::thousands;
 
 /// How many files were left out for each ending, in small letters; the empty one where a name has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +14,7 @@ pub(super) struct Endings(BTreeMap<String, usize>);
 
 impl Endings {
     /// Different endings that are told apart.
-    const MOST: usize = 100;
+    const MAX_ENDINGS: usize = 100;
 
     /// Counts a file without one of the known endings. What usually lies beside images is not counted.
     pub(super) fn count(&mut self, name: &Path) {
@@ -44,7 +44,7 @@ impl Endings {
     }
 
     fn add(&mut self, ending: String, count: usize) {
-        if self.0.len() < Self::MOST || self.0.contains_key(&ending) {
+        if self.0.len() < Self::MAX_ENDINGS || self.0.contains_key(&ending) {
             *self.0.entry(ending).or_default() += count;
         }
     }
@@ -79,18 +79,18 @@ pub(super) struct Skipped {
 
 impl Skipped {
     /// Counts a file without one of the known endings.
-    pub(super) fn ending(&mut self, name: &Path) {
+    pub(super) fn count_ending(&mut self, name: &Path) {
         self.endings.count(name);
     }
 
     /// Counts what is called like an image and is no regular file.
-    pub(super) fn special(&mut self, path: PathBuf) {
+    pub(super) fn count_special(&mut self, path: PathBuf) {
         let (count, _) = self.special.get_or_insert((0, path));
         *count += 1;
     }
 
     /// Remembers a folder that may not be read.
-    pub(super) fn unreadable(&mut self, folder: PathBuf) {
+    pub(super) fn add_unreadable(&mut self, folder: PathBuf) {
         self.unreadable.push(folder);
     }
 

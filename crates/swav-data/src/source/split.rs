@@ -29,12 +29,12 @@ pub(super) enum Split {
 impl Split {
     /// The split that a name names, if it names exactly one.
     pub(super) fn of(name: &str) -> Option<Self> {
-        Named::of(name).map(|named| named.split)
+        SplitName::of(name).map(|named| named.split)
     }
 
     fn of_word(word: &str) -> Option<Self> {
-        let thousands = (word.strip_suffix('k')).filter(|rest| rest.ends_with(digit));
-        let bare = thousands.unwrap_or(word).trim_end_matches(digit);
+        let thousands = (word.strip_suffix('k')).filter(|rest| rest.ends_with(is_digit));
+        let bare = thousands.unwrap_or(word).trim_end_matches(is_digit);
         match bare.strip_suffix("set").unwrap_or(bare) {
             "train" | "training" | "trainval" => Some(Self::Train),
             "val" | "valid" | "validation" | "dev" => Some(Self::Val),
@@ -54,19 +54,19 @@ impl Split {
     }
 }
 
-fn digit(letter: char) -> bool {
+fn is_digit(letter: char) -> bool {
     letter.is_ascii_digit()
 }
 
 /// A name with the word of a split.
-struct Named {
+struct SplitName {
     split: Split,
     word: String,
     /// The other words.
     rest: Vec<String>,
 }
 
-impl Named {
+impl SplitName {
     fn of(name: &str) -> Option<Self> {
         let mut found: Option<(Split, String)> = None;
         let mut rest = Vec::new();
@@ -107,7 +107,7 @@ fn words(name: &str) -> Vec<String> {
 /// Refuses archives or tables in one folder that are of several splits, or of a held-out one beside
 /// others.
 pub(super) fn check_archives(folder: &Path, names: &[String]) -> Result<(), DataError> {
-    let mut found = Found::default();
+    let mut found = SplitFiles::default();
     for name in names {
         found.add(name);
     }
@@ -123,7 +123,7 @@ pub(super) fn check_images(
     folder: &Path,
     names: impl Iterator<Item = String>,
 ) -> Result<(), DataError> {
-    let mut found = Found::default();
+    let mut found = SplitFiles::default();
     for name in names {
         found.add(&name);
         if found.others > 0 {
@@ -138,12 +138,12 @@ pub(super) fn check_images(
 
 /// What files have been found of each split.
 #[derive(Default)]
-struct Found {
-    splits: BTreeMap<Split, Files>,
+struct SplitFiles {
+    splits: BTreeMap<Split, FilesOfSplit>,
     others: usize,
 }
 
-struct Files {
+struct FilesOfSplit {
     count: usize,
     word: String,
     /// What their names begin with.
@@ -152,13 +152,13 @@ struct Files {
     last: String,
 }
 
-impl Found {
+impl SplitFiles {
     fn add(&mut self, name: &str) {
-        let Some(Named { split, word, .. }) = Named::of(name) else {
+        let Some(SplitName { split, word, .. }) = SplitName::of(name) else {
             self.others += 1;
             return;
         };
-        let files = self.splits.entry(split).or_insert_with(|| Files {
+        let files = self.splits.entry(split).or_insert_with(|| FilesOfSplit {
             count: 0,
             word,
             common: name.into(),
@@ -181,7 +181,7 @@ impl Found {
             parts.push(format!("without such a word ({})", self.others));
         }
         let first = self.splits.values().next();
-        let example = first.map_or_else(String::new, Files::pattern);
+        let example = first.map_or_else(String::new, FilesOfSplit::pattern);
         let all = first.map_or_else(String::new, |files| format!("*{}", files.ending()));
         DataError::format(
             folder,
@@ -196,7 +196,7 @@ impl Found {
     }
 }
 
-impl Files {
+impl FilesOfSplit {
     /// What their names end with, with the dot.
     fn ending(&self) -> String {
         let ending = Path::new(&self.last).extension();
@@ -209,7 +209,7 @@ impl Files {
             return self.last.clone();
         }
         let ending = self.ending();
-        let common = self.common.trim_end_matches(digit);
+        let common = self.common.trim_end_matches(is_digit);
         match common.to_lowercase().contains(&self.word) {
             true => format!("{common}*{ending}"),
             false => format!("*{}*{ending}", self.word),
@@ -306,9 +306,9 @@ fn splits(names: &BTreeSet<String>, top: bool) -> Option<Vec<&String>> {
     }
     let named = names
         .iter()
-        .filter_map(|name| Some((name, Named::of(name)?)));
-    let named: Vec<(&String, Named)> = named.collect();
-    let several = |of: &mut dyn Iterator<Item = &Named>| {
+        .filter_map(|name| Some((name, SplitName::of(name)?)));
+    let named: Vec<(&String, SplitName)> = named.collect();
+    let several = |of: &mut dyn Iterator<Item = &SplitName>| {
         let splits: BTreeSet<Split> = of.map(|named| named.split).collect();
         splits.len() > 1
     };
@@ -319,7 +319,7 @@ fn splits(names: &BTreeSet<String>, top: bool) -> Option<Vec<&String>> {
     let all = top && named.len() == names.len() && several(&mut named.iter().map(|(_, n)| n));
     let alone = top
         && named.iter().any(|(_, named)| {
-            let word = named.word.trim_end_matches(digit);
+            let word = named.word.trim_end_matches(is_digit);
             let held_out = ["test", "testing", "val", "validation"].contains(&word);
             named.rest.is_empty() && held_out
         });

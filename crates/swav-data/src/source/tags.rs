@@ -7,9 +7,13 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::list::{Header, sort_classes};
-use super::{Sample, Source, count};
+use super::classes::sort_by_value_or_name;
+use super::describe::count;
+use super::filesystem::has_extension;
+use super::list::Header;
+use super::traits::Source;
 use crate::error::DataError;
+use crate::sample::Sample;
 
 /// The images of another source, with the labels that a text file gives them in place of its own.
 ///
@@ -38,10 +42,10 @@ pub struct TagSource {
 }
 
 /// The line of an image that the file does not name.
-const NONE: u32 = u32::MAX;
+const NO_LINE: u32 = u32::MAX;
 
 /// No line has more bytes.
-const LONGEST: u64 = 1 << 20;
+const MAX_LINE_BYTES: u64 = 1 << 20;
 
 impl TagSource {
     /// Reads the labels of `source` from the file at `path`.
@@ -53,18 +57,14 @@ impl TagSource {
     pub fn open(source: Arc<dyn Source>, path: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = path.as_ref();
         let failed = |error| DataError::io(path, error);
-        let is_csv = path
-            .extension()
-            .is_some_and(|found| found.eq_ignore_ascii_case("csv"));
-        let (separator, separators) = if is_csv {
-            (b',', "commas")
-        } else {
-            (b'\t', "tabs")
+        let (separator, separators) = match has_extension(path, &["csv"]) {
+            true => (b',', "commas"),
+            false => (b'\t', "tabs"),
         };
         let mut reader = BufReader::new(File::open(path).map_err(failed)?);
-        let directory = Directory::of(source.as_ref());
+        let names = NameIndex::of(source.as_ref());
         let mut tags = Self {
-            lines: vec![NONE; source.len()],
+            lines: vec![NO_LINE; source.len()],
             source,
             path: path.into(),
             ends: vec![],
@@ -81,11 +81,11 @@ impl TagSource {
             let wrong =
                 |reason: String| DataError::format(path, format!("line {number}: {reason}"));
             line.clear();
-            let mut limited = reader.by_ref().take(LONGEST + 1);
+            let mut limited = reader.by_ref().take(MAX_LINE_BYTES + 1);
             if limited.read_until(b'\n', &mut line).map_err(failed)? == 0 {
                 break;
             }
-            if line.len() as u64 > LONGEST {
+            if line.len() as u64 > MAX_LINE_BYTES {
                 return Err(wrong("is longer than 1 MiB; is this a text file?".into()));
             }
             let mut text = line.as_slice();
@@ -95,8 +95,8 @@ impl TagSource {
             if text.trim_ascii().is_empty() {
                 continue;
             }
-            let known = |name: &[u8]| !directory.find(tags.source.as_ref(), name).is_empty();
-            let mut fields = match fields(text, separator) {
+            let known = |name: &[u8]| !names.find(tags.source.as_ref(), name).is_empty();
+            let mut fields = match split_fields(text, separator) {
                 Err(_) if text.starts_with(b"#") => continue,
                 fields => fields.map_err(wrong)?,
             };
@@ -122,29 +122,32 @@ impl TagSource {
             }
             let mut fields = fields.into_iter();
             let name = fields.next().unwrap_or_default();
-            let images = directory.find(tags.source.as_ref(), &name);
+            let images = names.find(tags.source.as_ref(), &name);
             let Some(&first) = images.first() else {
                 let at = match tags.source.len() {
                     0 => "there are none".into(),
-                    _ => format!("they are named like {}", shown(&key(&*tags.source, 0))),
+                    _ => format!(
+                        "they are named like {}",
+                        for_message(&name_in_list(&*tags.source, 0))
+                    ),
                 };
                 return Err(wrong(format!(
                     "{} is none of the images: {at}; expected one, and its labels, with {separators} between them",
-                    shown(&name)
+                    for_message(&name)
                 )));
             };
             let whole = tags.source.name(first);
             if let Some(&other) = images.iter().find(|&&i| tags.source.name(i) != whole) {
                 return Err(wrong(format!(
                     "{} may be {whole} or {}",
-                    shown(&name),
+                    for_message(&name),
                     tags.source.name(other)
                 )));
             }
             if let Some(&before) = numbers.get(tags.lines[first] as usize) {
                 return Err(wrong(format!(
                     "{} stands in line {before} already; put all its labels into one line",
-                    shown(&name)
+                    for_message(&name)
                 )));
             }
             for index in images {
@@ -173,7 +176,7 @@ impl TagSource {
         }
         tags.ends.shrink_to_fit();
         tags.labels.shrink_to_fit();
-        tags.classes = sort_classes(classes, &mut tags.labels);
+        tags.classes = sort_by_value_or_name(classes, &mut tags.labels);
         let mut start = 0;
         for &end in &tags.ends {
             tags.labels[start..end].sort_unstable();
@@ -182,7 +185,7 @@ impl TagSource {
         Ok(tags)
     }
 
-    fn of(&self, index: usize) -> &[u32] {
+    fn labels_of(&self, index: usize) -> &[u32] {
         let line = self.lines[index] as usize;
         match self.ends.get(line) {
             None => &[],
@@ -195,12 +198,12 @@ impl TagSource {
 }
 
 /// Which images have a name: the hashes of all names, sorted.
-struct Directory(Vec<(u64, usize)>);
+struct NameIndex(Vec<(u64, usize)>);
 
-impl Directory {
+impl NameIndex {
     fn of(source: &dyn Source) -> Self {
         let mut all: Vec<(u64, usize)> = (0..source.len())
-            .map(|index| (hash(&key(source, index)), index))
+            .map(|index| (hash(&name_in_list(source, index)), index))
             .collect();
         all.sort_unstable();
         Self(all)
@@ -215,7 +218,7 @@ impl Directory {
         alike
             .take_while(|&&(hash, _)| hash == wanted)
             .map(|&(_, index)| index)
-            .filter(|&index| key(source, index) == name)
+            .filter(|&index| name_in_list(source, index) == name)
             .collect()
     }
 }
@@ -227,7 +230,7 @@ fn hash(name: &[u8]) -> u64 {
 }
 
 /// What an image is called in the file.
-fn key(source: &dyn Source, index: usize) -> Vec<u8> {
+fn name_in_list(source: &dyn Source, index: usize) -> Vec<u8> {
     let path = source.relative_path(index).unwrap_or_else(|| {
         let name = PathBuf::from(source.name(index));
         name.file_name().map_or_else(PathBuf::new, PathBuf::from)
@@ -242,13 +245,13 @@ fn key(source: &dyn Source, index: usize) -> Vec<u8> {
 }
 
 /// A name in a message.
-fn shown(name: &[u8]) -> String {
+fn for_message(name: &[u8]) -> String {
     let name = String::from_utf8_lossy(name);
     format!("\"{}\"", name.chars().take(80).collect::<String>())
 }
 
 /// The fields of a line, less the spaces around them and the quotes (RFC 4180).
-fn fields(line: &[u8], separator: u8) -> Result<Vec<Vec<u8>>, String> {
+fn split_fields(line: &[u8], separator: u8) -> Result<Vec<Vec<u8>>, String> {
     let mut rest = line.trim_ascii_end();
     let mut fields = Vec::new();
     loop {
@@ -257,7 +260,7 @@ fn fields(line: &[u8], separator: u8) -> Result<Vec<Vec<u8>>, String> {
         rest = &rest[rest.iter().take_while(blank).count()..];
         let field = match rest.strip_prefix(b"\"") {
             Some(inside) => {
-                let (field, after) = quoted(inside).ok_or("a quote is not closed")?;
+                let (field, after) = unquote(inside).ok_or("a quote is not closed")?;
                 rest = &after[after.iter().take_while(blank).count()..];
                 if !rest.is_empty() && rest[0] != separator {
                     return Err(
@@ -283,7 +286,7 @@ fn fields(line: &[u8], separator: u8) -> Result<Vec<Vec<u8>>, String> {
 }
 
 /// What stands in quotes up to the closing one, and what follows that.
-fn quoted(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+fn unquote(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut field = Vec::new();
     let mut rest = text;
     loop {
@@ -313,14 +316,14 @@ impl Source for TagSource {
     }
 
     fn label(&self, index: usize) -> Option<u32> {
-        match self.of(index) {
+        match self.labels_of(index) {
             [label] => Some(*label),
             _ => None,
         }
     }
 
     fn labels(&self, index: usize) -> Vec<u32> {
-        self.of(index).to_vec()
+        self.labels_of(index).to_vec()
     }
 
     fn classes(&self) -> &[String] {
@@ -344,7 +347,7 @@ impl Source for TagSource {
     }
 
     fn describe(&self) -> String {
-        let named = self.lines.iter().filter(|&&line| line != NONE).count();
+        let named = self.lines.iter().filter(|&&line| line != NO_LINE).count();
         format!(
             "{}; labels of {} by {}",
             self.source.describe(),
@@ -359,7 +362,7 @@ mod tests {
     use super::*;
 
     fn split(line: &str, separator: u8) -> Result<Vec<String>, String> {
-        let fields = fields(line.as_bytes(), separator)?.into_iter();
+        let fields = split_fields(line.as_bytes(), separator)?.into_iter();
         Ok(fields
             .map(|field| String::from_utf8(field).unwrap())
             .collect())

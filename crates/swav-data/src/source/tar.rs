@@ -5,7 +5,6 @@
 //! sample is read where it lies, so threads do not wait for one another.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -14,12 +13,21 @@ use std::thread;
 
 use tar::{EntryType, Header};
 
+use super::classes::{NO_LABEL, sort_by_name};
+use super::compression::{compressed, is_compressed};
+use super::describe::{count, extension_list, inventory};
 use super::files::Files;
-use super::members::{Members, ReadAt, inside, is_whole};
-use super::shard::{BLOCK, Layout, Marker, NONE, Remarks, Table, list};
-use super::{Sample, Source, count, extension_list, index, inventory, read_at, split};
+use super::filesystem::{has_extension, read_at};
+use super::marker::Marker;
+use super::members::{BLOCK, Members, ReadAt, has_valid_checksum, path_inside};
+use super::remarks::Remarks;
+use super::shard::list;
+use super::table::{Layout, Table};
+use super::traits::Source;
+use super::{index, split};
 use crate::error::DataError;
-use crate::health::lock;
+use crate::sample::Sample;
+use crate::threads::lock;
 
 /// Tar shards, or a tar that is part of the program.
 ///
@@ -47,7 +55,7 @@ use crate::health::lock;
 /// written over while it is in use is noticed too, unless its members lie where the old ones lay.
 #[derive(Debug)]
 pub struct TarSource {
-    data: Data,
+    data: Storage,
     /// The first sample of each shard.
     starts: Vec<usize>,
     /// As in [`Table`].
@@ -65,7 +73,7 @@ pub struct TarSource {
 
 /// Where the bytes of the shards are.
 #[derive(Debug)]
-enum Data {
+enum Storage {
     Files(Files),
     Static {
         name: String,
@@ -76,19 +84,7 @@ enum Data {
 
 /// Whether the name ends with `.tar`.
 pub(super) fn is_tar(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|found| found.eq_ignore_ascii_case("tar"))
-}
-
-/// Whether the name says that this is a compressed tar.
-pub(super) fn is_compressed(path: &Path) -> bool {
-    let name = path.to_string_lossy().to_ascii_lowercase();
-    ["tgz", "tbz2", "txz", "tzst"]
-        .iter()
-        .any(|end| name.ends_with(&format!(".{end}")))
-        || ["gz", "bz2", "xz", "zst"]
-            .iter()
-            .any(|end| name.ends_with(&format!(".tar.{end}")))
+    has_extension(path, &["tar"])
 }
 
 impl TarSource {
@@ -139,12 +135,12 @@ impl TarSource {
             &prefix,
             name,
         )?;
-        let data = Data::Static {
+        let data = Storage::Static {
             name: name.into(),
             bytes,
             prefix,
         };
-        let mut set = Set::default();
+        let mut set = JoinedShards::default();
         set.append(table, name);
         set.finish(data, Layout::Folders, name.to_string(), Path::new(name))
     }
@@ -154,14 +150,14 @@ impl TarSource {
             true => Err(compressed(&path.join(name))),
             false => Ok(is_tar(name)),
         })?;
-        let mut set = Set::default();
+        let mut set = JoinedShards::default();
         let mut layout = asked;
         let shards = files.len();
         // Some at a time: what is listed waits no longer than for its neighbours.
-        const WAVE: usize = 64;
-        for first in (0..shards).step_by(WAVE) {
-            let last = shards.min(first + WAVE);
-            for (shard, listed) in (first..last).zip(list_some(&files, first..last, asked)) {
+        const SHARDS_AT_ONCE: usize = 64;
+        for first in (0..shards).step_by(SHARDS_AT_ONCE) {
+            let last = shards.min(first + SHARDS_AT_ONCE);
+            for (shard, listed) in (first..last).zip(list_shards(&files, first..last, asked)) {
                 let (table, notes) = listed?;
                 if table.len() > 0 && *layout.get_or_insert(table.layout) != table.layout {
                     // Labels in one archive decide for all.
@@ -174,7 +170,7 @@ impl TarSource {
         }
         let layout = layout.unwrap_or_default();
         let place = format!("{} {}", layout_name(layout), path.display());
-        let source = set.finish(Data::Files(files), layout, place, path)?;
+        let source = set.finish(Storage::Files(files), layout, place, path)?;
         if asked.is_none() && layout == Layout::Folders {
             split::check_members(path, &source.classes)?;
         }
@@ -190,8 +186,8 @@ impl TarSource {
     /// The name of a shard.
     fn shard_name(&self, shard: usize) -> String {
         match &self.data {
-            Data::Files(files) => files.path(shard).to_string_lossy().into_owned(),
-            Data::Static { name, .. } => name.clone(),
+            Storage::Files(files) => files.path(shard).to_string_lossy().into_owned(),
+            Storage::Static { name, .. } => name.clone(),
         }
     }
 
@@ -199,7 +195,7 @@ impl TarSource {
     fn member(&self, index: usize) -> Option<PathBuf> {
         fn at(read: impl ReadAt, block: u32, length: u64) -> Option<PathBuf> {
             let member = Members::new(read, u64::from(block) * BLOCK, length).next()?;
-            inside(&member.ok()?.path)
+            path_inside(&member.ok()?.path)
         }
         let block = match u32::from(self.gaps[index]) {
             0 => {
@@ -209,7 +205,7 @@ impl TarSource {
             gap => self.offsets[index] - gap,
         };
         match &self.data {
-            Data::Files(files) => {
+            Storage::Files(files) => {
                 let file = files.file(self.shard(index)).ok()?;
                 let length = file.metadata().ok()?.len();
                 at(
@@ -218,7 +214,7 @@ impl TarSource {
                     length,
                 )
             }
-            Data::Static { bytes, prefix, .. } => {
+            Storage::Static { bytes, prefix, .. } => {
                 let path = at(read_static(bytes), block, bytes.len() as u64)?;
                 path.strip_prefix(prefix).map(Path::to_path_buf).ok()
             }
@@ -246,13 +242,13 @@ impl Source for TarSource {
         let offset = u64::from(self.offsets[index]) * BLOCK;
         let size = self.sizes[index];
         match &self.data {
-            Data::Static { bytes, .. } => {
+            Storage::Static { bytes, .. } => {
                 let start = offset as usize;
                 Ok(Sample::Encoded(
                     bytes[start..start + size as usize].to_vec(),
                 ))
             }
-            Data::Files(files) => {
+            Storage::Files(files) => {
                 let file = files.file(shard)?;
                 let path = || files.path(shard);
                 let failed = |error: std::io::Error| match error.kind() {
@@ -321,7 +317,7 @@ impl Source for TarSource {
 }
 
 /// Lists a stretch of shards on several threads; results in their order.
-fn list_some(
+fn list_shards(
     files: &Files,
     shards: std::ops::Range<usize>,
     asked: Option<Layout>,
@@ -336,7 +332,7 @@ fn list_some(
                 break;
             }
             let mut notes = Vec::new();
-            let listed = index::table(&files.path(shard), asked, &mut notes);
+            let listed = index::read_or_list(&files.path(shard), asked, &mut notes);
             lock(&done).push((shard, listed.map(|table| (table, notes))));
         }
     };
@@ -353,7 +349,7 @@ fn list_some(
 
 /// Shards while they are joined to one set.
 #[derive(Default)]
-struct Set {
+struct JoinedShards {
     starts: Vec<usize>,
     all: Table,
     named: Vec<(usize, u32)>,
@@ -368,7 +364,7 @@ struct Set {
     notes: Vec<String>,
 }
 
-impl Set {
+impl JoinedShards {
     fn append(&mut self, table: Table, archive: &str) {
         match self.starts.is_empty() {
             true => self.marker = table.marker,
@@ -381,7 +377,7 @@ impl Set {
         self.named
             .extend(named.map(|(image, block)| (start + image as usize, block)));
         self.remarks.merge(table.remarks, archive);
-        if table.labels.iter().any(|&label| label != NONE) {
+        if table.labels.iter().any(|&label| label != NO_LABEL) {
             let kind = if table.folders.is_empty() {
                 &mut self.numbers
             } else {
@@ -405,7 +401,7 @@ impl Set {
 
     fn finish(
         self,
-        data: Data,
+        data: Storage,
         layout: Layout,
         place: String,
         path: &Path,
@@ -437,8 +433,8 @@ impl Set {
                 found,
             });
         }
-        let whole = all.labels.iter().all(|&label| label != NONE);
-        if layout == Layout::Keys && !whole && all.labels.iter().any(|&label| label != NONE) {
+        let whole = all.labels.iter().all(|&label| label != NO_LABEL);
+        if layout == Layout::Keys && !whole && all.labels.iter().any(|&label| label != NO_LABEL) {
             return Err(DataError::Archive {
                 file: path.to_string_lossy().into_owned(),
                 reason: "some keys have a label (.cls or .json) and others have none, in one archive or in \
@@ -456,7 +452,7 @@ impl Set {
         }
         let classes = match (layout, marker) {
             (Layout::Keys, _) if whole && !folders.is_empty() => {
-                relabel_by_name(&mut all.labels, &folders)
+                sort_by_name(folders, &mut all.labels)
             }
             (Layout::Keys, _) if whole => {
                 let most = all.labels.iter().max().copied().unwrap_or_default();
@@ -472,7 +468,7 @@ impl Set {
                 marker.classes
             }
             (Layout::Folders, None) if whole && folders.len() > 1 => {
-                relabel_by_name(&mut all.labels, &folders)
+                sort_by_name(folders, &mut all.labels)
             }
             _ => vec![],
         };
@@ -498,21 +494,6 @@ impl Set {
     }
 }
 
-/// From numbers in the order of appearance to numbers in the order of the names, which are returned.
-fn relabel_by_name(labels: &mut [u32], folders: &HashMap<Vec<u8>, u32>) -> Vec<String> {
-    let mut sorted: Vec<(&Vec<u8>, u32)> = folders.iter().map(|(f, &n)| (f, n)).collect();
-    sorted.sort();
-    let mut rank = vec![0; sorted.len()];
-    for (place, &(_, number)) in sorted.iter().enumerate() {
-        rank[number as usize] = place as u32;
-    }
-    for label in labels {
-        *label = rank[*label as usize];
-    }
-    let name = |(folder, _): &(&Vec<u8>, u32)| String::from_utf8_lossy(folder).into_owned();
-    sorted.iter().map(name).collect()
-}
-
 /// From numbers in the order of appearance to the numbers of the classes in a packed set.
 fn relabel_by_marker(
     labels: &mut [u32],
@@ -522,7 +503,7 @@ fn relabel_by_marker(
     let known: HashMap<&[u8], u32> = (marker.folders().iter().map(String::as_bytes))
         .zip(0..)
         .collect();
-    let mut numbers = vec![NONE; folders.len()];
+    let mut numbers = vec![NO_LABEL; folders.len()];
     for (folder, &number) in folders {
         numbers[number as usize] = *known.get(folder.as_slice()).ok_or_else(|| {
             let folder = String::from_utf8_lossy(folder);
@@ -540,7 +521,7 @@ fn relabel_by_marker(
 /// Whether `header` announces a file of `size` bytes. With other headers in front, which there may be unless the gap is
 /// one block, the size may stand there instead.
 fn is_header_of(header: &Header, size: u32, gap: u8) -> bool {
-    is_whole(header)
+    has_valid_checksum(header)
         && matches!(
             header.entry_type(),
             EntryType::Regular | EntryType::Continuous
@@ -564,26 +545,5 @@ fn layout_name(layout: Layout) -> &'static str {
     match layout {
         Layout::Folders => "tar",
         Layout::Keys => "WebDataset",
-    }
-}
-
-/// Whether the file starts as gzip, bzip2, xz or zstd data do.
-pub(super) fn starts_compressed(file: &File) -> bool {
-    const MAGIC: [&[u8]; 4] = [
-        &[0x1F, 0x8B],
-        b"BZh",
-        &[0xFD, b'7', b'z', b'X', b'Z'],
-        &[0x28, 0xB5, 0x2F, 0xFD],
-    ];
-    let mut start = [0; 5];
-    read_at(file, &mut start, 0).is_ok() && MAGIC.iter().any(|magic| start.starts_with(magic))
-}
-
-pub(super) fn compressed(path: &Path) -> DataError {
-    DataError::Archive {
-        file: path.to_string_lossy().into_owned(),
-        reason: "compressed, so no member can be read on its own; decompress it first \
-                 (`gunzip`, `unxz`, `zstd -d` …): images hardly shrink in any case"
-            .into(),
     }
 }

@@ -22,12 +22,14 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::catalogue::{Catalogue, Role};
+use super::classes::{NO_LABEL, renumber};
 use super::members::ReadAt;
-use super::shard::{Catalogue, Layout, NONE, Role, Table};
+use super::table::{Layout, Table};
 use crate::error::DataError;
 
 /// More classes than any set has: a larger number is no label.
-pub(super) const CLASSES: u64 = 10_000_000;
+pub(super) const MAX_CLASSES: u64 = 10_000_000;
 
 /// What a label says: a number, or the name of a class.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,14 +68,14 @@ fn ends_with(name: &[u8], extension: &[u8]) -> bool {
 
 /// Whether an image of the archive has a label of its own key, wherever that lies. Labels are read until one is found.
 pub(super) fn is_labelled<R: ReadAt>(all: &Catalogue<R>) -> bool {
-    if all.with(Role::Label).next().is_none() {
+    if all.of_role(Role::Label).next().is_none() {
         return false;
     }
     let keys: HashSet<&[u8]> = all
-        .with(Role::Image)
+        .of_role(Role::Image)
         .map(|image| key(all.name(image)))
         .collect();
-    all.with(Role::Label)
+    all.of_role(Role::Label)
         .any(|label| keys.contains(key(all.name(label))) && holds_label(all, label))
 }
 
@@ -83,15 +85,15 @@ fn holds_label<R: ReadAt>(all: &Catalogue<R>, index: u32) -> bool {
     if is_cls(all.name(index)) {
         return true;
     }
-    let text = all.bytes(index, LONGEST).unwrap_or_default();
-    match of_json(&text) {
+    let text = all.read(index, MAX_LABEL_BYTES).unwrap_or_default();
+    match label_of_json(&text) {
         Ok(label) => label.is_some(),
         Err(_) => memchr::memmem::find(&text, b"\"label\"").is_some(),
     }
 }
 
 /// Longer than any description of an image.
-const LONGEST: u64 = 1 << 24;
+const MAX_LABEL_BYTES: u64 = 1 << 24;
 
 /// The samples of an archive, in its order.
 ///
@@ -99,10 +101,10 @@ const LONGEST: u64 = 1 << 24;
 /// When a label cannot be read, two labels of one image differ, some images have a label and others none, some labels
 /// are numbers and others names, or the members of a key lie apart.
 pub(super) fn table<R: ReadAt>(all: &Catalogue<R>) -> Result<Table, DataError> {
-    for &(one, other) in &all.twice {
-        let (first, second) = (read(all, one)?, read(all, other)?);
+    for &(one, other) in &all.duplicate_labels {
+        let (first, second) = (read_label(all, one)?, read_label(all, other)?);
         if first != second {
-            return Err(differ(all, (one, &first), (other, &second)));
+            return Err(conflict(all, (one, &first), (other, &second)));
         }
     }
     let mut samples = Samples::new(all);
@@ -113,7 +115,7 @@ pub(super) fn table<R: ReadAt>(all: &Catalogue<R>) -> Result<Table, DataError> {
         }
         let key = key(all.name(index));
         if key != group.key {
-            samples.take(std::mem::take(&mut group))?;
+            samples.append(std::mem::take(&mut group))?;
             group.key = key;
         }
         match entry.role {
@@ -121,22 +123,22 @@ pub(super) fn table<R: ReadAt>(all: &Catalogue<R>) -> Result<Table, DataError> {
             _ => group.labels.push(index),
         }
     }
-    samples.take(group)?;
+    samples.append(group)?;
     samples.finish()
 }
 
 /// Reads a label; nothing when the member has none.
-fn read<R: ReadAt>(all: &Catalogue<R>, index: u32) -> Result<Option<Label>, DataError> {
+fn read_label<R: ReadAt>(all: &Catalogue<R>, index: u32) -> Result<Option<Label>, DataError> {
     all.check(index)?;
-    let text = all.bytes(index, LONGEST);
+    let text = all.read(index, MAX_LABEL_BYTES);
     let label = text.and_then(|text| match is_cls(all.name(index)) {
-        true => of_text(&text),
-        false => of_json(&text),
+        true => label_of_text(&text),
+        false => label_of_json(&text),
     });
     label.map_err(|reason| all.failed(format!("member {}: {reason}", all.place(index))))
 }
 
-fn differ<R: ReadAt>(
+fn conflict<R: ReadAt>(
     all: &Catalogue<R>,
     (one, first): (u32, &Option<Label>),
     (other, second): (u32, &Option<Label>),
@@ -161,13 +163,13 @@ struct Group<'a> {
 
 impl<'a> Group<'a> {
     /// The labels by their stems, and the members that hold them.
-    fn read<R: ReadAt>(
+    fn labels_by_stem<R: ReadAt>(
         &self,
         all: &'a Catalogue<R>,
     ) -> Result<HashMap<&'a [u8], (u32, Label)>, DataError> {
         let mut labels: HashMap<&[u8], (u32, Label)> = HashMap::new();
         for &index in &self.labels {
-            let Some(label) = read(all, index)? else {
+            let Some(label) = read_label(all, index)? else {
                 continue;
             };
             match labels.entry(stem(all.name(index))) {
@@ -176,7 +178,7 @@ impl<'a> Group<'a> {
                 }
                 Entry::Occupied(known) if known.get().1 != label => {
                     let (other, known) = known.remove();
-                    return Err(differ(all, (other, &Some(known)), (index, &Some(label))));
+                    return Err(conflict(all, (other, &Some(known)), (index, &Some(label))));
                 }
                 Entry::Occupied(_) => {}
             }
@@ -185,9 +187,9 @@ impl<'a> Group<'a> {
     }
 }
 
-/// What an image of a label has in common with it.
+/// By what the image of a label is recognised elsewhere in the archive.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Sought<'a> {
+enum MissingImage<'a> {
     /// There is no image next to the label.
     Key(&'a [u8]),
     /// The images next to the label are of others.
@@ -206,7 +208,7 @@ struct Samples<'a, R> {
     /// An image without a label.
     bare: Option<u32>,
     /// Labels that no image has.
-    orphans: Vec<(u32, Sought<'a>)>,
+    orphans: Vec<(u32, MissingImage<'a>)>,
 }
 
 impl<'a, R: ReadAt> Samples<'a, R> {
@@ -226,17 +228,17 @@ impl<'a, R: ReadAt> Samples<'a, R> {
     }
 
     /// Appends the samples of a group.
-    fn take(&mut self, group: Group<'a>) -> Result<(), DataError> {
+    fn append(&mut self, group: Group<'a>) -> Result<(), DataError> {
         let all = self.all;
         if group.images.is_empty() {
             // They may be of any kind: a description of the whole archive, for one.
             let labels = group.labels.into_iter();
             let labels = labels.filter(|&label| holds_label(all, label));
             self.orphans
-                .extend(labels.map(|label| (label, Sought::Key(group.key))));
+                .extend(labels.map(|label| (label, MissingImage::Key(group.key))));
             return Ok(());
         }
-        let labels = group.read(all)?;
+        let labels = group.labels_by_stem(all)?;
         let Group { key, images, .. } = group;
         let stem = |image: u32| stem(all.name(image));
         let stems: HashSet<&[u8]> = images.iter().map(|&image| stem(image)).collect();
@@ -244,13 +246,14 @@ impl<'a, R: ReadAt> Samples<'a, R> {
         let mut samples = Vec::with_capacity(images.len());
         for image in images {
             let own = stem(image);
-            if !labels.contains_key(own) && beginnings(own, key).any(|other| stems.contains(other))
+            if !labels.contains_key(own)
+                && shorter_stems(own, key).any(|other| stems.contains(other))
             {
                 self.table.remarks.parts.add(|| all.place(image));
                 continue;
             }
             let label = std::iter::once(own)
-                .chain(beginnings(own, key))
+                .chain(shorter_stems(own, key))
                 .find(|&stem| labels.contains_key(stem));
             claimed.extend(label);
             samples.push((image, label));
@@ -262,13 +265,13 @@ impl<'a, R: ReadAt> Samples<'a, R> {
         claimed.extend(only);
         let orphans = labels.iter().filter(|(stem, _)| !claimed.contains(*stem));
         self.orphans
-            .extend(orphans.map(|(stem, &(label, _))| (label, Sought::Stem(stem))));
+            .extend(orphans.map(|(stem, &(label, _))| (label, MissingImage::Stem(stem))));
         for (image, stem) in samples {
             let label = match stem.or(only).and_then(|stem| labels.get(stem)) {
                 Some((member, label)) => self.number(*member, label),
                 None => {
                     self.bare.get_or_insert(image);
-                    NONE
+                    NO_LABEL
                 }
             };
             self.table.push(&all.entries[image as usize], label);
@@ -319,15 +322,8 @@ impl<'a, R: ReadAt> Samples<'a, R> {
         }
         let mut names: Vec<(String, u32)> = self.names.into_iter().collect();
         names.sort_unstable();
-        let mut rank = vec![0; names.len()];
-        for (place, &(_, number)) in (0..).zip(&names) {
-            rank[number as usize] = place;
-        }
         if !names.is_empty() {
-            let labels = self.table.labels.iter_mut();
-            labels
-                .filter(|label| **label != NONE)
-                .for_each(|label| *label = rank[*label as usize]);
+            renumber(&names, &mut self.table.labels);
         }
         self.table.folders = names
             .into_iter()
@@ -342,16 +338,16 @@ impl<'a, R: ReadAt> Samples<'a, R> {
         if self.orphans.is_empty() {
             return Ok(());
         }
-        let sought: HashMap<Sought, u32> = self
+        let sought: HashMap<MissingImage, u32> = self
             .orphans
             .iter()
             .map(|&(label, sought)| (sought, label))
             .collect();
-        for image in all.with(Role::Image) {
+        for image in all.of_role(Role::Image) {
             let name = all.name(image);
             let found = sought
-                .get(&Sought::Key(key(name)))
-                .or(sought.get(&Sought::Stem(stem(name))));
+                .get(&MissingImage::Key(key(name)))
+                .or(sought.get(&MissingImage::Stem(stem(name))));
             if let Some(&label) = found {
                 return Err(all.failed(format!(
                     "image {} and label {} belong together and lie apart: the members of a key must lie next to one \
@@ -366,13 +362,13 @@ impl<'a, R: ReadAt> Samples<'a, R> {
 }
 
 /// The label in a `cls`: a number, or the name of a class.
-fn of_text(text: &[u8]) -> Result<Option<Label>, String> {
+fn label_of_text(text: &[u8]) -> Result<Option<Label>, String> {
     let text = std::str::from_utf8(text)
         .map_err(|_| "expected a label, found no UTF-8 text".to_string())?;
-    of_word(text.trim_start_matches('\u{feff}').trim())
+    label_of_word(text.trim_start_matches('\u{feff}').trim())
 }
 
-fn of_word(text: &str) -> Result<Option<Label>, String> {
+fn label_of_word(text: &str) -> Result<Option<Label>, String> {
     /// More than the name of any class.
     const LONGEST: usize = 1000;
     let start: String = text.chars().take(20).collect();
@@ -389,7 +385,7 @@ fn of_word(text: &str) -> Result<Option<Label>, String> {
     match text.parse::<i64>() {
         // As published test sets have it.
         Ok(-1) => Ok(None),
-        Ok(number) if (0..CLASSES as i64).contains(&number) => {
+        Ok(number) if (0..MAX_CLASSES as i64).contains(&number) => {
             Ok(Some(Label::Number(number as u32)))
         }
         _ => Err(format!("label {start} is no number of a class")),
@@ -397,7 +393,7 @@ fn of_word(text: &str) -> Result<Option<Label>, String> {
 }
 
 /// The label of a JSON object, if it has one.
-fn of_json(text: &[u8]) -> Result<Option<Label>, String> {
+fn label_of_json(text: &[u8]) -> Result<Option<Label>, String> {
     #[derive(Deserialize)]
     struct Object {
         label: Option<serde_json::Value>,
@@ -412,14 +408,14 @@ fn of_json(text: &[u8]) -> Result<Option<Label>, String> {
     match label {
         None => Ok(None),
         Some(serde_json::Value::String(name)) => {
-            of_word(&name).map_err(|reason| format!("\"label\": {reason}"))
+            label_of_word(&name).map_err(|reason| format!("\"label\": {reason}"))
         }
         Some(serde_json::Value::Number(number)) => {
             // pandas writes whole numbers as 3.0 in a column with gaps.
             let whole = number.as_f64().filter(|number| number.fract() == 0.0);
             let text = whole.map_or(number.to_string(), |whole| format!("{whole:.0}"));
             match whole {
-                Some(_) => of_word(&text).map_err(|reason| format!("\"label\": {reason}")),
+                Some(_) => label_of_word(&text).map_err(|reason| format!("\"label\": {reason}")),
                 None => Err(format!(
                     "\"label\" is {text}, which is no number of a class"
                 )),
@@ -482,7 +478,7 @@ fn last_part(name: &[u8]) -> usize {
 }
 
 /// What a stem goes on from at a dot, the longest first, down to its key.
-fn beginnings<'a>(stem: &'a [u8], key: &[u8]) -> impl Iterator<Item = &'a [u8]> {
+fn shorter_stems<'a>(stem: &'a [u8], key: &[u8]) -> impl Iterator<Item = &'a [u8]> {
     let dots = (key.len()..stem.len()).rev().filter(|&at| stem[at] == b'.');
     dots.map(|dot| &stem[..dot])
 }
@@ -495,15 +491,15 @@ mod tests {
     fn labels_are_numbers_or_names() {
         let number = |number| Ok(Some(Label::Number(number)));
         for text in ["7", " 7\r\n", "007", "+7", "\u{feff}7"] {
-            assert_eq!(of_text(text.as_bytes()), number(7), "{text:?}");
+            assert_eq!(label_of_text(text.as_bytes()), number(7), "{text:?}");
         }
-        assert_eq!(of_text("-1".as_bytes()), Ok(None));
+        assert_eq!(label_of_text("-1".as_bytes()), Ok(None));
         assert_eq!(
-            of_text("n01440764\n".as_bytes()),
+            label_of_text("n01440764\n".as_bytes()),
             Ok(Some(Label::Name("n01440764".into())))
         );
         for wrong in ["", "-2", "10000000", "99999999999999999999", "3\n5", "\0"] {
-            assert!(of_text(wrong.as_bytes()).is_err(), "{wrong:?}");
+            assert!(label_of_text(wrong.as_bytes()).is_err(), "{wrong:?}");
         }
     }
 
@@ -515,7 +511,7 @@ mod tests {
             r#"{"a": NaN, "label": "3", "b": [-Infinity, Infinity, {"label": 9}]}"#,
         ] {
             assert_eq!(
-                of_json(text.as_bytes()),
+                label_of_json(text.as_bytes()),
                 Ok(Some(Label::Number(3))),
                 "{text}"
             );
@@ -528,10 +524,10 @@ mod tests {
             r#"{"label": NaN}"#,
             r#"{"label": -1}"#,
         ] {
-            assert_eq!(of_json(text.as_bytes()), Ok(None), "{text}");
+            assert_eq!(label_of_json(text.as_bytes()), Ok(None), "{text}");
         }
         assert_eq!(
-            of_json(br#"{"label": "NaN"}"#),
+            label_of_json(br#"{"label": "NaN"}"#),
             Ok(Some(Label::Name("NaN".into())))
         );
         for wrong in [
@@ -542,7 +538,7 @@ mod tests {
             r#"{"label": true}"#,
             r#"{"label": Na}"#,
         ] {
-            assert!(of_json(wrong.as_bytes()).is_err(), "{wrong}");
+            assert!(label_of_json(wrong.as_bytes()).is_err(), "{wrong}");
         }
     }
 
@@ -554,7 +550,7 @@ mod tests {
             (key(b"a.b/c"), stem(b"a.b/c")),
             (&b"a.b/c"[..], &b"a.b/c"[..])
         );
-        let all: Vec<&[u8]> = beginnings(b"a.b/0.1.x", b"a.b/0").collect();
+        let all: Vec<&[u8]> = shorter_stems(b"a.b/0.1.x", b"a.b/0").collect();
         assert_eq!(all, [&b"a.b/0.1"[..], b"a.b/0"]);
     }
 }

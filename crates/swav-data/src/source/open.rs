@@ -1,19 +1,25 @@
-//! Looking at a path to tell which layout it has. The rules stand at [`open`](super::open).
+//! Opens the images at a path, in the layout that is named or recognised.
 
-use std::ffi::OsStr;
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::folder::{Contents, Kind, Listed, listing};
-use super::{
-    CifarSource, FolderSource, Format, IdxSource, ListSource, ParquetSource, Source, TarSource,
-    cifar, extension_list, idx, inventory, is_image, list, open_regular, parquet, pattern, tar,
-};
+use super::cifar::{self, CifarSource};
+use super::compression::is_compressed;
+use super::describe::{extension_list, inventory};
+use super::filesystem::{Kind, Listed, has_extension, is_image, listing, read_start, special};
+use super::folder::{Contents, FolderSource};
+use super::format::Format;
+use super::idx::{self, IdxSource};
+use super::list::{self, ListSource};
+use super::parquet::{self, ParquetSource};
+use super::pattern;
+use super::tar::{self, TarSource};
+use super::traits::Source;
 use crate::error::DataError;
 
 /// Folders that archives of well-known sets unpack to, and that libraries download them to.
-const INNER: [&str; 12] = [
+const INNER_FOLDERS: [&str; 12] = [
     "cifar-10-batches-bin",
     "cifar-100-binary",
     "cifar-10-batches-py",
@@ -28,8 +34,80 @@ const INNER: [&str; 12] = [
     "data",
 ];
 
+/// Opens the images at `path`.
+///
+/// [`Format::Auto`] looks first, and takes the first line that fits:
+///
+/// | what lies there | opened as |
+/// |---|---|
+/// | a file `*.tar` | [`Format::WebDataset`] when an image has a `cls`, or a `json` with a `"label"`, of its own key; else [`Format::Tar`] |
+/// | a file `*.parquet` | [`Format::Parquet`] |
+/// | a file `*.txt`, `*.tsv`, `*.csv` or `*.list` | [`Format::List`] |
+/// | a file `*.bin` | [`Format::Cifar`] |
+/// | a file that starts with an IDX magic number, gzipped or not | [`Format::Idx`] |
+/// | an image file | [`Format::Flat`], a set of one |
+/// | a folder with `data_batch_*.bin`, `test_batch.bin`, `train.bin` or `test.bin` | [`Format::Cifar`] |
+/// | a folder with `*images*idx3*` | [`Format::Idx`] |
+/// | a folder with images, and no image in folders below | [`Format::Flat`] |
+/// | a folder whose images all lie in two or more folders, each with images of its own | [`Format::Classes`] |
+/// | any other folder with images at whatever depth | [`Format::Nested`] |
+/// | a folder with `*.tar` | as a file `*.tar`; labels in one of them decide for all |
+/// | a folder with `*.parquet` | [`Format::Parquet`] |
+///
+/// | a folder with a folder by the name that CIFAR or MNIST unpack to, or with `data/` | as that folder |
+///
+/// **Splits are not mixed.** Where the names of folders or files say that they are several splits of a
+/// set (`train/` and `val/`, `train-*.tar` and `test-*.tar`, `val2017/`), or folders of images lie beside
+/// folders of their masks, the set is refused: name `root/train`, or choose files by a pattern. CIFAR
+/// and MNIST folders stand for their training part. Another format than [`Format::Auto`] takes folders
+/// as they are: [`Format::Nested`] all images, [`Format::Classes`] the first folder as class.
+///
+/// **A pattern chooses files** where no file has its name: `shards/train-*.tar`,
+/// `shards/train-{000..099}.tar`. All must be of one kind; they follow one another in the order of the
+/// bytes of their paths. Images that a pattern has chosen have no labels.
+///
+/// Hidden files and folders (names that start with a dot) are left out, and so are files without
+/// one of the [`EXTENSIONS`](crate::EXTENSIONS) (in any case), which a [note](Source::notes) counts. Only regular files are
+/// read: a FIFO or a device that is called like an image is left out with a note.
+///
+/// Links are followed. Without labels a folder that can be reached in two ways is read once, so a loop
+/// of links ends. A class folder may be a link; within a class, a link to a folder above itself or into
+/// another class is an error.
+///
+/// # Errors
+/// [`DataError::NotFound`], [`DataError::Empty`] with what was found instead,
+/// [`DataError::Format`] when the layout is not the one asked for, the set is of several splits or a
+/// pattern has no match, [`DataError::Archive`] for a
+/// damaged archive and [`DataError::Io`].
+pub fn open(path: &Path, format: Format) -> Result<Arc<dyn Source>, DataError> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && pattern::is_pattern(path) => {
+            open_pattern(path, format)
+        }
+        Err(error) => Err(DataError::io(path, error)),
+        Ok(found) if !found.is_dir() && !found.is_file() => Err(special(path, found.file_type())),
+        Ok(_) => open_as(path, format),
+    }
+}
+
+/// Opens what exists at `path`.
+fn open_as(path: &Path, format: Format) -> Result<Arc<dyn Source>, DataError> {
+    match format {
+        Format::Auto => detect(path),
+        Format::Classes => Ok(Arc::new(FolderSource::classes(path)?)),
+        Format::Flat => Ok(Arc::new(FolderSource::flat(path)?)),
+        Format::Nested => Ok(Arc::new(FolderSource::nested(path)?)),
+        Format::Tar => Ok(Arc::new(TarSource::open(path)?)),
+        Format::WebDataset => Ok(Arc::new(TarSource::webdataset(path)?)),
+        Format::Parquet => Ok(Arc::new(ParquetSource::open(path)?)),
+        Format::List => Ok(Arc::new(ListSource::open(path)?)),
+        Format::Cifar => Ok(Arc::new(CifarSource::open(path)?)),
+        Format::Idx => Ok(Arc::new(IdxSource::open(path)?)),
+    }
+}
+
 /// Opens `path`, which exists, as what it looks like.
-pub(super) fn open(path: &Path) -> Result<Arc<dyn Source>, DataError> {
+fn detect(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     if path.is_dir() {
         open_folder(path)
     } else {
@@ -39,11 +117,7 @@ pub(super) fn open(path: &Path) -> Result<Arc<dyn Source>, DataError> {
 
 /// What a file is opened as, by its name, else by how it begins.
 fn format_of(path: &Path) -> Result<Option<Format>, DataError> {
-    let ends = |ending: &str| {
-        let found = path.extension();
-        found.is_some_and(|found| found.eq_ignore_ascii_case(OsStr::new(ending)))
-    };
-    let named = if tar::is_tar(path) || tar::is_compressed(path) {
+    let named = if tar::is_tar(path) || is_compressed(path) {
         Some(Format::Tar)
     } else if parquet::is_parquet(path) {
         Some(Format::Parquet)
@@ -51,14 +125,14 @@ fn format_of(path: &Path) -> Result<Option<Format>, DataError> {
         Some(Format::List)
     } else if is_image(path) {
         Some(Format::Flat)
-    } else if ends("bin") {
+    } else if has_extension(path, &["bin"]) {
         Some(Format::Cifar)
     } else {
         None
     };
     Ok(match named {
         Some(format) => Some(format),
-        None => idx::begins(path)?.then_some(Format::Idx),
+        None => idx::may_be_idx(path)?.then_some(Format::Idx),
     })
 }
 
@@ -66,17 +140,13 @@ fn open_file(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     if let Some(format) = format_of(path)? {
         return match format {
             Format::Tar => Ok(Arc::new(TarSource::detect(path)?)),
-            format => super::open_as(path, format),
+            format => open_as(path, format),
         };
     }
     if cifar::is_pickle(path) {
-        return Err(cifar::pickled(path));
+        return Err(cifar::pickle_error(path));
     }
-    let mut start = Vec::new();
-    open_regular(path)?
-        .take(4)
-        .read_to_end(&mut start)
-        .map_err(|error| DataError::io(path, error))?;
+    let start = read_start(path, 4)?;
     let looked_for = format!(
         "a folder, .tar, .parquet, .bin, IDX, a list (.txt, .tsv, .csv), or an image ({})",
         extension_list()
@@ -126,9 +196,9 @@ fn open_folder(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     let images = direct || folders > 0;
     // A name alone does not make records of what lies beside images.
     let fits = |file: &Path, records: &dyn Fn(&Path) -> bool| !images || records(&path.join(file));
-    let batch = folder.find(|file| cifar::is_batch(file) && fits(file, &cifar::fits));
+    let batch = folder.find(|file| cifar::is_batch(file) && fits(file, &cifar::has_whole_records));
     let table = folder.find(|file| {
-        idx::is_images(file) && fits(file, &|file| idx::begins(file).unwrap_or(false))
+        idx::is_images(file) && fits(file, &|file| idx::may_be_idx(file).unwrap_or(false))
     });
     if let (true, Some(file)) = (images, batch.as_ref().or(table.as_ref())) {
         return Err(DataError::format(
@@ -148,10 +218,10 @@ fn open_folder(path: &Path) -> Result<Arc<dyn Source>, DataError> {
         return Ok(Arc::new(IdxSource::open(path)?));
     }
     match (direct, folders) {
-        (true, 0) => Ok(Arc::new(FolderSource::flat(path)?.of_one_split()?)),
-        (false, 2..) if shallow => Ok(Arc::new(FolderSource::classes(path)?.of_one_split()?)),
+        (true, 0) => Ok(Arc::new(FolderSource::flat(path)?.refuse_splits()?)),
+        (false, 2..) if shallow => Ok(Arc::new(FolderSource::classes(path)?.refuse_splits()?)),
         (false, 0) => open_other(&folder),
-        _ => Ok(Arc::new(FolderSource::nested(path)?.of_one_split()?)),
+        _ => Ok(Arc::new(FolderSource::nested(path)?.refuse_splits()?)),
     }
 }
 
@@ -165,9 +235,10 @@ fn open_other(folder: &Folder<'_>) -> Result<Arc<dyn Source>, DataError> {
         return Ok(Arc::new(ParquetSource::open(path)?));
     }
     if let Some(file) = folder.find(|file| cifar::is_pickle(&path.join(file))) {
-        return Err(cifar::pickled(&file));
+        return Err(cifar::pickle_error(&file));
     }
-    let inner = (folder.folders()).filter(|entry| INNER.iter().any(|known| *known == entry.name));
+    let inner =
+        (folder.folders()).filter(|entry| INNER_FOLDERS.iter().any(|known| *known == entry.name));
     let inner: Vec<String> = inner
         .map(|entry| entry.name.to_string_lossy().into_owned())
         .collect();
@@ -190,7 +261,7 @@ fn open_other(folder: &Folder<'_>) -> Result<Arc<dyn Source>, DataError> {
 }
 
 /// Opens the files that a pattern matches, all of one kind.
-pub(super) fn open_pattern(path: &Path, format: Format) -> Result<Arc<dyn Source>, DataError> {
+fn open_pattern(path: &Path, format: Format) -> Result<Arc<dyn Source>, DataError> {
     let wrong = |reason: String| DataError::format(path, reason);
     let files = pattern::matches(path)?;
     let first = &files[0];
@@ -222,7 +293,7 @@ pub(super) fn open_pattern(path: &Path, format: Format) -> Result<Arc<dyn Source
         Format::Parquet => Ok(Arc::new(ParquetSource::open(path)?)),
         Format::Flat | Format::Nested => Ok(Arc::new(FolderSource::files(path, &files)?)),
         Format::Cifar => Ok(Arc::new(CifarSource::files(path, files)?)),
-        Format::Idx => Ok(Arc::new(IdxSource::open(idx::only(path, files)?)?)),
+        Format::Idx => Ok(Arc::new(IdxSource::open(idx::select_images(path, files)?)?)),
         Format::List if files.len() == 1 => Ok(Arc::new(ListSource::open(first)?)),
         Format::List => Err(wrong(format!(
             "matches {} lists; name one, or join them",
