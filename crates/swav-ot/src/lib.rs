@@ -105,8 +105,8 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`sinkhorn`], [`sinkhorn_batched`] | scores to codes, for one set of prototypes or several |
-//! | [`sinkhorn_with`], [`Reduce`] | the same with the samples spread over several ranks, and without waiting for the device |
+//! | [`sinkhorn`] | scores to codes |
+//! | [`sinkhorn_with`], [`Reduce`] | the same for several sets of prototypes, with the samples spread over several ranks, and without waiting for the device |
 //! | [`PrototypePotentials`] | the same over more samples than scores can be kept of |
 //! | [`spherical_kmeans`] | each sample to its nearest centroid, and the centroids to their samples |
 //! | [`transport`], [`Transport`] | on its own: until the marginals are met, with marginals of one's own, with dual potentials and cost |
@@ -152,5 +152,5 @@ pub use hard::{balanced_assignment, hard_codes};
 pub use kernel::Form;
 pub use kmeans::{Clusters, centroids_from, spherical_kmeans, spherical_kmeans_with};
 pub use reduce::{Local, Reduce, max_by_sum};
-pub use sinkhorn::{SinkhornConfig, sinkhorn, sinkhorn_batched, sinkhorn_with};
+pub use sinkhorn::{SinkhornConfig, sinkhorn, sinkhorn_with};
 pub use transport::{Stop, Transport, TransportConfig, transport};

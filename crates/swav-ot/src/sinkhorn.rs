@@ -68,31 +68,22 @@ pub fn sinkhorn(scores: Tensor<2>, config: &SinkhornConfig) -> Result<Tensor<2>,
     if samples * prototypes == 0 {
         return Err(OtError::Empty([1, samples, prototypes]));
     }
-    Ok(sinkhorn_batched(scores.unsqueeze_dim(0), config)?.squeeze_dim(0))
-}
-
-/// [`sinkhorn`] for `N` independent problems of one size: scores `[N, B, K]` to codes `[N, B, K]`.
-///
-/// For several prototype heads, or for both assigning crops at once.
-///
-/// # Errors
-///
-/// As [`sinkhorn`], and if `N` is 0.
-pub fn sinkhorn_batched(scores: Tensor<3>, config: &SinkhornConfig) -> Result<Tensor<3>, OtError> {
-    let codes = sinkhorn_with(scores, config, Form::Fused, &mut Local)?;
-    let [sets, samples, _] = codes.dims();
-    // A score that is not finite has left nothing else in its set, so a sample of each says enough.
-    let some: f64 = codes.clone().narrow(1, samples - 1, 1).sum().into_scalar();
-    if (some / sets as f64).is_finite() {
+    let scores = scores.unsqueeze_dim(0);
+    let codes: Tensor<2> = sinkhorn_with(scores, config, Form::Fused, &mut Local)?.squeeze_dim(0);
+    // A score that is not finite has left no code, so one sample says enough.
+    let some: f64 = codes.clone().narrow(0, samples - 1, 1).sum().into_scalar();
+    if some.is_finite() {
         Ok(codes)
     } else {
         Err(OtError::NotFinite)
     }
 }
 
-/// [`sinkhorn_batched`] for a batch that is spread over ranks, each with samples of its own: `reduce` says
-/// how sums cross them. Every rank gets the codes `[N, B, K]` of its own samples, where `B` may differ
-/// from rank to rank.
+/// [`sinkhorn`] for `N` independent problems of one size, such as several prototype heads or both assigning crops, and for
+/// a batch that is spread over ranks: scores `[N, B, K]` to codes `[N, B, K]`.
+///
+/// Each rank has samples of its own, and `reduce` says how sums cross the ranks. Every rank gets the codes of its own
+/// samples, where `B` may differ from rank to rank.
 ///
 /// The scores are not looked at, since that would wait for the device: where one is infinite or not a number,
 /// every code of its set is not-a-number. Guard the loss.

@@ -81,7 +81,7 @@ fn sinkhorn_over_blocks_holds_the_scores_of_one_block_however_many_there_are() {
                 let embeddings = Tensor::<2>::ones([block, dim], &Device::flex());
                 embeddings.matmul(directions.clone())
             };
-            PrototypePotentials::of_blocks(blocks, scores, &config).unwrap()
+            PrototypePotentials::of_blocks(blocks, scores, &config, &mut Local).unwrap()
         });
         // The next one is made while the last is still there.
         let allowed = 2 * block * (prototypes + dim) * FLOAT + (1 << 20);
@@ -94,7 +94,8 @@ fn k_means_on_the_cpu_writes_no_scores() {
     let [samples, clusters, dim] = [20_000, 1000, 32];
     let bank = Tensor::<2>::ones([samples, dim], &Device::flex());
     let start = Tensor::<2>::ones([clusters, dim], &Device::flex());
-    let (_, most) = most_of(|| spherical_kmeans(bank.clone(), start.clone(), 2).unwrap());
+    let (_, most) =
+        most_of(|| spherical_kmeans(bank.clone(), start.clone(), 2, &mut Local).unwrap());
     // The assignment, its order, and some copies of the centroids: the scores would be 80 MB.
     let allowed = 24 * samples + 4 * clusters * dim * FLOAT + (1 << 20);
     assert!(most <= allowed, "{most} bytes, {allowed} allowed");

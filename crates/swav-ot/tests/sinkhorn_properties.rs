@@ -3,15 +3,11 @@
 
 mod common;
 
-use std::sync::{Arc, Barrier, Mutex};
-
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use common::ranks::on_ranks;
 use common::{Place, Random, cosines, places, uniform};
 use proptest::prelude::*;
-use swav_ot::{
-    Form, Local, OtError, Reduce, SinkhornConfig, max_by_sum, reference, sinkhorn,
-    sinkhorn_batched, sinkhorn_with,
-};
+use swav_ot::{Form, Local, OtError, SinkhornConfig, reference, sinkhorn, sinkhorn_with};
 
 fn config(epsilon: f64, iterations: usize) -> SinkhornConfig {
     SinkhornConfig {
@@ -60,6 +56,11 @@ fn codes(scores: &[f32], samples: usize, prototypes: usize, config: &SinkhornCon
     let codes = sinkhorn(tensor(scores, samples, prototypes), config).unwrap();
     assert_eq!(codes.dims(), [samples, prototypes]);
     codes.into_data().iter().collect()
+}
+
+/// The codes `[N, B, K]` of the fused form, on one rank.
+fn batched_codes(scores: Tensor<3>, config: &SinkhornConfig) -> Tensor<3> {
+    sinkhorn_with(scores, config, Form::Fused, &mut Local).unwrap()
 }
 
 fn oracle(scores: &[f32], samples: usize, prototypes: usize, config: &SinkhornConfig) -> Vec<f64> {
@@ -452,7 +453,7 @@ proptest! {
             .map(|set| uniform(samples * prototypes, -1.0, 1.0, seed ^ set as u64))
             .map(|scores| tensor(&scores, samples, prototypes))
             .collect();
-        let batched = sinkhorn_batched(Tensor::stack(scores.clone(), 0), &config).unwrap();
+        let batched = batched_codes(Tensor::stack(scores.clone(), 0), &config);
         let alone = |scores| sinkhorn(scores, &config).unwrap();
         let looped = scores.into_iter().map(alone).collect();
         let looped: Tensor<3> = Tensor::stack(looped, 0);
@@ -463,53 +464,6 @@ proptest! {
     }
 }
 
-/// What the ranks of a simulated run share.
-struct Meeting {
-    barrier: Barrier,
-    slots: Mutex<Vec<Option<TensorData>>>,
-    numbers: Mutex<usize>,
-}
-
-/// A collective among threads. The maximum is made of a sum where `sums_only` is set.
-struct Threads {
-    rank: usize,
-    world: usize,
-    sums_only: bool,
-    meeting: Arc<Meeting>,
-}
-
-impl Threads {
-    /// Every rank folds the same tensors in the same order, so all get the same bits.
-    fn fold(&self, partial: Tensor<2>, with: fn(Tensor<2>, Tensor<2>) -> Tensor<2>) -> Tensor<2> {
-        let device = partial.device();
-        *self.meeting.numbers.lock().unwrap() += partial.shape().num_elements();
-        self.meeting.slots.lock().unwrap()[self.rank] = Some(partial.into_data());
-        self.meeting.barrier.wait();
-        let all = self.meeting.slots.lock().unwrap().clone();
-        self.meeting.barrier.wait();
-        let all = all
-            .into_iter()
-            .map(|data| Tensor::from_data(data.unwrap(), &device));
-        all.reduce(with).unwrap()
-    }
-}
-
-impl Reduce for Threads {
-    fn sum(&mut self, partial: Tensor<2>) -> Tensor<2> {
-        self.fold(partial, |one, other| one + other)
-    }
-
-    fn max(&mut self, partial: Tensor<2>) -> Tensor<2> {
-        if self.sums_only {
-            max_by_sum(partial, self.rank, self.world, |slots| {
-                self.fold(slots, |one, other| one + other)
-            })
-        } else {
-            self.fold(partial, |one, other| one.max_pair(other))
-        }
-    }
-}
-
 /// Codes `[N, B, K]` from ranks that hold `split[rank]` samples each, and how many numbers a rank sent.
 fn over_ranks(
     scores: &Tensor<3>,
@@ -517,28 +471,11 @@ fn over_ranks(
     split: &[usize],
     sums_only: bool,
 ) -> (Tensor<3>, usize) {
-    let meeting = Arc::new(Meeting {
-        barrier: Barrier::new(split.len()),
-        slots: Mutex::new(vec![None; split.len()]),
-        numbers: Mutex::new(0),
+    let (codes, numbers) = on_ranks(split.len(), sums_only, |threads| {
+        let start = split[..threads.rank].iter().sum();
+        let own = scores.clone().narrow(1, start, split[threads.rank]);
+        sinkhorn_with(own, &config, Form::Fused, threads).unwrap()
     });
-    let ranks: Vec<_> = (0..split.len())
-        .map(|rank| {
-            let start = split[..rank].iter().sum();
-            let own = scores.clone().narrow(1, start, split[rank]);
-            let mut threads = Threads {
-                rank,
-                world: split.len(),
-                sums_only,
-                meeting: meeting.clone(),
-            };
-            std::thread::spawn(move || {
-                sinkhorn_with(own, &config, Form::Fused, &mut threads).unwrap()
-            })
-        })
-        .collect();
-    let codes = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
-    let numbers = *meeting.numbers.lock().unwrap() / split.len();
     (Tensor::cat(codes, 1), numbers)
 }
 
@@ -554,7 +491,7 @@ fn four_ranks_give_the_codes_of_one() {
                 for sums_only in [false, true] {
                     let config = config(epsilon, iterations);
                     let (found, _) = over_ranks(&scores, config, &split, sums_only);
-                    let alone = sinkhorn_batched(scores.clone(), &config).unwrap();
+                    let alone = batched_codes(scores.clone(), &config);
                     let found: Vec<f32> = found.into_data().iter().collect();
                     let alone: Vec<f32> = alone.into_data().iter().collect();
                     let error = largest_difference(&found, &alone);

@@ -1,6 +1,8 @@
 //! Scores to test on, the same on every machine, and where to.
 #![allow(dead_code)]
 
+pub mod ranks;
+
 use burn::tensor::Device;
 use swav_ot::Form;
 

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use swav_data::Permutation;
 use swav_model::{Network, Outputs};
-use swav_ot::{centroids_from, spherical_kmeans};
+use swav_ot::{Local, centroids_from, spherical_kmeans};
 
 use super::bank::Bank;
 use super::labels::Labels;
@@ -156,7 +156,7 @@ impl Method for DeepclusterV2 {
             let order = Permutation::new(self.bank.len() as u64, epoch.seed, draw);
             let chosen: Vec<usize> = (0..clusters as u64).map(|k| order.at(k) as usize).collect();
             let start = centroids_from(&samples, &chosen);
-            let result = spherical_kmeans(samples, start, self.plan.iterations);
+            let result = spherical_kmeans(samples, start, self.plan.iterations, &mut Local);
             let result = result.map_err(|error| {
                 TrainError::Stopped(format!(
                     "the clusters of epoch {} failed: {error}",

@@ -9,7 +9,7 @@ use burn::module::ParamId;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use swav_model::{Network, Outputs};
-use swav_ot::{PrototypePotentials, SinkhornConfig};
+use swav_ot::{Local, PrototypePotentials, SinkhornConfig};
 
 use super::bank::Bank;
 use super::deepcluster_v2::{
@@ -180,7 +180,8 @@ impl SelaV2 {
             epsilon: self.plan.epsilon,
             iterations: self.plan.iterations,
         };
-        let potentials = PrototypePotentials::of_blocks(batches.len(), scores, &config)?;
+        let potentials =
+            PrototypePotentials::of_blocks(batches.len(), scores, &config, &mut Local)?;
         let mut labels = Vec::new();
         for block in 0..batches.len() {
             let best: Tensor<2, Int> = potentials.codes(scores(block))?.argmax(1);
