@@ -126,6 +126,7 @@
 //!
 //! Codes are computed in `f32` whatever the scores come in, and carry no gradient: they are targets.
 
+#![deny(clippy::undocumented_unsafe_blocks)]
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
 mod blockwise;

@@ -86,6 +86,8 @@ impl<'a> Screen<'a> {
         unsafe { self.search_by_bytes(samples, found) }
     }
 
+    /// # Safety
+    /// The instructions must be present.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
     unsafe fn search_by_bytes(&self, samples: &[f32], found: &mut [u32]) -> Vec<usize> {
         let groups = self.dim.div_ceil(GROUP);
@@ -109,7 +111,7 @@ impl<'a> Screen<'a> {
         for tile in 0..self.starts.len() / WIDTH {
             for (row, states) in states.chunks_exact_mut(ROWS).enumerate() {
                 let bytes = &bytes[row * ROWS * groups * GROUP..][..ROWS * groups * GROUP];
-                // SAFETY: the caller's.
+                // SAFETY: the caller guarantees the instructions; `bytes` are those of a whole tile of rows.
                 unsafe { self.tile(tile, bytes, states) };
             }
         }
@@ -138,7 +140,8 @@ impl<'a> Screen<'a> {
             &self.starts[first..][..WIDTH],
             &self.scales[first..][..WIDTH],
         );
-        // SAFETY: all addresses lie in these slices, whose lengths have just been seen, or in `bytes`.
+        // SAFETY: the caller guarantees the instructions and the length of `bytes`; all other addresses lie in these slices,
+        // whose lengths have just been seen.
         unsafe {
             let load = |from: *const i32| _mm512_loadu_si512(from.cast());
             let start = [load(starts.as_ptr()), load(starts.as_ptr().add(LANES))];
