@@ -2,8 +2,8 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::kernel::{Form, Potentials, Scores};
-use crate::sinkhorn::{next_potentials, plain};
+use crate::kernel::{Implementation, Potentials, Scores};
+use crate::sinkhorn::{detached, next_potentials};
 use crate::{OtError, Reduce, SinkhornConfig};
 
 /// What an assignment comes down to: a number for each prototype, with which the code of any sample can be told from
@@ -44,8 +44,8 @@ impl PrototypePotentials {
         }
         let epsilon = config.epsilon;
         let mut scores = |number| {
-            let scores = plain(block(number).unsqueeze_dim(0))?;
-            Ok(Scores::new(scores, epsilon, Form::Fused))
+            let scores = detached(block(number).unsqueeze_dim(0))?;
+            Ok(Scores::new(scores, epsilon, Implementation::Fused))
         };
 
         let first: Scores = scores(0)?;
@@ -64,7 +64,7 @@ impl PrototypePotentials {
             }
             potentials = next_potentials(potentials, reduce.sum(shares), epsilon);
         }
-        let sum = potentials.whole().sum().into_scalar::<f32>();
+        let sum = potentials.sum().sum().into_scalar::<f32>();
         if !sum.is_finite() {
             return Err(OtError::NotFinite);
         }
@@ -80,8 +80,8 @@ impl PrototypePotentials {
     ///
     /// [`OtError::Empty`] if `B` or `K` is 0.
     pub fn codes(&self, scores: Tensor<2>) -> Result<Tensor<2>, OtError> {
-        let scores = plain(scores.unsqueeze_dim(0))?;
-        let scores = Scores::new(scores, self.epsilon, Form::Fused);
+        let scores = detached(scores.unsqueeze_dim(0))?;
+        let scores = Scores::new(scores, self.epsilon, Implementation::Fused);
         Ok(scores.codes(self.potentials.clone()).squeeze_dim(0))
     }
 

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::{Form, OtError, Reduce};
+use crate::{Implementation, OtError, Reduce};
 
 /// What k-means ends with.
 #[derive(Debug, Clone)]
@@ -63,10 +63,16 @@ pub fn spherical_kmeans(
     iterations: usize,
     reduce: &mut impl Reduce,
 ) -> Result<Clusters, OtError> {
-    spherical_kmeans_with(samples, centroids, iterations, Form::Fused, reduce)
+    spherical_kmeans_with(
+        samples,
+        centroids,
+        iterations,
+        Implementation::Fused,
+        reduce,
+    )
 }
 
-/// [`spherical_kmeans`] in a form of one's choice. There is a kernel for the CPU alone.
+/// [`spherical_kmeans`] by a given implementation. There is a kernel for the CPU alone.
 ///
 /// # Errors
 ///
@@ -79,7 +85,7 @@ pub fn spherical_kmeans_with(
     samples: Tensor<2>,
     centroids: Tensor<2>,
     iterations: usize,
-    form: Form,
+    implementation: Implementation,
     reduce: &mut impl Reduce,
 ) -> Result<Clusters, OtError> {
     let (samples, mut centroids) = (samples.without_autodiff(), centroids.without_autodiff());
@@ -89,13 +95,13 @@ pub fn spherical_kmeans_with(
         return Err(OtError::Empty([1, count, clusters]));
     }
     #[cfg(feature = "flex")]
-    if form == Form::Fused
+    if implementation == Implementation::Fused
         && let Some(found) = flex::cluster(&samples, &centroids, iterations, reduce)
     {
         return found;
     }
     #[cfg(not(feature = "flex"))]
-    let _ = form;
+    let _ = implementation;
     for _ in 0..iterations {
         let assignment = nearest(&samples, &centroids);
         let sums = reduce.sum(sums(&samples, &assignment, &centroids));

@@ -70,10 +70,10 @@
 //! are read four times. Dividing the matrix in place, as it is usually written, reads and writes it some twenty-five
 //! times. The exponentials are computed anew in every pass: that is cheaper than storing them would be.
 //!
-//! [`Form`] says where there are kernels for this; elsewhere the same passes are made of Burn's operations.
+//! [`Implementation`] says where there are kernels for this; elsewhere the same passes are made of Burn's operations.
 //!
 //! The slow way to say the same, in `f64` and the log domain throughout, is in [`mod@reference`]; the tests
-//! hold all forms and it together.
+//! hold it and all implementations together.
 //!
 //! # Example
 //!
@@ -150,7 +150,10 @@ pub use diagnostics::{
 };
 pub use error::OtError;
 pub use hard::{balanced_assignment, hard_codes};
-pub use kernel::Form;
+pub use kernel::Implementation;
+// The former name, which the SwAV method of swav-train still uses.
+#[doc(hidden)]
+pub use kernel::Implementation as Form;
 pub use kmeans::{Clusters, centroids_from, spherical_kmeans, spherical_kmeans_with};
 pub use reduce::{Local, Reduce, max_by_sum};
 pub use sinkhorn::{SinkhornConfig, sinkhorn, sinkhorn_with};

@@ -1,6 +1,6 @@
 use burn::tensor::{FloatDType, Tensor};
 
-use crate::kernel::{Form, Potentials, Scores};
+use crate::kernel::{Implementation, Potentials, Scores};
 use crate::{Local, OtError, Reduce};
 
 /// The smallest accepted epsilon.
@@ -69,7 +69,8 @@ pub fn sinkhorn(scores: Tensor<2>, config: &SinkhornConfig) -> Result<Tensor<2>,
         return Err(OtError::Empty([1, samples, prototypes]));
     }
     let scores = scores.unsqueeze_dim(0);
-    let codes: Tensor<2> = sinkhorn_with(scores, config, Form::Fused, &mut Local)?.squeeze_dim(0);
+    let codes: Tensor<2> =
+        sinkhorn_with(scores, config, Implementation::Fused, &mut Local)?.squeeze_dim(0);
     // A score that is not finite has left no code, so one sample says enough.
     let some: f64 = codes.clone().narrow(0, samples - 1, 1).sum().into_scalar();
     if some.is_finite() {
@@ -95,16 +96,16 @@ pub fn sinkhorn(scores: Tensor<2>, config: &SinkhornConfig) -> Result<Tensor<2>,
 pub fn sinkhorn_with(
     scores: Tensor<3>,
     config: &SinkhornConfig,
-    form: Form,
+    implementation: Implementation,
     reduce: &mut impl Reduce,
 ) -> Result<Tensor<3>, OtError> {
     config.validate()?;
-    let scores = plain(scores)?;
+    let scores = detached(scores)?;
     if config.iterations == 0 {
         return Ok(unbalanced(scores, config.epsilon, reduce));
     }
 
-    let scores = Scores::new(scores, config.epsilon, form);
+    let scores = Scores::new(scores, config.epsilon, implementation);
     let mut potentials = first_potentials(&scores, config.epsilon, reduce);
     for _ in 1..config.iterations {
         let shares = reduce.sum(scores.shares(potentials.clone()));
@@ -142,7 +143,7 @@ pub(crate) fn next_potentials(
 }
 
 /// In `f32`, without a gradient, and not empty.
-pub(crate) fn plain(scores: Tensor<3>) -> Result<Tensor<3>, OtError> {
+pub(crate) fn detached(scores: Tensor<3>) -> Result<Tensor<3>, OtError> {
     let shape = scores.dims();
     if shape.contains(&0) {
         return Err(OtError::Empty(shape));

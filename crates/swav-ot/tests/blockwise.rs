@@ -6,7 +6,9 @@ use burn::tensor::{Tensor, TensorData};
 use common::ranks::{cut, on_ranks};
 use common::{cosines, on_cpu, uniform};
 use proptest::prelude::*;
-use swav_ot::{Form, Local, OtError, PrototypePotentials, SinkhornConfig, reference, sinkhorn};
+use swav_ot::{
+    Implementation, Local, OtError, PrototypePotentials, SinkhornConfig, reference, sinkhorn,
+};
 
 const K: usize = 37;
 
@@ -39,7 +41,7 @@ fn values(tensor: Tensor<2>) -> Vec<f64> {
 fn codes_of_blocks_are_those_of_all_scores_at_once() {
     for place in on_cpu()
         .into_iter()
-        .filter(|place| place.form == Form::Fused)
+        .filter(|place| place.implementation == Implementation::Fused)
     {
         for sizes in [&[300][..], &[100, 100, 100], &[1, 250, 17, 32]] {
             for (epsilon, iterations) in [(0.05, 1), (0.05, 3), (0.05, 30), (0.02, 10)] {
@@ -118,7 +120,7 @@ proptest! {
         let cuts: Vec<usize> = cuts.iter().enumerate().map(|(i, cut)| 1 + i + cut % (sizes.len() - 2)).collect();
         let ranges = cut(sizes.len(), &cuts);
         prop_assume!(ranges.iter().all(|range| !range.is_empty()));
-        for place in on_cpu().into_iter().filter(|place| place.form == Form::Fused) {
+        for place in on_cpu().into_iter().filter(|place| place.implementation == Implementation::Fused) {
             let blocks: Vec<Tensor<2>> = sizes
                 .iter()
                 .enumerate()

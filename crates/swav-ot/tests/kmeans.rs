@@ -1,4 +1,4 @@
-//! What must hold of k-means, in every form and on every device.
+//! What must hold of k-means, in every implementation and on every device.
 
 mod common;
 
@@ -6,7 +6,9 @@ use burn::tensor::{Tensor, TensorData};
 use common::ranks::{cut, on_ranks};
 use common::{Place, Random, on_cpu};
 use proptest::prelude::*;
-use swav_ot::{Clusters, Form, Local, OtError, Reduce, spherical_kmeans, spherical_kmeans_with};
+use swav_ot::{
+    Clusters, Implementation, Local, OtError, Reduce, spherical_kmeans, spherical_kmeans_with,
+};
 
 fn unit_vectors(count: usize, dim: usize, seed: u64) -> Vec<Vec<f64>> {
     let mut random = Random::new(seed);
@@ -69,7 +71,13 @@ fn cluster(
     place: &Place,
 ) -> Result<Clusters, OtError> {
     let (samples, centroids) = (tensor(samples, place), tensor(centroids, place));
-    spherical_kmeans_with(samples, centroids, iterations, place.form, &mut Local)
+    spherical_kmeans_with(
+        samples,
+        centroids,
+        iterations,
+        place.implementation,
+        &mut Local,
+    )
 }
 
 fn rows(tensor: Tensor<2>) -> Vec<Vec<f64>> {
@@ -198,7 +206,7 @@ fn a_bank_that_is_a_part_of_another_tensor_is_clustered_as_its_copy() {
             &start,
             5,
             &Place {
-                form: Form::Fused,
+                implementation: Implementation::Fused,
                 ..place
             },
         )
@@ -227,7 +235,7 @@ fn nothing_to_cluster_is_an_error() {
     for place in on_cpu() {
         let none = Tensor::<2>::zeros([0, 3], &place.device);
         let some = Tensor::<2>::ones([2, 3], &place.device);
-        let found = spherical_kmeans_with(none, some, 3, place.form, &mut Local);
+        let found = spherical_kmeans_with(none, some, 3, place.implementation, &mut Local);
         assert_eq!(found.unwrap_err(), OtError::Empty([1, 0, 2]));
     }
 }
@@ -268,7 +276,7 @@ proptest! {
                 }
                 let start = threads.sum(tensor(&start, &place));
                 let own = tensor(&all[own], &place);
-                spherical_kmeans_with(own, start, iterations, place.form, threads).unwrap()
+                spherical_kmeans_with(own, start, iterations, place.implementation, threads).unwrap()
             });
             prop_assert_eq!(numbers, (iterations + 1) * clusters * dim);
             let assignment: Vec<u32> = found.iter().flat_map(|rank| rank.assignment.clone()).collect();
@@ -289,7 +297,7 @@ fn a_centroid_moves_if_it_has_samples_on_one_rank_alone() {
         let (found, _) = on_ranks(2, false, |threads| {
             let own = [&samples[..2], &samples[2..]][threads.rank];
             let (own, start) = (tensor(own, &place), tensor(&start, &place));
-            spherical_kmeans_with(own, start, 1, place.form, threads).unwrap()
+            spherical_kmeans_with(own, start, 1, place.implementation, threads).unwrap()
         });
         for rank in found {
             let centroids = rows(rank.centroids);
@@ -313,7 +321,7 @@ fn a_sample_that_is_no_number_on_one_rank_is_told_on_all() {
                 own[5][2] = f64::NAN;
             }
             let (own, start) = (tensor(&own, &place), tensor(&samples[..5], &place));
-            spherical_kmeans_with(own, start, 3, place.form, threads).err()
+            spherical_kmeans_with(own, start, 3, place.implementation, threads).err()
         });
         assert_eq!(found, vec![Some(OtError::NotFinite); 3], "{place:?}");
     }

@@ -5,7 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use burn::tensor::{Device, Tensor};
-use swav_ot::{Form, Local, PrototypePotentials, SinkhornConfig, sinkhorn_with, spherical_kmeans};
+use swav_ot::{
+    Implementation, Local, PrototypePotentials, SinkhornConfig, sinkhorn_with, spherical_kmeans,
+};
 
 /// Counts what is held, and the most that ever was.
 struct Counting;
@@ -56,7 +58,7 @@ fn scratch_stays_below_a_mebibyte_and_some_vectors() {
     ] {
         let (codes, most) = most_of(|| {
             let scores = Tensor::<3>::zeros([sets, samples, prototypes], &Device::flex());
-            sinkhorn_with(scores, &config, Form::Fused, &mut Local).unwrap()
+            sinkhorn_with(scores, &config, Implementation::Fused, &mut Local).unwrap()
         });
         let matrix = codes.shape().num_elements() * FLOAT;
         let scratch = most - 2 * matrix;

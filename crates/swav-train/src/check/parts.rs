@@ -4,7 +4,7 @@ use burn::optim::Optimizer;
 use burn::tensor::Tensor;
 use swav_data::CropGroup;
 use swav_model::ops::{Then, batch_norm, batch_norm_train, conv2d};
-use swav_ot::{Form, Local, SinkhornConfig, sinkhorn_with};
+use swav_ot::{Implementation, Local, SinkhornConfig, sinkhorn_with};
 
 use super::{Case, Place, Results, gradient, result};
 use crate::TrainError;
@@ -181,8 +181,8 @@ fn given_statistics(place: &Place) -> Result<Results, TrainError> {
 fn codes(place: &Place) -> Result<Results, TrainError> {
     let scores = place.normal(1, [1, 300, 257]) * 0.1;
     let form = match place.plain {
-        true => Form::Tensors,
-        false => Form::Fused,
+        true => Implementation::TensorOps,
+        false => Implementation::Fused,
     };
     let codes = sinkhorn_with(scores, &SinkhornConfig::default(), form, &mut Local)
         .map_err(|error| TrainError::Device(format!("the codes could not be computed: {error}")))?;

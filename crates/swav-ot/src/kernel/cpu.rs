@@ -1,4 +1,4 @@
-//! The passes over a matrix of scores, on the CPU.
+//! The passes over a matrix of scores, on slices of `f32` on the CPU.
 //!
 //! Nothing but a number per prototype and one per sample changes between two rounds, so the scores are
 //! only ever read: each pass goes over them once, computes the exponentials it needs anew, and leaves sums
