@@ -8,7 +8,7 @@
 ///
 /// # Safety
 /// Every method may only be called where the instruction set that the type stands for is present.
-/// `load` and `store` access [`LANES`](Simd::LANES) floats at the address, `splat` one, `add_sums` four; it
+/// `load` and `store` access [`LANES`](Simd::LANES) floats at the address, `add_sums` four; it
 /// need not be aligned.
 pub(crate) trait Simd {
     /// Floats in a vector.
@@ -20,7 +20,7 @@ pub(crate) trait Simd {
 
     unsafe fn zero() -> Self::Vector;
     unsafe fn load(from: *const f32) -> Self::Vector;
-    unsafe fn splat(from: *const f32) -> Self::Vector;
+    unsafe fn splat(value: f32) -> Self::Vector;
     unsafe fn store(to: *mut f32, v: Self::Vector);
     unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     unsafe fn sub(a: Self::Vector, b: Self::Vector) -> Self::Vector;
@@ -98,9 +98,8 @@ impl<const N: usize> Simd for Portable<N> {
         unsafe { from.cast::<[f32; N]>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn splat(from: *const f32) -> [f32; N] {
-        // SAFETY: the caller guarantees a float at the address.
-        [unsafe { *from }; N]
+    unsafe fn splat(value: f32) -> [f32; N] {
+        [value; N]
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: [f32; N]) {
@@ -176,7 +175,7 @@ mod x86 {
         by_intrinsics! {
             zero() -> __m256 { _mm256_setzero_ps() }
             load(from: *const f32) -> __m256 { _mm256_loadu_ps(from) }
-            splat(from: *const f32) -> __m256 { _mm256_set1_ps(*from) }
+            splat(value: f32) -> __m256 { _mm256_set1_ps(value) }
             store(to: *mut f32, v: __m256) { _mm256_storeu_ps(to, v) }
             add(a: __m256, b: __m256) -> __m256 { _mm256_add_ps(a, b) }
             sub(a: __m256, b: __m256) -> __m256 { _mm256_sub_ps(a, b) }
@@ -235,7 +234,7 @@ mod x86 {
         by_intrinsics! {
             zero() -> __m512 { _mm512_setzero_ps() }
             load(from: *const f32) -> __m512 { _mm512_loadu_ps(from) }
-            splat(from: *const f32) -> __m512 { _mm512_set1_ps(*from) }
+            splat(value: f32) -> __m512 { _mm512_set1_ps(value) }
             store(to: *mut f32, v: __m512) { _mm512_storeu_ps(to, v) }
             add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
             sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }

@@ -382,7 +382,7 @@ unsafe fn load<S: Simd>(row: &[f32], at: usize, fill: f32) -> S::Vector {
         let left = row.len() - at;
         let fill = S::splat(fill);
         let part = S::load_part(row.as_ptr().add(at), left);
-        S::add(part, S::sub(fill, S::kept(fill, left)))
+        S::add(part, S::sub(fill, S::masked(fill, left)))
     }
 }
 
@@ -620,7 +620,7 @@ impl Sink for Adding {
     unsafe fn part<S: Simd>(&mut self, at: usize, e: S::Vector, weight: S::Vector, n: usize) {
         if n > 0 {
             // SAFETY: as above.
-            unsafe { self.vector::<S>(at, S::kept(e, n), weight) }
+            unsafe { self.vector::<S>(at, S::masked(e, n), weight) }
         }
     }
     #[inline(always)]

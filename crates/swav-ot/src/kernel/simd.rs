@@ -39,7 +39,7 @@ pub(crate) trait Simd {
     /// not-a-number stays.
     unsafe fn exp2(x: Self::Vector) -> Self::Vector;
     /// The first `n` lanes; the others are 0.
-    unsafe fn kept(v: Self::Vector, n: usize) -> Self::Vector;
+    unsafe fn masked(v: Self::Vector, n: usize) -> Self::Vector;
     /// The lanes, added up.
     unsafe fn sum(v: Self::Vector) -> f32;
     /// The largest lane.
@@ -168,7 +168,7 @@ impl<const N: usize> Simd for Portable<N> {
         })
     }
     #[inline(always)]
-    unsafe fn kept(v: [f32; N], n: usize) -> [f32; N] {
+    unsafe fn masked(v: [f32; N], n: usize) -> [f32; N] {
         std::array::from_fn(|i| if i < n { v[i] } else { 0.0 })
     }
     #[inline(always)]
@@ -276,7 +276,7 @@ mod x86 {
                 let power = _mm256_castsi256_ps(_mm256_add_epi32(exponent, one));
                 _mm256_mul_ps(p, power)
             }
-            kept(v: __m256, n: usize) -> __m256 { _mm256_and_ps(v, _mm256_castsi256_ps(Self::mask(n))) }
+            masked(v: __m256, n: usize) -> __m256 { _mm256_and_ps(v, _mm256_castsi256_ps(Self::mask(n))) }
             sum(v: __m256) -> f32 {
                 let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
                 let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
@@ -340,7 +340,7 @@ mod x86 {
                 }
                 _mm512_scalef_ps(p, whole)
             }
-            kept(v: __m512, n: usize) -> __m512 { _mm512_maskz_mov_ps(Self::mask(n), v) }
+            masked(v: __m512, n: usize) -> __m512 { _mm512_maskz_mov_ps(Self::mask(n), v) }
             sum(v: __m512) -> f32 { _mm512_reduce_add_ps(v) }
             largest(v: __m512) -> f32 { _mm512_reduce_max_ps(v) }
             smallest(v: __m512) -> f32 { _mm512_reduce_min_ps(v) }

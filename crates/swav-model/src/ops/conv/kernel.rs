@@ -95,7 +95,7 @@ impl MapProduct<'_> {
                     *x = S::load(at.add(v * S::LANES));
                 }
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let w = S::splat(weights.add(r / ROWS * self.weights_stride + r % ROWS));
+                    let w = S::splat(*weights.add(r / ROWS * self.weights_stride + r % ROWS));
                     for (sum, &x) in sums.iter_mut().zip(&x) {
                         *sum = S::mul_add(w, x, *sum);
                     }

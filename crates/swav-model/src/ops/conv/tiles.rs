@@ -416,7 +416,7 @@ impl Kernel for KernelTransform<'_> {
                 // SAFETY: the caller guarantees the instruction set; `run` has checked that there is room for every place
                 // of a strip, and the rows of `kernel` are as long as the longest vector.
                 unsafe {
-                    let half = S::splat(&0.5);
+                    let half = S::splat(0.5);
                     let g = |tap: usize| S::load(kernel[tap].as_ptr());
                     let a = Self::expand::<S>([g(0), g(3), g(6)], half);
                     let b = Self::expand::<S>([g(1), g(4), g(7)], half);
@@ -482,7 +482,7 @@ impl Kernel for Finish<'_> {
             // SAFETY: the caller guarantees the instruction set; `run` has checked that `at` and the places after it lie in
             // every partial gradient, and the rows of `kernel` are as long as the longest vector.
             unsafe {
-                let half = S::splat(&0.5);
+                let half = S::splat(0.5);
                 let mut columns = [[S::zero(); 3]; 4];
                 for (j, column) in columns.iter_mut().enumerate() {
                     let mut sums = [S::zero(); 4];
@@ -575,7 +575,7 @@ impl Product<'_> {
                     *x = S::load(right.add(v * S::LANES));
                 }
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let w = S::splat(left.add(r * self.left_row));
+                    let w = S::splat(*left.add(r * self.left_row));
                     for (sum, &x) in sums.iter_mut().zip(&x) {
                         *sum = S::mul_add(w, x, *sum);
                     }
