@@ -8,7 +8,7 @@ use burn::module::{
 };
 use burn::tensor::{Device, Tensor};
 
-use crate::ops::{self, Then};
+use crate::ops::{self, Epilogue};
 
 /// Share of the newest batch in the running statistics.
 const MOMENTUM: f64 = 0.1;
@@ -57,14 +57,14 @@ impl BatchNorm {
     /// image whose feature map is a single pixel): it has no variance to speak of. Callers refuse
     /// such a batch before they get here.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        self.forward_then(x, Then::Nothing)
+        self.forward_with(x, Epilogue::None)
     }
 
-    /// [`forward`](Self::forward), and what follows it in the same pass over the map.
+    /// [`forward`](Self::forward) with an epilogue in the same pass over the map.
     ///
     /// # Panics
     /// As [`forward`](Self::forward), and if a shortcut has another shape than `x`.
-    pub fn forward_then<const D: usize>(&self, x: Tensor<D>, then: Then<D>) -> Tensor<D> {
+    pub fn forward_with<const D: usize>(&self, x: Tensor<D>, epilogue: Epilogue<D>) -> Tensor<D> {
         let shape = x.dims();
         let [channels] = self.weight.dims();
         assert!(
@@ -72,13 +72,13 @@ impl BatchNorm {
             "batch norm over {channels} channels was given {shape:?}"
         );
         if x.device().is_autodiff() && self.training.is_enabled() {
-            self.forward_train(x, then)
+            self.forward_train(x, epilogue)
         } else {
-            self.forward_running(x, then)
+            self.forward_running(x, epilogue)
         }
     }
 
-    fn forward_running<const D: usize>(&self, x: Tensor<D>, then: Then<D>) -> Tensor<D> {
+    fn forward_running<const D: usize>(&self, x: Tensor<D>, epilogue: Epilogue<D>) -> Tensor<D> {
         let device = x.device();
         ops::batch_norm(
             x,
@@ -87,11 +87,11 @@ impl BatchNorm {
             self.running_mean.value().to_device(&device),
             self.running_var.value().to_device(&device),
             EPSILON,
-            then,
+            epilogue,
         )
     }
 
-    fn forward_train<const D: usize>(&self, x: Tensor<D>, then: Then<D>) -> Tensor<D> {
+    fn forward_train<const D: usize>(&self, x: Tensor<D>, epilogue: Epilogue<D>) -> Tensor<D> {
         let shape = x.dims();
         let values = shape.iter().product::<usize>() / shape[1];
         assert!(
@@ -99,7 +99,7 @@ impl BatchNorm {
             "batch norm cannot train on a single value per channel, was given {shape:?}"
         );
         let unbias = values as f64 / (values - 1) as f64;
-        let batch = ops::batch_norm_train(x, self.weight.val(), self.bias.val(), EPSILON, then);
+        let batch = ops::batch_norm_train(x, self.weight.val(), self.bias.val(), EPSILON, epilogue);
         self.running_mean.absorb(batch.mean);
         self.running_var.absorb(batch.variance.mul_scalar(unbias));
         batch.output

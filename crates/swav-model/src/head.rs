@@ -7,7 +7,7 @@ use burn::tensor::activation::relu;
 
 use crate::batch_norm::BatchNorm;
 use crate::draw::Draw;
-use crate::ops::Then;
+use crate::ops::Epilogue;
 
 /// Sizes of a [`ProjectionHead`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl ProjectionHead {
             return x;
         };
         x = match &self.norm {
-            Some(norm) => norm.forward_then(x, Then::Relu),
+            Some(norm) => norm.forward_with(x, Epilogue::Relu),
             None => relu(x),
         };
         second.forward(x)

@@ -8,7 +8,7 @@ mod common;
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor, module};
 use common::{host, image, relative};
-use swav_model::ops::{Normalised, Then, batch_norm, batch_norm_train};
+use swav_model::ops::{Epilogue, Normalised, batch_norm, batch_norm_train};
 
 const EPSILON: f64 = 1e-5;
 /// Single precision, and another order of the sums.
@@ -24,11 +24,11 @@ enum Follow {
 const FOLLOWS: [Follow; 3] = [Follow::Nothing, Follow::Relu, Follow::AddRelu];
 
 impl Follow {
-    fn then(self, shortcut: Tensor<3>) -> Then<3> {
+    fn then(self, shortcut: Tensor<3>) -> Epilogue<3> {
         match self {
-            Self::Nothing => Then::Nothing,
-            Self::Relu => Then::Relu,
-            Self::AddRelu => Then::AddRelu(shortcut),
+            Self::Nothing => Epilogue::None,
+            Self::Relu => Epilogue::Relu,
+            Self::AddRelu => Epilogue::AddRelu(shortcut),
         }
     }
 
@@ -179,7 +179,7 @@ fn a_map_with_its_channels_last_in_memory_is_the_same_map() {
             .mul_scalar(1.0)
             .permute([0, 2, 1]);
         let [plain, turned] = [x, turned].map(|x| {
-            let batch = batch_norm_train(x, weight.clone(), bias.clone(), EPSILON, Then::Relu);
+            let batch = batch_norm_train(x, weight.clone(), bias.clone(), EPSILON, Epilogue::Relu);
             host(batch.output)
         });
         assert!(relative(&turned, &plain) <= 1e-6, "{device:?}");
@@ -206,8 +206,8 @@ fn with_given_statistics_outputs_and_gradients_are_burns() {
             {
                 let (x, shortcut, weight, bias) = inputs(shape, &device);
                 let (mean, variance) = statistics(shape[1], &device);
-                let then = follow.then(shortcut);
-                let y = batch_norm(x, weight, bias, mean, variance, EPSILON, then);
+                let epilogue = follow.then(shortcut);
+                let y = batch_norm(x, weight, bias, mean, variance, EPSILON, epilogue);
                 let error = relative(&host(y), &expected);
                 assert!(
                     error <= TOLERANCE,
@@ -309,7 +309,7 @@ fn not_a_number_passes_the_relu() {
             zeros,
             ones,
             EPSILON,
-            Then::Relu,
+            Epilogue::Relu,
         );
         assert!(host(y)[0].is_nan(), "{device:?}");
     }
@@ -320,6 +320,6 @@ fn not_a_number_passes_the_relu() {
 fn a_shortcut_of_another_shape_is_refused() {
     let device = Device::flex();
     let (x, _, weight, bias) = inputs([2, 3, 4], &device);
-    let then = Then::AddRelu(Tensor::zeros([2, 3, 1], &device));
-    batch_norm_train(x, weight, bias, EPSILON, then);
+    let epilogue = Epilogue::AddRelu(Tensor::zeros([2, 3, 1], &device));
+    batch_norm_train(x, weight, bias, EPSILON, epilogue);
 }

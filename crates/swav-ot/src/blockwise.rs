@@ -2,9 +2,9 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::kernel::{Form, Potentials, Scores};
-use crate::sinkhorn::{next_potentials, plain};
-use crate::{OtError, SinkhornConfig};
+use crate::kernel::{Implementation, Potentials, Scores};
+use crate::sinkhorn::{detached, next_potentials};
+use crate::{OtError, Reduce, SinkhornConfig};
 
 /// What an assignment comes down to: a number for each prototype, with which the code of any sample can be told from
 /// its scores alone.
@@ -22,15 +22,21 @@ impl PrototypePotentials {
     /// kept are K numbers. The codes of a block, by [`codes`](Self::codes), are then those that
     /// [`sinkhorn`](crate::sinkhorn) would give to all scores at once, up to rounding.
     ///
+    /// Over several ranks each has blocks of its own, at least one; their numbers and sizes may differ from rank to rank.
+    /// `reduce` says how sums cross the ranks: numbers of the shape `[1, 1]` or `[1, K]`, as many of them however many
+    /// blocks there are. All ranks get the same potentials.
+    ///
     /// # Errors
     ///
     /// [`OtError::Empty`] if there is no block, or one has no samples or no prototypes; [`OtError::NotFinite`] if a score
-    /// is infinite or not a number; and if the configuration is not valid or has no iterations, which leaves nothing
-    /// that could be kept.
+    /// is infinite or not a number, on every rank wherever that score is; and if the configuration is not valid or has no
+    /// iterations, which leaves nothing that could be kept. A rank finds an empty block when it comes to it, and the
+    /// other ranks may then wait in `reduce`.
     pub fn of_blocks(
         blocks: usize,
         mut block: impl FnMut(usize) -> Tensor<2>,
         config: &SinkhornConfig,
+        reduce: &mut (impl Reduce + ?Sized),
     ) -> Result<Self, OtError> {
         config.validate()?;
         if blocks == 0 || config.iterations == 0 {
@@ -38,26 +44,27 @@ impl PrototypePotentials {
         }
         let epsilon = config.epsilon;
         let mut scores = |number| {
-            let scores = plain(block(number).unsqueeze_dim(0))?;
-            Ok(Scores::new(scores, epsilon, Form::Fused))
+            let scores = detached(block(number).unsqueeze_dim(0))?;
+            Ok(Scores::new(scores, epsilon, Implementation::Fused))
         };
 
         let first: Scores = scores(0)?;
-        let centres = first.typical();
+        let centres = reduce.max(first.typical());
         let mut offsets = first.prototype_potentials(centres.clone());
         for number in 1..blocks {
             let more = scores(number)?.prototype_potentials(centres.clone());
             offsets = log_sum_exp(offsets, more, epsilon);
         }
+        let offsets = reduce.log_sum_exp(offsets, epsilon);
         let mut potentials = Potentials { centres, offsets }.centred();
         for _ in 1..config.iterations {
             let mut shares = scores(0)?.shares(potentials.clone());
             for number in 1..blocks {
                 shares = shares + scores(number)?.shares(potentials.clone());
             }
-            potentials = next_potentials(potentials, shares, epsilon);
+            potentials = next_potentials(potentials, reduce.sum(shares), epsilon);
         }
-        let sum = potentials.whole().sum().into_scalar::<f32>();
+        let sum = potentials.sum().sum().into_scalar::<f32>();
         if !sum.is_finite() {
             return Err(OtError::NotFinite);
         }
@@ -73,8 +80,8 @@ impl PrototypePotentials {
     ///
     /// [`OtError::Empty`] if `B` or `K` is 0.
     pub fn codes(&self, scores: Tensor<2>) -> Result<Tensor<2>, OtError> {
-        let scores = plain(scores.unsqueeze_dim(0))?;
-        let scores = Scores::new(scores, self.epsilon, Form::Fused);
+        let scores = detached(scores.unsqueeze_dim(0))?;
+        let scores = Scores::new(scores, self.epsilon, Implementation::Fused);
         Ok(scores.codes(self.potentials.clone()).squeeze_dim(0))
     }
 

@@ -12,7 +12,7 @@ const BLOCK: usize = 512;
 ///
 /// If `B` or `K` is 0.
 pub fn code_entropy(codes: &Tensor<2>) -> Tensor<1> {
-    let codes = plain(codes, "code_entropy");
+    let codes = detached(codes, "code_entropy");
     let [samples, _] = codes.dims();
     // 0·ln 0 is 0: the logarithm only has to be finite there.
     let logs = codes.clone().clamp_min(f32::MIN_POSITIVE).log();
@@ -30,7 +30,7 @@ pub fn code_entropy(codes: &Tensor<2>) -> Tensor<1> {
 ///
 /// If `B` or `K` is 0.
 pub fn marginal_error(codes: &Tensor<2>) -> Tensor<1> {
-    let codes = plain(codes, "marginal_error");
+    let codes = detached(codes, "marginal_error");
     let [samples, prototypes] = codes.dims();
     let shares = codes.sum_dim(0);
     (shares - samples as f64 / prototypes as f64).abs().sum() / samples as f64
@@ -45,7 +45,7 @@ pub fn marginal_error(codes: &Tensor<2>) -> Tensor<1> {
 ///
 /// If `B` or `K` is 0.
 pub fn assignment_counts(codes: &Tensor<2>) -> Tensor<1, Int> {
-    let codes = plain(codes, "assignment_counts");
+    let codes = detached(codes, "assignment_counts");
     let [samples, prototypes] = codes.dims();
     let device = codes.device();
     let chosen = codes.argmax(1).squeeze_dim(1);
@@ -183,7 +183,7 @@ pub struct Duplicate {
 ///
 /// If `K` or `D` is 0.
 pub fn duplicate_prototypes(prototypes: &Tensor<2>, threshold: f64) -> Vec<Duplicate> {
-    let prototypes = plain(prototypes, "duplicate_prototypes");
+    let prototypes = detached(prototypes, "duplicate_prototypes");
     let [count, _] = prototypes.dims();
     let device = prototypes.device();
     let lengths = prototypes.clone().square().sum_dim(1).sqrt();
@@ -222,7 +222,7 @@ pub fn duplicate_prototypes(prototypes: &Tensor<2>, threshold: f64) -> Vec<Dupli
 }
 
 /// A copy in `f32` that no gradient is recorded for.
-fn plain(tensor: &Tensor<2>, what: &str) -> Tensor<2> {
+fn detached(tensor: &Tensor<2>, what: &str) -> Tensor<2> {
     let shape = tensor.dims();
     assert!(
         !shape.contains(&0),

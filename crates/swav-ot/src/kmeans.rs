@@ -2,14 +2,14 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::{Form, OtError};
+use crate::{Implementation, OtError, Reduce};
 
 /// What k-means ends with.
 #[derive(Debug, Clone)]
 pub struct Clusters {
-    /// `[K, d]`, each row of unit length.
+    /// `[K, d]`, each row of unit length. The same on every rank.
     pub centroids: Tensor<2>,
-    /// The cluster of each sample, N numbers below K.
+    /// The cluster of each sample of this rank, N numbers below K.
     pub assignment: Vec<u32>,
 }
 
@@ -23,10 +23,22 @@ pub struct Clusters {
 /// Deterministic: the order of the sums is that of the samples, whatever the number of threads. On the CPU (feature
 /// `flex`) the scores are never written; elsewhere a block of them at a time.
 ///
+/// # Ranks
+///
+/// Over several ranks each has samples of its own, N of them, at least one, and `reduce` says how sums cross the ranks. All
+/// ranks end with the same centroids, those of one rank that has all the samples, up to the rounding of the sums.
+///
+/// - The sums of the clusters, `[K, d]`, cross once in each round, and nothing else does. A mean that is brought to unit
+///   length needs no counts, and no objective is computed: the number of rounds is fixed.
+/// - A centroid is without samples if it is on all ranks. It stays where it is, so no rank draws a replacement.
+/// - `centroids` must hold the same bits on every rank. Where they are samples of different ranks, each rank writes those
+///   that it holds into zeros, and [`Reduce::sum`] makes the whole of them.
+///
 /// # Errors
 ///
-/// [`OtError::Empty`] if there is no sample, no centroid or no dimension; [`OtError::NotFinite`] if a centroid is no finite
-/// number at the end, which a sample must have been then.
+/// [`OtError::Empty`] if there is no sample, no centroid or no dimension: then nothing has crossed the ranks.
+/// [`OtError::NotFinite`] if a centroid is no finite number at the end, which a sample of some rank must have been then;
+/// all ranks return it.
 ///
 /// # Panics
 ///
@@ -36,12 +48,12 @@ pub struct Clusters {
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
-/// use swav_ot::spherical_kmeans;
+/// use swav_ot::{Local, spherical_kmeans};
 ///
 /// let device = Device::flex();
 /// let samples = Tensor::<2>::from_floats([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]], &device);
 /// let start = samples.clone().slice([0..2]);
-/// let found = spherical_kmeans(samples, start, 10)?;
+/// let found = spherical_kmeans(samples, start, 10, &mut Local)?;
 /// assert_eq!(found.assignment, [0, 0, 1, 1]);
 /// # Ok::<(), swav_ot::OtError>(())
 /// ```
@@ -49,11 +61,18 @@ pub fn spherical_kmeans(
     samples: Tensor<2>,
     centroids: Tensor<2>,
     iterations: usize,
+    reduce: &mut (impl Reduce + ?Sized),
 ) -> Result<Clusters, OtError> {
-    spherical_kmeans_with(samples, centroids, iterations, Form::Fused)
+    spherical_kmeans_with(
+        samples,
+        centroids,
+        iterations,
+        Implementation::Fused,
+        reduce,
+    )
 }
 
-/// [`spherical_kmeans`] in a form of one's choice. There is a kernel for the CPU alone.
+/// [`spherical_kmeans`] by a given implementation. There is a kernel for the CPU alone.
 ///
 /// # Errors
 ///
@@ -66,7 +85,8 @@ pub fn spherical_kmeans_with(
     samples: Tensor<2>,
     centroids: Tensor<2>,
     iterations: usize,
-    form: Form,
+    implementation: Implementation,
+    reduce: &mut (impl Reduce + ?Sized),
 ) -> Result<Clusters, OtError> {
     let (samples, mut centroids) = (samples.without_autodiff(), centroids.without_autodiff());
     let ([count, dim], [clusters, of_centroids]) = (samples.dims(), centroids.dims());
@@ -75,16 +95,17 @@ pub fn spherical_kmeans_with(
         return Err(OtError::Empty([1, count, clusters]));
     }
     #[cfg(feature = "flex")]
-    if form == Form::Fused
-        && let Some(found) = flex::cluster(&samples, &centroids, iterations)
+    if implementation == Implementation::Fused
+        && let Some(found) = flex::cluster(&samples, &centroids, iterations, reduce)
     {
         return found;
     }
     #[cfg(not(feature = "flex"))]
-    let _ = form;
+    let _ = implementation;
     for _ in 0..iterations {
         let assignment = nearest(&samples, &centroids);
-        centroids = means(&samples, &assignment, centroids);
+        let sums = reduce.sum(sums(&samples, &assignment, &centroids));
+        centroids = directions(sums, centroids);
     }
     let assignment = nearest(&samples, &centroids);
     if !centroids.clone().sum().into_scalar::<f32>().is_finite() {
@@ -112,12 +133,12 @@ fn nearest(samples: &Tensor<2>, centroids: &Tensor<2>) -> Vec<Tensor<1, burn::te
     blocks.into_iter().map(best).collect()
 }
 
-/// The unit mean of the samples of each cluster, by a product with the matrix of who belongs where: unlike adding up
+/// The sum of the samples of each cluster, by a product with the matrix of who belongs where: unlike adding up
 /// in whatever order threads arrive, it comes out the same every time.
-fn means(
+fn sums(
     samples: &Tensor<2>,
     assignment: &[Tensor<1, burn::tensor::Int>],
-    centroids: Tensor<2>,
+    centroids: &Tensor<2>,
 ) -> Tensor<2> {
     let clusters = centroids.dims()[0];
     let device = centroids.device();
@@ -134,6 +155,11 @@ fn means(
         sums = sums + belongs.float().matmul(samples);
         start += rows;
     }
+    sums
+}
+
+/// The sums brought to unit length; the centroid where the sum has none.
+fn directions(sums: Tensor<2>, centroids: Tensor<2>) -> Tensor<2> {
     let lengths = sums.clone().square().sum_dim(1).sqrt();
     let empty = lengths.clone().equal_scalar(0.0).expand(sums.dims());
     (sums / lengths).mask_where(empty, centroids)
@@ -146,14 +172,15 @@ mod flex {
     use rayon::prelude::*;
 
     use super::Clusters;
-    use crate::OtError;
     use crate::kernel::nearest::nearest;
+    use crate::{OtError, Reduce};
 
     /// All of it on slices, if that is where the samples are.
     pub(super) fn cluster(
         samples: &Tensor<2>,
         centroids: &Tensor<2>,
         iterations: usize,
+        reduce: &mut (impl Reduce + ?Sized),
     ) -> Option<Result<Clusters, OtError>> {
         if samples.device() != Device::flex() || samples.dtype() != DType::F32 {
             return None;
@@ -165,7 +192,10 @@ mod flex {
         let samples: &[f32] = samples.as_slice()?;
         for _ in 0..iterations {
             let assignment = nearest(samples, &centroids, shape[1]);
-            means(samples, &assignment, &mut centroids, shape[1]);
+            let sums = sums(samples, &assignment, shape);
+            let sums = Tensor::from_data(TensorData::new(sums, shape), &Device::flex());
+            let sums: Vec<f32> = reduce.sum(sums).into_data().iter().collect();
+            move_to(&mut centroids, &sums, shape[1]);
         }
         if centroids.iter().any(|value| !value.is_finite()) {
             return Some(Err(OtError::NotFinite));
@@ -176,10 +206,10 @@ mod flex {
         }))
     }
 
-    /// The unit mean of the samples of each cluster, summed in their order.
-    fn means(samples: &[f32], assignment: &[u32], centroids: &mut [f32], dim: usize) {
+    /// The sum of the samples of each cluster, `[K, d]`, in their order.
+    fn sums(samples: &[f32], assignment: &[u32], [clusters, dim]: [usize; 2]) -> Vec<f32> {
         // Samples by cluster: those of cluster k are `order[starts[k]..starts[k + 1]]`.
-        let mut starts = vec![0; centroids.len() / dim + 1];
+        let mut starts = vec![0; clusters + 1];
         for &cluster in assignment {
             starts[cluster as usize + 1] += 1;
         }
@@ -193,16 +223,25 @@ mod flex {
             order[*place] = sample;
             *place += 1;
         }
-        centroids
-            .par_chunks_exact_mut(dim)
+        let mut sums = vec![0.0; clusters * dim];
+        sums.par_chunks_exact_mut(dim)
             .zip(starts.par_windows(2))
-            .for_each(|(centroid, range)| {
-                let mut sum = vec![0.0_f32; dim];
+            .for_each(|(sum, range)| {
                 for &sample in &order[range[0]..range[1]] {
                     for (sum, &value) in sum.iter_mut().zip(&samples[sample * dim..]) {
                         *sum += value;
                     }
                 }
+            });
+        sums
+    }
+
+    /// Moves each centroid to the direction of its sum, if that has one.
+    fn move_to(centroids: &mut [f32], sums: &[f32], dim: usize) {
+        centroids
+            .par_chunks_exact_mut(dim)
+            .zip(sums.par_chunks_exact(dim))
+            .for_each(|(centroid, sum)| {
                 let length = sum.iter().map(|value| value * value).sum::<f32>().sqrt();
                 if length != 0.0 {
                     let unit = sum.iter().map(|value| value / length);

@@ -70,10 +70,10 @@
 //! are read four times. Dividing the matrix in place, as it is usually written, reads and writes it some twenty-five
 //! times. The exponentials are computed anew in every pass: that is cheaper than storing them would be.
 //!
-//! [`Form`] says where there are kernels for this; elsewhere the same passes are made of Burn's operations.
+//! [`Implementation`] says where there are kernels for this; elsewhere the same passes are made of Burn's operations.
 //!
 //! The slow way to say the same, in `f64` and the log domain throughout, is in [`mod@reference`]; the tests
-//! hold all forms and it together.
+//! hold it and all implementations together.
 //!
 //! # Example
 //!
@@ -105,8 +105,8 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`sinkhorn`], [`sinkhorn_batched`] | scores to codes, for one set of prototypes or several |
-//! | [`sinkhorn_with`], [`Reduce`] | the same with the samples spread over several ranks, and without waiting for the device |
+//! | [`sinkhorn`] | scores to codes |
+//! | [`sinkhorn_with`], [`Reduce`] | the same for several sets of prototypes, with the samples spread over several ranks, and without waiting for the device |
 //! | [`PrototypePotentials`] | the same over more samples than scores can be kept of |
 //! | [`spherical_kmeans`] | each sample to its nearest centroid, and the centroids to their samples |
 //! | [`transport`], [`Transport`] | on its own: until the marginals are met, with marginals of one's own, with dual potentials and cost |
@@ -126,6 +126,7 @@
 //!
 //! Codes are computed in `f32` whatever the scores come in, and carry no gradient: they are targets.
 
+#![deny(clippy::undocumented_unsafe_blocks)]
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
 mod blockwise;
@@ -149,8 +150,11 @@ pub use diagnostics::{
 };
 pub use error::OtError;
 pub use hard::{balanced_assignment, hard_codes};
-pub use kernel::Form;
+pub use kernel::Implementation;
+// The former name, which the SwAV method of swav-train still uses.
+#[doc(hidden)]
+pub use kernel::Implementation as Form;
 pub use kmeans::{Clusters, centroids_from, spherical_kmeans, spherical_kmeans_with};
 pub use reduce::{Local, Reduce, max_by_sum};
-pub use sinkhorn::{SinkhornConfig, sinkhorn, sinkhorn_batched, sinkhorn_with};
+pub use sinkhorn::{SinkhornConfig, sinkhorn, sinkhorn_with};
 pub use transport::{Stop, Transport, TransportConfig, transport};

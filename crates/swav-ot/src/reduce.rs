@@ -1,16 +1,16 @@
 use burn::tensor::Tensor;
 
-/// How the few numbers that Sinkhorn needs from every sample cross ranks.
+/// How the few numbers that Sinkhorn and k-means need from every sample cross ranks.
 ///
-/// When a batch is spread over ranks, each holds the scores of its own samples, and codes are to come out as
-/// if one rank held them all. All that depends on every sample is a number per prototype in each round. An implementation
-/// combines numbers elementwise over the ranks, whatever their shape: at the start one per set, `[N, 1]`, then two
-/// per prototype, `[N, K]`, and in each later round one per prototype, however large the batch is. (Without any round it
-/// is `[N, 1]` and then `[N, 2]`.) The ranks' batches need not be equally large.
+/// When samples are spread over ranks, each holds its own, and codes or clusters are to come out as if one rank held them
+/// all. An implementation combines numbers elementwise over the ranks, whatever their shape. Sinkhorn sends, however many
+/// samples there are, at the start a number per set, `[N, 1]`, then two per prototype, `[N, K]`, and in each later round
+/// one per prototype. (Without any round it is `[N, 1]` and then `[N, 2]`.) K-means sends the sums of its clusters,
+/// `[K, d]`, once a round. The ranks need not have equally many samples.
 ///
-/// Every rank has to make the same calls in the same order, with the same [`SinkhornConfig`](crate::SinkhornConfig),
-/// and each has to get the *same bits* back: a collective that adds in another order on each rank would let
-/// the ranks' codes drift apart.
+/// Every rank has to make the same calls in the same order, with the same settings, and each has to get the *same bits*
+/// back: a collective that adds in another order on each rank would let the ranks' codes drift apart. A call that fails
+/// on one rank alone, because it has no samples, leaves the others waiting.
 ///
 /// [`Local`] is the implementation for a single rank.
 pub trait Reduce {

@@ -1,6 +1,6 @@
 use burn::tensor::{FloatDType, Tensor};
 
-use crate::kernel::{Form, Potentials, Scores};
+use crate::kernel::{Implementation, Potentials, Scores};
 use crate::{Local, OtError, Reduce};
 
 /// The smallest accepted epsilon.
@@ -68,31 +68,23 @@ pub fn sinkhorn(scores: Tensor<2>, config: &SinkhornConfig) -> Result<Tensor<2>,
     if samples * prototypes == 0 {
         return Err(OtError::Empty([1, samples, prototypes]));
     }
-    Ok(sinkhorn_batched(scores.unsqueeze_dim(0), config)?.squeeze_dim(0))
-}
-
-/// [`sinkhorn`] for `N` independent problems of one size: scores `[N, B, K]` to codes `[N, B, K]`.
-///
-/// For several prototype heads, or for both assigning crops at once.
-///
-/// # Errors
-///
-/// As [`sinkhorn`], and if `N` is 0.
-pub fn sinkhorn_batched(scores: Tensor<3>, config: &SinkhornConfig) -> Result<Tensor<3>, OtError> {
-    let codes = sinkhorn_with(scores, config, Form::Fused, &mut Local)?;
-    let [sets, samples, _] = codes.dims();
-    // A score that is not finite has left nothing else in its set, so a sample of each says enough.
-    let some: f64 = codes.clone().narrow(1, samples - 1, 1).sum().into_scalar();
-    if (some / sets as f64).is_finite() {
+    let scores = scores.unsqueeze_dim(0);
+    let codes: Tensor<2> =
+        sinkhorn_with(scores, config, Implementation::Fused, &mut Local)?.squeeze_dim(0);
+    // A score that is not finite has left no code, so one sample says enough.
+    let some: f64 = codes.clone().narrow(0, samples - 1, 1).sum().into_scalar();
+    if some.is_finite() {
         Ok(codes)
     } else {
         Err(OtError::NotFinite)
     }
 }
 
-/// [`sinkhorn_batched`] for a batch that is spread over ranks, each with samples of its own: `reduce` says
-/// how sums cross them. Every rank gets the codes `[N, B, K]` of its own samples, where `B` may differ
-/// from rank to rank.
+/// [`sinkhorn`] for `N` independent problems of one size, such as several prototype heads or both assigning crops, and for
+/// a batch that is spread over ranks: scores `[N, B, K]` to codes `[N, B, K]`.
+///
+/// Each rank has samples of its own, and `reduce` says how sums cross the ranks. Every rank gets the codes of its own
+/// samples, where `B` may differ from rank to rank.
 ///
 /// The scores are not looked at, since that would wait for the device: where one is infinite or not a number,
 /// every code of its set is not-a-number. Guard the loss.
@@ -104,16 +96,16 @@ pub fn sinkhorn_batched(scores: Tensor<3>, config: &SinkhornConfig) -> Result<Te
 pub fn sinkhorn_with(
     scores: Tensor<3>,
     config: &SinkhornConfig,
-    form: Form,
+    implementation: Implementation,
     reduce: &mut (impl Reduce + ?Sized),
 ) -> Result<Tensor<3>, OtError> {
     config.validate()?;
-    let scores = plain(scores)?;
+    let scores = detached(scores)?;
     if config.iterations == 0 {
         return Ok(unbalanced(scores, config.epsilon, reduce));
     }
 
-    let scores = Scores::new(scores, config.epsilon, form);
+    let scores = Scores::new(scores, config.epsilon, implementation);
     let mut potentials = first_potentials(&scores, config.epsilon, reduce);
     for _ in 1..config.iterations {
         let shares = reduce.sum(scores.shares(potentials.clone()));
@@ -151,7 +143,7 @@ pub(crate) fn next_potentials(
 }
 
 /// In `f32`, without a gradient, and not empty.
-pub(crate) fn plain(scores: Tensor<3>) -> Result<Tensor<3>, OtError> {
+pub(crate) fn detached(scores: Tensor<3>) -> Result<Tensor<3>, OtError> {
     let shape = scores.dims();
     if shape.contains(&0) {
         return Err(OtError::Empty(shape));

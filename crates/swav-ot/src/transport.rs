@@ -1,7 +1,7 @@
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
-use crate::kernel::{Form, Scores};
-use crate::sinkhorn::{check_epsilon, first_potentials, next_potentials, plain};
+use crate::kernel::{Implementation, Scores};
+use crate::sinkhorn::{check_epsilon, detached, first_potentials, next_potentials};
 use crate::{OtError, Reduce};
 
 /// When the rounds end.
@@ -27,8 +27,8 @@ pub struct TransportConfig {
     pub stop: Stop,
     /// What each prototype is to get, in any unit: only ratios count. Default: all the same.
     pub marginals: Option<Vec<f64>>,
-    /// How the passes over the scores are carried out.
-    pub form: Form,
+    /// Which implementation computes.
+    pub implementation: Implementation,
 }
 
 impl Default for TransportConfig {
@@ -40,7 +40,7 @@ impl Default for TransportConfig {
                 at_most: 1000,
             },
             marginals: None,
-            form: Form::Fused,
+            implementation: Implementation::Fused,
         }
     }
 }
@@ -135,12 +135,12 @@ pub fn transport(
     {
         return Err(OtError::Tolerance(tolerance));
     }
-    let scores = plain(scores)?;
+    let scores = detached(scores)?;
     let [_, _, prototypes] = scores.dims();
     // What each prototype is to get, relative to the average one, `[1, K]`.
     let wanted = wanted(config.marginals.as_deref(), prototypes, &scores.device())?;
 
-    let scores = Scores::new(scores, epsilon, config.form);
+    let scores = Scores::new(scores, epsilon, config.implementation);
     let mut potentials = first_potentials(&scores, epsilon, reduce);
     potentials.offsets = potentials.offsets - wanted.clone().log() * epsilon;
     let mut iterations = 1;
@@ -166,7 +166,7 @@ pub fn transport(
     Ok(Transport {
         codes: scores.codes(potentials.clone()),
         sample_potentials: scores.sample_potentials(potentials.clone()),
-        prototype_potentials: potentials.whole(),
+        prototype_potentials: potentials.sum(),
         iterations,
         marginal_error,
         converged,

@@ -4,11 +4,11 @@ mod common;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use common::cosines;
-use swav_ot::{Form, Local, SinkhornConfig, reference, sinkhorn_with};
+use swav_ot::{Implementation, Local, SinkhornConfig, reference, sinkhorn_with};
 
 fn codes(flat: &[f32], shape: [usize; 3], config: &SinkhornConfig) -> Vec<f32> {
     let scores = Tensor::from_data(TensorData::new(flat.to_vec(), shape), &Device::flex());
-    let codes = sinkhorn_with(scores, config, Form::Fused, &mut Local).unwrap();
+    let codes = sinkhorn_with(scores, config, Implementation::Fused, &mut Local).unwrap();
     codes.into_data().iter().collect()
 }
 

@@ -1,10 +1,14 @@
-//! What must hold of k-means, in every form and on every device.
+//! What must hold of k-means, in every implementation and on every device.
 
 mod common;
 
 use burn::tensor::{Tensor, TensorData};
+use common::ranks::{cut, on_ranks};
 use common::{Place, Random, on_cpu};
-use swav_ot::{Clusters, Form, OtError, spherical_kmeans, spherical_kmeans_with};
+use proptest::prelude::*;
+use swav_ot::{
+    Clusters, Implementation, Local, OtError, Reduce, spherical_kmeans, spherical_kmeans_with,
+};
 
 fn unit_vectors(count: usize, dim: usize, seed: u64) -> Vec<Vec<f64>> {
     let mut random = Random::new(seed);
@@ -67,7 +71,13 @@ fn cluster(
     place: &Place,
 ) -> Result<Clusters, OtError> {
     let (samples, centroids) = (tensor(samples, place), tensor(centroids, place));
-    spherical_kmeans_with(samples, centroids, iterations, place.form)
+    spherical_kmeans_with(
+        samples,
+        centroids,
+        iterations,
+        place.implementation,
+        &mut Local,
+    )
 }
 
 fn rows(tensor: Tensor<2>) -> Vec<Vec<f64>> {
@@ -190,13 +200,13 @@ fn a_bank_that_is_a_part_of_another_tensor_is_clustered_as_its_copy() {
     let start = all[..4].to_vec();
     for place in on_cpu() {
         let part = tensor(&all, &place).slice(30..90);
-        let found = spherical_kmeans(part, tensor(&start, &place), 5).unwrap();
+        let found = spherical_kmeans(part, tensor(&start, &place), 5, &mut Local).unwrap();
         let copied = cluster(
             &all[30..],
             &start,
             5,
             &Place {
-                form: Form::Fused,
+                implementation: Implementation::Fused,
                 ..place
             },
         )
@@ -225,7 +235,94 @@ fn nothing_to_cluster_is_an_error() {
     for place in on_cpu() {
         let none = Tensor::<2>::zeros([0, 3], &place.device);
         let some = Tensor::<2>::ones([2, 3], &place.device);
-        let found = spherical_kmeans_with(none, some, 3, place.form);
+        let found = spherical_kmeans_with(none, some, 3, place.implementation, &mut Local);
         assert_eq!(found.unwrap_err(), OtError::Empty([1, 0, 2]));
+    }
+}
+
+/// Samples on a grid so coarse that `f32` adds them up exactly in any order, nearly of unit length.
+fn on_a_grid(count: usize, dim: usize, seed: u64) -> Vec<Vec<f64>> {
+    let mut samples = unit_vectors(count, dim, seed);
+    let values = samples.iter_mut().flatten();
+    values.for_each(|value| *value = (*value * 4096.0).round() / 4096.0);
+    samples
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn ranks_with_a_part_of_the_samples_each_find_the_clusters_of_one_rank_with_all(
+        samples in 12_usize..200,
+        dim in 4_usize..20,
+        clusters in 1_usize..12,
+        iterations in 0_usize..6,
+        cuts in prop::collection::vec(1_usize..1000, 1..=2),
+        seed in any::<u64>(),
+    ) {
+        let all = on_a_grid(samples, dim, seed);
+        // Apart from one another and from both ends: a rank has at least one sample.
+        let cuts: Vec<usize> = cuts.iter().enumerate().map(|(i, cut)| 1 + i + cut % (samples - 2)).collect();
+        let ranges = cut(samples, &cuts);
+        prop_assume!(ranges.iter().all(|range| !range.is_empty()));
+        for place in on_cpu() {
+            let one = cluster(&all, &all[..clusters], iterations, &place).unwrap();
+            let (found, numbers) = on_ranks(ranges.len(), false, |threads| {
+                let own = ranges[threads.rank].clone();
+                // Each rank brings those of the first centroids that are its own.
+                let mut start = vec![vec![0.0; dim]; clusters];
+                for k in own.clone().filter(|&sample| sample < clusters) {
+                    start[k] = all[k].clone();
+                }
+                let start = threads.sum(tensor(&start, &place));
+                let own = tensor(&all[own], &place);
+                spherical_kmeans_with(own, start, iterations, place.implementation, threads).unwrap()
+            });
+            prop_assert_eq!(numbers, (iterations + 1) * clusters * dim);
+            let assignment: Vec<u32> = found.iter().flat_map(|rank| rank.assignment.clone()).collect();
+            prop_assert_eq!(&assignment, &one.assignment, "{:?}", place);
+            let expected = one.centroids.into_data();
+            for rank in found {
+                prop_assert!(rank.centroids.into_data() == expected, "{place:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_centroid_moves_if_it_has_samples_on_one_rank_alone() {
+    let samples = [[1.0, 0.0], [0.8, 0.6], [-1.0, 0.0]].map(|row| row.to_vec());
+    let start = [[1.0, 0.0], [-0.6, 0.8], [0.0, -1.0]].map(|row| row.to_vec());
+    for place in on_cpu() {
+        let (found, _) = on_ranks(2, false, |threads| {
+            let own = [&samples[..2], &samples[2..]][threads.rank];
+            let (own, start) = (tensor(own, &place), tensor(&start, &place));
+            spherical_kmeans_with(own, start, 1, place.implementation, threads).unwrap()
+        });
+        for rank in found {
+            let centroids = rows(rank.centroids);
+            assert_eq!(centroids[1], [-1.0, 0.0], "{place:?}");
+            assert_eq!(
+                centroids[2],
+                [0.0, -1.0],
+                "without samples on any rank: {place:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_sample_that_is_no_number_on_one_rank_is_told_on_all() {
+    let samples = unit_vectors(30, 4, 7);
+    for place in on_cpu() {
+        let (found, _) = on_ranks(3, false, |threads| {
+            let mut own = samples[10 * threads.rank..][..10].to_vec();
+            if threads.rank == 1 {
+                own[5][2] = f64::NAN;
+            }
+            let (own, start) = (tensor(&own, &place), tensor(&samples[..5], &place));
+            spherical_kmeans_with(own, start, 3, place.implementation, threads).err()
+        });
+        assert_eq!(found, vec![Some(OtError::NotFinite); 3], "{place:?}");
     }
 }

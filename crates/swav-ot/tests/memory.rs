@@ -5,7 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use burn::tensor::{Device, Tensor};
-use swav_ot::{Form, Local, PrototypePotentials, SinkhornConfig, sinkhorn_with, spherical_kmeans};
+use swav_ot::{
+    Implementation, Local, PrototypePotentials, SinkhornConfig, sinkhorn_with, spherical_kmeans,
+};
 
 /// Counts what is held, and the most that ever was.
 struct Counting;
@@ -18,12 +20,12 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let held = HELD.fetch_add(layout.size(), Relaxed) + layout.size();
         MOST.fetch_max(held, Relaxed);
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees what the trait demands.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, address: *mut u8, layout: Layout) {
         HELD.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees what the trait demands.
         unsafe { System.dealloc(address, layout) }
     }
 }
@@ -56,7 +58,7 @@ fn scratch_stays_below_a_mebibyte_and_some_vectors() {
     ] {
         let (codes, most) = most_of(|| {
             let scores = Tensor::<3>::zeros([sets, samples, prototypes], &Device::flex());
-            sinkhorn_with(scores, &config, Form::Fused, &mut Local).unwrap()
+            sinkhorn_with(scores, &config, Implementation::Fused, &mut Local).unwrap()
         });
         let matrix = codes.shape().num_elements() * FLOAT;
         let scratch = most - 2 * matrix;
@@ -81,7 +83,7 @@ fn sinkhorn_over_blocks_holds_the_scores_of_one_block_however_many_there_are() {
                 let embeddings = Tensor::<2>::ones([block, dim], &Device::flex());
                 embeddings.matmul(directions.clone())
             };
-            PrototypePotentials::of_blocks(blocks, scores, &config).unwrap()
+            PrototypePotentials::of_blocks(blocks, scores, &config, &mut Local).unwrap()
         });
         // The next one is made while the last is still there.
         let allowed = 2 * block * (prototypes + dim) * FLOAT + (1 << 20);
@@ -94,7 +96,8 @@ fn k_means_on_the_cpu_writes_no_scores() {
     let [samples, clusters, dim] = [20_000, 1000, 32];
     let bank = Tensor::<2>::ones([samples, dim], &Device::flex());
     let start = Tensor::<2>::ones([clusters, dim], &Device::flex());
-    let (_, most) = most_of(|| spherical_kmeans(bank.clone(), start.clone(), 2).unwrap());
+    let (_, most) =
+        most_of(|| spherical_kmeans(bank.clone(), start.clone(), 2, &mut Local).unwrap());
     // The assignment, its order, and some copies of the centroids: the scores would be 80 MB.
     let allowed = 24 * samples + 4 * clusters * dim * FLOAT + (1 << 20);
     assert!(most <= allowed, "{most} bytes, {allowed} allowed");

@@ -3,15 +3,11 @@
 
 mod common;
 
-use std::sync::{Arc, Barrier, Mutex};
-
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use common::ranks::on_ranks;
 use common::{Place, Random, cosines, places, uniform};
 use proptest::prelude::*;
-use swav_ot::{
-    Form, Local, OtError, Reduce, SinkhornConfig, max_by_sum, reference, sinkhorn,
-    sinkhorn_batched, sinkhorn_with,
-};
+use swav_ot::{Implementation, Local, OtError, SinkhornConfig, reference, sinkhorn, sinkhorn_with};
 
 fn config(epsilon: f64, iterations: usize) -> SinkhornConfig {
     SinkhornConfig {
@@ -25,7 +21,7 @@ fn tensor(scores: &[f32], samples: usize, prototypes: usize) -> Tensor<2> {
     Tensor::from_data(data, &Device::flex())
 }
 
-/// Codes `[B, K]` in a form, and whatever is wrong with the scores.
+/// Codes `[B, K]` by an implementation, and whatever is wrong with the scores.
 fn codes_by(
     place: &Place,
     scores: &[f32],
@@ -34,13 +30,13 @@ fn codes_by(
 ) -> Vec<f32> {
     let data = TensorData::new(scores.to_vec(), [1, samples, prototypes]);
     let scores = Tensor::from_data(data, &place.device);
-    let codes = sinkhorn_with(scores, config, place.form, &mut Local).unwrap();
+    let codes = sinkhorn_with(scores, config, place.implementation, &mut Local).unwrap();
     assert_eq!(codes.dims(), [1, samples, prototypes]);
     codes.into_data().iter().collect()
 }
 
-/// Calls `check` with the codes of every form on every device.
-fn each_form(
+/// Calls `check` with the codes of every implementation on every device.
+fn each_implementation(
     scores: &[f32],
     samples: usize,
     prototypes: usize,
@@ -55,11 +51,16 @@ fn each_form(
     }
 }
 
-/// The codes of the fused form on the CPU.
+/// The codes of the fused kernels on the CPU.
 fn codes(scores: &[f32], samples: usize, prototypes: usize, config: &SinkhornConfig) -> Vec<f32> {
     let codes = sinkhorn(tensor(scores, samples, prototypes), config).unwrap();
     assert_eq!(codes.dims(), [samples, prototypes]);
     codes.into_data().iter().collect()
+}
+
+/// The codes `[N, B, K]` of the fused kernels, on one rank.
+fn batched_codes(scores: Tensor<3>, config: &SinkhornConfig) -> Tensor<3> {
+    sinkhorn_with(scores, config, Implementation::Fused, &mut Local).unwrap()
 }
 
 fn oracle(scores: &[f32], samples: usize, prototypes: usize, config: &SinkhornConfig) -> Vec<f64> {
@@ -113,7 +114,7 @@ fn codes_of_cosine_scores_equal_the_reference_to_a_millionth() {
                 let config = config(epsilon, iterations);
                 let expected = oracle(&scores, samples, prototypes, &config);
                 let tolerance = if iterations <= 3 { 1e-6 } else { 2e-6 };
-                each_form(&scores, samples, prototypes, &config, |codes, place| {
+                each_implementation(&scores, samples, prototypes, &config, |codes, place| {
                     let error = largest_difference(&codes, &expected);
                     assert!(
                         error <= tolerance,
@@ -135,7 +136,7 @@ fn codes_of_scores_over_the_whole_range_equal_the_reference_up_to_the_rounding_o
                 let config = config(epsilon, iterations);
                 let expected = oracle(&scores, samples, prototypes, &config);
                 let rounding = if iterations <= 3 { 3e-8 } else { 1.2e-7 };
-                each_form(&scores, samples, prototypes, &config, |codes, place| {
+                each_implementation(&scores, samples, prototypes, &config, |codes, place| {
                     let error = largest_difference(&codes, &expected);
                     assert!(
                         error <= 3e-7 + rounding / epsilon,
@@ -172,7 +173,7 @@ fn rows_sum_to_one_at_every_epsilon() {
         for epsilon in [1.0, 0.05, 0.01, 0.001] {
             for iterations in [1, 2, 3, 4, 9] {
                 let config = config(epsilon, iterations);
-                each_form(&scores, samples, prototypes, &config, |codes, place| {
+                each_implementation(&scores, samples, prototypes, &config, |codes, place| {
                     assert!(codes.iter().all(|code| (0.0..=1.0 + 1e-6).contains(code)));
                     for row in codes.chunks(prototypes) {
                         let sum: f64 = row.iter().copied().map(f64::from).sum();
@@ -247,7 +248,7 @@ fn a_prototype_and_a_sample_far_from_all_others_still_get_their_share() {
     for epsilon in [0.05, 0.01, 0.001] {
         let config = config(epsilon, 3);
         let expected = oracle(&scores, samples, prototypes, &config);
-        each_form(&scores, samples, prototypes, &config, |codes, place| {
+        each_implementation(&scores, samples, prototypes, &config, |codes, place| {
             let error = largest_difference(&codes, &expected);
             assert!(error < 5e-7 + 5e-8 / epsilon, "{place:?}: {error:e}");
             let share: f32 = codes.iter().step_by(prototypes).sum();
@@ -262,7 +263,7 @@ fn many_iterations_at_a_tiny_epsilon_bring_back_entries_that_were_rounded_to_zer
     let scores = uniform(samples * prototypes, -1.0, 1.0, 7);
     let config = config(0.002, 300);
     let expected = oracle(&scores, samples, prototypes, &config);
-    each_form(&scores, samples, prototypes, &config, |codes, place| {
+    each_implementation(&scores, samples, prototypes, &config, |codes, place| {
         let error = largest_difference(&codes, &expected);
         assert!(error < 1e-3, "{place:?}: {error:e}");
     });
@@ -299,7 +300,7 @@ fn one_score_that_is_not_finite_is_an_error_and_spoils_every_code_where_nobody_l
             let mut scores = cosines(35, 20, 8, 11);
             for at in [6, 34 * 20 + 19] {
                 let good = std::mem::replace(&mut scores[at], bad);
-                each_form(&scores, 35, 20, &config, |codes, place| {
+                each_implementation(&scores, 35, 20, &config, |codes, place| {
                     assert!(codes.iter().all(|code| code.is_nan()), "{bad} {place:?}");
                 });
                 let found = sinkhorn(tensor(&scores, 35, 20), &config);
@@ -319,7 +320,7 @@ fn a_set_that_is_not_finite_leaves_the_others_alone() {
         let data = TensorData::new([bad.clone(), good.clone()].concat(), [2, 9, 7]);
         let scores = Tensor::<3>::from_data(data, &place.device);
         let config = SinkhornConfig::default();
-        let codes = sinkhorn_with(scores, &config, place.form, &mut Local).unwrap();
+        let codes = sinkhorn_with(scores, &config, place.implementation, &mut Local).unwrap();
         let codes: Vec<f32> = codes.into_data().iter().collect();
         assert!(codes[..63].iter().all(|code| code.is_nan()), "{place:?}");
         assert_eq!(codes[63..], codes_by(&place, &good, [9, 7], &config));
@@ -369,7 +370,7 @@ fn scores_may_lie_in_memory_in_any_way() {
             turned.transpose().unsqueeze_dim(0),
             repeated,
         ] {
-            let codes = sinkhorn_with(strided, &config, place.form, &mut Local).unwrap();
+            let codes = sinkhorn_with(strided, &config, place.implementation, &mut Local).unwrap();
             let codes: Vec<f32> = codes.into_data().iter().collect();
             for codes in codes.chunks(expected.len()) {
                 assert!(largest_difference(codes, &expected) < 1e-6, "{place:?}");
@@ -452,7 +453,7 @@ proptest! {
             .map(|set| uniform(samples * prototypes, -1.0, 1.0, seed ^ set as u64))
             .map(|scores| tensor(&scores, samples, prototypes))
             .collect();
-        let batched = sinkhorn_batched(Tensor::stack(scores.clone(), 0), &config).unwrap();
+        let batched = batched_codes(Tensor::stack(scores.clone(), 0), &config);
         let alone = |scores| sinkhorn(scores, &config).unwrap();
         let looped = scores.into_iter().map(alone).collect();
         let looped: Tensor<3> = Tensor::stack(looped, 0);
@@ -463,53 +464,6 @@ proptest! {
     }
 }
 
-/// What the ranks of a simulated run share.
-struct Meeting {
-    barrier: Barrier,
-    slots: Mutex<Vec<Option<TensorData>>>,
-    numbers: Mutex<usize>,
-}
-
-/// A collective among threads. The maximum is made of a sum where `sums_only` is set.
-struct Threads {
-    rank: usize,
-    world: usize,
-    sums_only: bool,
-    meeting: Arc<Meeting>,
-}
-
-impl Threads {
-    /// Every rank folds the same tensors in the same order, so all get the same bits.
-    fn fold(&self, partial: Tensor<2>, with: fn(Tensor<2>, Tensor<2>) -> Tensor<2>) -> Tensor<2> {
-        let device = partial.device();
-        *self.meeting.numbers.lock().unwrap() += partial.shape().num_elements();
-        self.meeting.slots.lock().unwrap()[self.rank] = Some(partial.into_data());
-        self.meeting.barrier.wait();
-        let all = self.meeting.slots.lock().unwrap().clone();
-        self.meeting.barrier.wait();
-        let all = all
-            .into_iter()
-            .map(|data| Tensor::from_data(data.unwrap(), &device));
-        all.reduce(with).unwrap()
-    }
-}
-
-impl Reduce for Threads {
-    fn sum(&mut self, partial: Tensor<2>) -> Tensor<2> {
-        self.fold(partial, |one, other| one + other)
-    }
-
-    fn max(&mut self, partial: Tensor<2>) -> Tensor<2> {
-        if self.sums_only {
-            max_by_sum(partial, self.rank, self.world, |slots| {
-                self.fold(slots, |one, other| one + other)
-            })
-        } else {
-            self.fold(partial, |one, other| one.max_pair(other))
-        }
-    }
-}
-
 /// Codes `[N, B, K]` from ranks that hold `split[rank]` samples each, and how many numbers a rank sent.
 fn over_ranks(
     scores: &Tensor<3>,
@@ -517,28 +471,11 @@ fn over_ranks(
     split: &[usize],
     sums_only: bool,
 ) -> (Tensor<3>, usize) {
-    let meeting = Arc::new(Meeting {
-        barrier: Barrier::new(split.len()),
-        slots: Mutex::new(vec![None; split.len()]),
-        numbers: Mutex::new(0),
+    let (codes, numbers) = on_ranks(split.len(), sums_only, |threads| {
+        let start = split[..threads.rank].iter().sum();
+        let own = scores.clone().narrow(1, start, split[threads.rank]);
+        sinkhorn_with(own, &config, Implementation::Fused, threads).unwrap()
     });
-    let ranks: Vec<_> = (0..split.len())
-        .map(|rank| {
-            let start = split[..rank].iter().sum();
-            let own = scores.clone().narrow(1, start, split[rank]);
-            let mut threads = Threads {
-                rank,
-                world: split.len(),
-                sums_only,
-                meeting: meeting.clone(),
-            };
-            std::thread::spawn(move || {
-                sinkhorn_with(own, &config, Form::Fused, &mut threads).unwrap()
-            })
-        })
-        .collect();
-    let codes = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
-    let numbers = *meeting.numbers.lock().unwrap() / split.len();
     (Tensor::cat(codes, 1), numbers)
 }
 
@@ -554,7 +491,7 @@ fn four_ranks_give_the_codes_of_one() {
                 for sums_only in [false, true] {
                     let config = config(epsilon, iterations);
                     let (found, _) = over_ranks(&scores, config, &split, sums_only);
-                    let alone = sinkhorn_batched(scores.clone(), &config).unwrap();
+                    let alone = batched_codes(scores.clone(), &config);
                     let found: Vec<f32> = found.into_data().iter().collect();
                     let alone: Vec<f32> = alone.into_data().iter().collect();
                     let error = largest_difference(&found, &alone);

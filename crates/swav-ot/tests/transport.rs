@@ -16,7 +16,7 @@ fn tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) ->
 
 fn solve(place: &Place, scores: &Tensor<3>, config: &TransportConfig) -> Transport {
     let config = TransportConfig {
-        form: place.form,
+        implementation: place.implementation,
         ..config.clone()
     };
     transport(scores.clone(), &config, &mut Local).unwrap()
@@ -263,7 +263,7 @@ proptest! {
         prop_assert!(sizes.iter().all(|&size| size == least || size == least + 1));
     }
 
-    /// Shapes of every kind, through every form, against the slow reference: also relative to each code.
+    /// Shapes of every kind, by every implementation, against the slow reference: also relative to each code.
     #[test]
     fn any_shape_at_any_epsilon_is_what_the_reference_says(
         samples in 1_usize..70,

@@ -7,7 +7,7 @@ use super::layout::BlockSpec;
 use crate::batch_norm::BatchNorm;
 use crate::conv::{Conv, ConvSpec};
 use crate::draw::Draw;
-use crate::ops::Then;
+use crate::ops::Epilogue;
 
 /// A residual block: the basic one of two 3×3 convolutions, or the bottleneck of three
 /// (He et al., 2016), grouped in a ResNeXt (Xie et al., 2017).
@@ -59,14 +59,14 @@ impl Block {
             Some(downsample) => downsample.bn.forward(downsample.conv.forward(x.clone())),
             None => x.clone(),
         };
-        let x = self.bn1.forward_then(self.conv1.forward(x), Then::Relu);
+        let x = self.bn1.forward_with(self.conv1.forward(x), Epilogue::Relu);
         let x = self.conv2.forward(x);
         match (&self.conv3, &self.bn3) {
             (Some(conv3), Some(bn3)) => {
-                let x = self.bn2.forward_then(x, Then::Relu);
-                bn3.forward_then(conv3.forward(x), Then::AddRelu(shortcut))
+                let x = self.bn2.forward_with(x, Epilogue::Relu);
+                bn3.forward_with(conv3.forward(x), Epilogue::AddRelu(shortcut))
             }
-            _ => self.bn2.forward_then(x, Then::AddRelu(shortcut)),
+            _ => self.bn2.forward_with(x, Epilogue::AddRelu(shortcut)),
         }
     }
 }

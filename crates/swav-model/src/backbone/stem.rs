@@ -10,7 +10,7 @@ use super::layout::Layout;
 use crate::batch_norm::BatchNorm;
 use crate::conv::Conv;
 use crate::draw::Draw;
-use crate::ops::Then;
+use crate::ops::Epilogue;
 
 /// How the first layers take an image in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ impl StemLayers {
     }
 
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = self.bn1.forward_then(self.conv1.forward(x), Then::Relu);
+        let x = self.bn1.forward_with(self.conv1.forward(x), Epilogue::Relu);
         if self.pool { max_pool(x) } else { x }
     }
 }

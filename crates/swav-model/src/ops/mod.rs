@@ -96,25 +96,25 @@ pub fn conv2d(
     module::conv2d(x, weight, None, options)
 }
 
-/// What follows a batch normalisation, and is done in the same pass over the map.
+/// What follows a batch normalisation and is fused with it: done in the same pass over the map.
 #[derive(Clone, Debug)]
 #[expect(
     clippy::large_enum_variant,
     reason = "made for one call, and never kept"
 )]
-pub enum Then<const D: usize> {
+pub enum Epilogue<const D: usize> {
     /// Nothing.
-    Nothing,
+    None,
     /// The ReLU.
     Relu,
     /// The addition of a shortcut of the same shape, and then the ReLU.
     AddRelu(Tensor<D>),
 }
 
-impl<const D: usize> Then<D> {
+impl<const D: usize> Epilogue<D> {
     fn apply(self, y: Tensor<D>) -> Tensor<D> {
         match self {
-            Self::Nothing => y,
+            Self::None => y,
             Self::Relu => relu(y),
             Self::AddRelu(shortcut) => relu(y + shortcut),
         }
@@ -123,7 +123,7 @@ impl<const D: usize> Then<D> {
     #[cfg(any(feature = "flex", feature = "cube"))]
     fn is_served(&self) -> bool {
         match self {
-            Self::Nothing | Self::Relu => true,
+            Self::None | Self::Relu => true,
             Self::AddRelu(shortcut) => norm::serves(shortcut),
         }
     }
@@ -142,7 +142,7 @@ impl<const D: usize> Then<D> {
 /// What [`batch_norm_train`] yields.
 #[derive(Clone, Debug)]
 pub struct Normalised<const D: usize> {
-    /// The normalised map, after what follows.
+    /// The normalised map, after the epilogue.
     pub output: Tensor<D>,
     /// Mean of each channel of the batch.
     pub mean: Tensor<1>,
@@ -151,7 +151,7 @@ pub struct Normalised<const D: usize> {
 }
 
 /// Batch normalisation of `[N, C, …]` with the statistics of the batch:
-/// `(x − mean) / √(variance + epsilon) · weight + bias`, and what follows it.
+/// `(x − mean) / √(variance + epsilon) · weight + bias`, and an epilogue.
 ///
 /// # Panics
 /// If `weight` or `bias` have not C values, or the shortcut not the shape of `x`.
@@ -160,23 +160,23 @@ pub fn batch_norm_train<const D: usize>(
     weight: Tensor<1>,
     bias: Tensor<1>,
     epsilon: f64,
-    then: Then<D>,
+    epilogue: Epilogue<D>,
 ) -> Normalised<D> {
     check_channels(&x, &[&weight, &bias]);
-    then.check(x.dims());
+    epilogue.check(x.dims());
     #[cfg(any(feature = "flex", feature = "cube"))]
-    if norm::serves(&x) && norm::serves(&weight) && norm::serves(&bias) && then.is_served() {
-        return norm::batch_norm_train(x, weight, bias, epsilon, then);
+    if norm::serves(&x) && norm::serves(&weight) && norm::serves(&bias) && epilogue.is_served() {
+        return norm::batch_norm_train(x, weight, bias, epsilon, epilogue);
     }
     let batch = module::batch_norm_train(x, weight, bias, epsilon);
     Normalised {
-        output: then.apply(batch.output),
+        output: epilogue.apply(batch.output),
         mean: batch.mean,
         variance: batch.variance,
     }
 }
 
-/// Batch normalisation of `[N, C, …]` with given statistics, and what follows it.
+/// Batch normalisation of `[N, C, …]` with given statistics, and an epilogue.
 ///
 /// # Panics
 /// If `weight`, `bias`, `mean` or `variance` have not C values, or the shortcut not the shape of `x`.
@@ -187,22 +187,22 @@ pub fn batch_norm<const D: usize>(
     mean: Tensor<1>,
     variance: Tensor<1>,
     epsilon: f64,
-    then: Then<D>,
+    epilogue: Epilogue<D>,
 ) -> Tensor<D> {
     check_channels(&x, &[&weight, &bias, &mean, &variance]);
-    then.check(x.dims());
+    epilogue.check(x.dims());
     #[cfg(any(feature = "flex", feature = "cube"))]
     {
         let numbers = [&weight, &bias, &mean, &variance];
         let plain = numbers
             .iter()
             .all(|n| !n.device().is_autodiff() && norm::serves(n));
-        let plain = plain && !x.device().is_autodiff() && norm::serves(&x) && then.is_served();
+        let plain = plain && !x.device().is_autodiff() && norm::serves(&x) && epilogue.is_served();
         if plain {
-            return norm::batch_norm(x, [weight, bias, mean, variance], epsilon, then);
+            return norm::batch_norm(x, [weight, bias, mean, variance], epsilon, epilogue);
         }
     }
-    then.apply(module::batch_norm(x, weight, bias, mean, variance, epsilon))
+    epilogue.apply(module::batch_norm(x, weight, bias, mean, variance, epsilon))
 }
 
 fn check_channels<const D: usize>(x: &Tensor<D>, numbers: &[&Tensor<1>]) {

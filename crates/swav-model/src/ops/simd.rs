@@ -8,7 +8,7 @@
 ///
 /// # Safety
 /// Every method may only be called where the instruction set that the type stands for is present.
-/// `load` and `store` access [`LANES`](Simd::LANES) floats at the address, `splat` one, `add_sums` four; it
+/// `load` and `store` access [`LANES`](Simd::LANES) floats at the address, `add_sums` four; it
 /// need not be aligned.
 pub(crate) trait Simd {
     /// Floats in a vector.
@@ -20,7 +20,7 @@ pub(crate) trait Simd {
 
     unsafe fn zero() -> Self::Vector;
     unsafe fn load(from: *const f32) -> Self::Vector;
-    unsafe fn splat(from: *const f32) -> Self::Vector;
+    unsafe fn splat(value: f32) -> Self::Vector;
     unsafe fn store(to: *mut f32, v: Self::Vector);
     unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     unsafe fn sub(a: Self::Vector, b: Self::Vector) -> Self::Vector;
@@ -36,7 +36,7 @@ pub(crate) trait Simd {
     unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
         for i in 0..Self::LANES {
             for j in 0..Self::LANES {
-                // SAFETY: the caller's.
+                // SAFETY: the caller guarantees LANES rows of LANES floats at both addresses.
                 unsafe { *to.add(j * to_row + i) = *from.add(i * from_row + j) };
             }
         }
@@ -46,7 +46,7 @@ pub(crate) trait Simd {
     #[inline(always)]
     unsafe fn add_sums(to: *mut f32, vectors: [Self::Vector; 4]) {
         for (i, v) in vectors.into_iter().enumerate() {
-            // SAFETY: the caller's.
+            // SAFETY: the caller guarantees the instruction set, and four floats at the address.
             unsafe { *to.add(i) += Self::sum(v) };
         }
     }
@@ -68,15 +68,15 @@ pub(crate) fn dispatch(kernel: impl Kernel) {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
-            // SAFETY: the processor has just said so.
+            // SAFETY: the processor has just said that AVX-512F and AVX-512VL are present.
             return unsafe { x86::avx512(kernel) };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: as above.
+            // SAFETY: the processor has just said that AVX2 and FMA are present.
             return unsafe { x86::avx2(kernel) };
         }
     }
-    // SAFETY: needs nothing.
+    // SAFETY: `Portable` needs no instruction set.
     unsafe { kernel.run::<Portable<8>>() }
 }
 
@@ -94,17 +94,16 @@ impl<const N: usize> Simd for Portable<N> {
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> [f32; N] {
-        // SAFETY: the caller's; arrays are read unaligned.
+        // SAFETY: the caller guarantees N floats at the address; arrays are read unaligned.
         unsafe { from.cast::<[f32; N]>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn splat(from: *const f32) -> [f32; N] {
-        // SAFETY: the caller's.
-        [unsafe { *from }; N]
+    unsafe fn splat(value: f32) -> [f32; N] {
+        [value; N]
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: [f32; N]) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees N floats at the address; arrays are written unaligned.
         unsafe { to.cast::<[f32; N]>().write_unaligned(v) }
     }
     #[inline(always)]
@@ -135,17 +134,34 @@ mod x86 {
     use super::{Kernel, Simd};
     use std::arch::x86_64::*;
 
+    /// Implements methods of [`Simd`] by intrinsics.
+    macro_rules! by_intrinsics {
+        ($($name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? { $($body:tt)* })*) => {$(
+            #[inline(always)]
+            unsafe fn $name($($argument: $type),*) $(-> $result)? {
+                // SAFETY: the caller guarantees what the trait demands: the instruction set is present, and addresses are
+                // good for as many floats as the method accesses.
+                unsafe { $($body)* }
+            }
+        )*};
+    }
+
+    /// # Safety
+    /// AVX2 and FMA must be present.
     #[target_feature(enable = "avx2,fma")]
     pub(crate) unsafe fn avx2(kernel: impl Kernel) {
-        // SAFETY: this function may only be called where these are present.
+        // SAFETY: the caller guarantees that AVX2 and FMA are present.
         unsafe { kernel.run::<Avx2>() }
     }
 
+    /// # Safety
+    /// AVX-512F and AVX-512VL must be present.
+    //
     // Without `avx512vl` the compiler makes zeros in one of the lower 16 registers, and keeps there what
     // starts as zero: a tile of 24 sums then spills a third of them.
     #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
     pub(crate) unsafe fn avx512(kernel: impl Kernel) {
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees that AVX-512F and AVX-512VL are present; they include AVX2 and FMA.
         unsafe { kernel.run::<Avx512>() }
     }
 
@@ -156,42 +172,16 @@ mod x86 {
         const MANY_REGISTERS: bool = false;
         type Vector = __m256;
 
-        #[inline(always)]
-        unsafe fn zero() -> __m256 {
-            // SAFETY: this and all below are the caller's.
-            unsafe { _mm256_setzero_ps() }
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> __m256 {
-            unsafe { _mm256_loadu_ps(from) }
-        }
-        #[inline(always)]
-        unsafe fn splat(from: *const f32) -> __m256 {
-            unsafe { _mm256_set1_ps(*from) }
-        }
-        #[inline(always)]
-        unsafe fn store(to: *mut f32, v: __m256) {
-            unsafe { _mm256_storeu_ps(to, v) }
-        }
-        #[inline(always)]
-        unsafe fn add(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_add_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn sub(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_sub_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn mul(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_mul_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
-            unsafe { _mm256_fmadd_ps(a, b, c) }
-        }
-        #[inline(always)]
-        unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
-            unsafe {
+        by_intrinsics! {
+            zero() -> __m256 { _mm256_setzero_ps() }
+            load(from: *const f32) -> __m256 { _mm256_loadu_ps(from) }
+            splat(value: f32) -> __m256 { _mm256_set1_ps(value) }
+            store(to: *mut f32, v: __m256) { _mm256_storeu_ps(to, v) }
+            add(a: __m256, b: __m256) -> __m256 { _mm256_add_ps(a, b) }
+            sub(a: __m256, b: __m256) -> __m256 { _mm256_sub_ps(a, b) }
+            mul(a: __m256, b: __m256) -> __m256 { _mm256_mul_ps(a, b) }
+            mul_add(a: __m256, b: __m256, c: __m256) -> __m256 { _mm256_fmadd_ps(a, b, c) }
+            transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
                 // As below, with halves.
                 let mut columns = [[_mm256_setzero_ps(); 2]; 4];
                 #[expect(clippy::needless_range_loop, reason = "it indexes the inner arrays")]
@@ -213,10 +203,7 @@ mod x86 {
                     );
                 }
             }
-        }
-        #[inline(always)]
-        unsafe fn sum(v: __m256) -> f32 {
-            unsafe {
+            sum(v: __m256) -> f32 {
                 let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
                 let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
                 _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
@@ -227,9 +214,12 @@ mod x86 {
     struct Avx512;
 
     /// The sums of lane i and lane i + 8.
+    ///
+    /// # Safety
+    /// AVX-512F must be present.
     #[inline(always)]
     unsafe fn halves(v: __m512) -> __m256 {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees the instructions.
         unsafe {
             let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v));
             _mm256_add_ps(_mm512_castps512_ps256(v), _mm256_castpd_ps(high))
@@ -241,46 +231,17 @@ mod x86 {
         const MANY_REGISTERS: bool = true;
         type Vector = __m512;
 
-        #[inline(always)]
-        unsafe fn zero() -> __m512 {
-            // SAFETY: this and all below are the caller's.
-            unsafe { _mm512_setzero_ps() }
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> __m512 {
-            unsafe { _mm512_loadu_ps(from) }
-        }
-        #[inline(always)]
-        unsafe fn splat(from: *const f32) -> __m512 {
-            unsafe { _mm512_set1_ps(*from) }
-        }
-        #[inline(always)]
-        unsafe fn store(to: *mut f32, v: __m512) {
-            unsafe { _mm512_storeu_ps(to, v) }
-        }
-        #[inline(always)]
-        unsafe fn add(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_add_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn sub(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_sub_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_mul_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
-            unsafe { _mm512_fmadd_ps(a, b, c) }
-        }
-        #[inline(always)]
-        unsafe fn sum(v: __m512) -> f32 {
-            unsafe { _mm512_reduce_add_ps(v) }
-        }
-        #[inline(always)]
-        unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
-            unsafe {
+        by_intrinsics! {
+            zero() -> __m512 { _mm512_setzero_ps() }
+            load(from: *const f32) -> __m512 { _mm512_loadu_ps(from) }
+            splat(value: f32) -> __m512 { _mm512_set1_ps(value) }
+            store(to: *mut f32, v: __m512) { _mm512_storeu_ps(to, v) }
+            add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
+            sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
+            mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
+            mul_add(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
+            sum(v: __m512) -> f32 { _mm512_reduce_add_ps(v) }
+            transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
                 // Four rows at a time become the columns 0–3, 4–7, … of a quarter each; then quarters change places.
                 let mut columns = [[_mm512_setzero_ps(); 4]; 4];
                 #[expect(clippy::needless_range_loop, reason = "it indexes the inner arrays")]
@@ -318,10 +279,7 @@ mod x86 {
                     );
                 }
             }
-        }
-        #[inline(always)]
-        unsafe fn add_sums(to: *mut f32, vectors: [__m512; 4]) {
-            unsafe {
+            add_sums(to: *mut f32, vectors: [__m512; 4]) {
                 let [a, b, c, d] = vectors;
                 let (a, b, c, d) = (halves(a), halves(b), halves(c), halves(d));
                 let pairs = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
@@ -383,7 +341,7 @@ pub(crate) mod forced {
     }
 
     pub(super) fn run(set: Set, kernel: impl Kernel) {
-        // SAFETY: only sets that are present are handed out.
+        // SAFETY: tests force no sets but those of `present`.
         unsafe {
             match set {
                 Set::Portable => kernel.run::<Portable<8>>(),

@@ -56,7 +56,7 @@ pub(super) enum Element {
     F16,
     BF16,
     /// Anything that weights are not made of, so many bytes each.
-    Whole(u64),
+    Other(u64),
 }
 
 impl Element {
@@ -65,7 +65,7 @@ impl Element {
             Self::F64 => 8,
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
-            Self::Whole(bytes) => bytes,
+            Self::Other(bytes) => bytes,
         }
     }
 
@@ -79,11 +79,11 @@ impl Element {
             "Float" => Self::F32,
             "Half" => Self::F16,
             "BFloat16" => Self::BF16,
-            "Bool" | "Byte" | "Char" | "Untyped" => Self::Whole(1),
-            "Short" => Self::Whole(2),
-            "Int" => Self::Whole(4),
-            "Long" | "ComplexFloat" => Self::Whole(8),
-            "ComplexDouble" => Self::Whole(16),
+            "Bool" | "Byte" | "Char" | "Untyped" => Self::Other(1),
+            "Short" => Self::Other(2),
+            "Int" => Self::Other(4),
+            "Long" | "ComplexFloat" => Self::Other(8),
+            "ComplexDouble" => Self::Other(16),
             _ => return None,
         })
     }

@@ -341,7 +341,7 @@ fn float(element: Element) -> Option<DType> {
         Element::F32 => Some(DType::F32),
         Element::F16 => Some(DType::F16),
         Element::BF16 => Some(DType::BF16),
-        Element::Whole(_) => None,
+        Element::Other(_) => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The form for whatever CubeCL runs on: wgpu, CUDA and the rest.
+//! The passes on whatever CubeCL runs on: wgpu, CUDA and the rest.
 //!
 //! A pass is one or two launches: a cube for each row, or a thread for each column and chunk of rows. Like those for
 //! the CPU, they read the scores, and leave a number per prototype or per sample.
@@ -517,7 +517,7 @@ impl Problem {
 }
 
 impl Kernels for CubeBackend {
-    fn whole(scores: CubeTensor) -> CubeTensor {
+    fn with_contiguous_rows(scores: CubeTensor) -> CubeTensor {
         into_contiguous(scores)
     }
 

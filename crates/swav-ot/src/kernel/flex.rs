@@ -1,21 +1,21 @@
-//! The form for the CPU: from Burn's Flex to the [passes](super::passes) and back.
+//! The passes on the CPU: from Burn's Flex to the [slices](super::cpu) and back.
 
 use burn::backend::Flex;
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
 
 use super::Kernels;
-use super::passes::{self, Potentials, Scores};
+use super::cpu::{self, Potentials, Scores};
 
 impl Kernels for Flex {
-    fn whole(scores: FlexTensor) -> FlexTensor {
-        with_whole_rows(scores)
+    fn with_contiguous_rows(scores: FlexTensor) -> FlexTensor {
+        contiguous_rows(scores)
     }
 
     fn prototype_potentials(scores: FlexTensor, centres: FlexTensor, epsilon: f64) -> FlexTensor {
-        let (scores, centres) = (with_whole_rows(scores), centres.to_contiguous());
+        let (scores, centres) = (contiguous_rows(scores), centres.to_contiguous());
         let scores = view(&scores);
-        let found = passes::prototype_potentials(&scores, centres.storage(), epsilon);
+        let found = cpu::prototype_potentials(&scores, centres.storage(), epsilon);
         tensor(found, [scores.sets, scores.prototypes])
     }
 
@@ -27,7 +27,7 @@ impl Kernels for Flex {
     ) -> FlexTensor {
         with_potentials(scores, centres, offsets, |s, potentials| {
             tensor(
-                passes::sample_potentials(s, potentials, epsilon),
+                cpu::sample_potentials(s, potentials, epsilon),
                 [s.sets, s.samples],
             )
         })
@@ -40,10 +40,7 @@ impl Kernels for Flex {
         epsilon: f64,
     ) -> FlexTensor {
         with_potentials(scores, centres, offsets, |s, potentials| {
-            tensor(
-                passes::shares(s, potentials, epsilon),
-                [s.sets, s.prototypes],
-            )
+            tensor(cpu::shares(s, potentials, epsilon), [s.sets, s.prototypes])
         })
     }
 
@@ -55,7 +52,7 @@ impl Kernels for Flex {
     ) -> FlexTensor {
         with_potentials(scores, centres, offsets, |s, potentials| {
             tensor(
-                passes::codes(s, potentials, epsilon),
+                cpu::codes(s, potentials, epsilon),
                 [s.sets, s.samples, s.prototypes],
             )
         })
@@ -74,11 +71,11 @@ fn with_potentials(
         centres: centres.storage(),
         offsets: offsets.storage(),
     };
-    pass(&view(&with_whole_rows(scores)), potentials)
+    pass(&view(&contiguous_rows(scores)), potentials)
 }
 
 /// As it is if each sample's row lies in one piece, wherever the rows are; else a copy.
-fn with_whole_rows(scores: FlexTensor) -> FlexTensor {
+fn contiguous_rows(scores: FlexTensor) -> FlexTensor {
     let (shape, strides) = (scores.layout().shape(), scores.layout().strides());
     let whole = shape[2] == 1 || strides[2] == 1;
     if whole && strides.iter().all(|&stride| stride >= 0) {

@@ -1,39 +1,39 @@
-//! The passes over the scores that everything is made of, in the form that a device has them.
+//! The passes over the scores that everything is made of, as a device implements them.
 //!
 //! A pass reads the scores once. It takes and leaves a number per prototype, or one per sample, and no matrix of
 //! its own: the [essay](crate) says why that is enough.
 //!
-//! | form | where |
+//! | implementation | where |
 //! |---|---|
 //! | native, with vector instructions chosen at run time | Burn's Flex, with the feature `flex` |
 //! | CubeCL | wgpu, CUDA and the rest, with the feature `cube` |
 //! | Burn's own operations | any other device |
 
+#[cfg(feature = "flex")]
+mod cpu;
 #[cfg(feature = "cube")]
 mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
 pub(crate) mod nearest;
-#[cfg(feature = "flex")]
-mod passes;
 #[cfg(all(feature = "flex", target_arch = "x86_64"))]
 mod screen;
 #[cfg(feature = "flex")]
 mod simd;
-mod tensors;
+mod tensor_ops;
 
 use burn::tensor::Tensor;
 
-/// How the passes over the scores are carried out. There are kernels for the CPU (Burn's Flex) with the feature
+/// Which implementation computes: kernels of this crate, or Burn's operations. There are kernels for the CPU (Burn's Flex) with the feature
 /// `flex`, and for whatever CubeCL runs on with the feature `cube`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Form {
-    /// By this crate's kernels where the device has them, and else by Burn's operations.
+pub enum Implementation {
+    /// Fused kernels of this crate where the device has them, and else Burn's operations.
     #[default]
     Fused,
-    /// By Burn's operations everywhere: slower, and what the kernels are compared with.
-    Tensors,
+    /// Burn's tensor operations everywhere: slower, and what the kernels are compared with.
+    TensorOps,
 }
 
 #[cfg(any(feature = "flex", feature = "cube"))]
@@ -53,9 +53,9 @@ mod extension {
         Fusion: cfg(feature = "fusion"),
     )]
     pub trait Kernels: Backend {
-        /// The scores as the passes want them in memory: a copy, or themselves.
+        /// The scores with each sample's row in one piece, as the passes want them: a copy, or themselves.
         #[fusion(dtype = scores, shape = scores)]
-        fn whole(scores: FloatTensor<Self>) -> FloatTensor<Self>;
+        fn with_contiguous_rows(scores: FloatTensor<Self>) -> FloatTensor<Self>;
 
         /// See [`Scores::prototype_potentials`](super::Scores::prototype_potentials).
         #[fusion(dtype = scores, shape = without(scores, 1))]
@@ -112,8 +112,8 @@ mod extension {
         false
     }
 
-    pub(super) fn whole(scores: Tensor<3>) -> Tensor<3> {
-        Tensor::from_dispatch(Dispatch::whole(scores.into_dispatch()))
+    pub(super) fn with_contiguous_rows(scores: Tensor<3>) -> Tensor<3> {
+        Tensor::from_dispatch(Dispatch::with_contiguous_rows(scores.into_dispatch()))
     }
 
     pub(super) fn prototype_potentials(s: Tensor<3>, c: Tensor<2>, epsilon: f64) -> Tensor<2> {
@@ -173,8 +173,8 @@ impl Potentials {
         }
     }
 
-    /// `[N, K]`.
-    pub(crate) fn whole(&self) -> Tensor<2> {
+    /// The sum of the parts, `[N, K]`.
+    pub(crate) fn sum(&self) -> Tensor<2> {
         self.offsets.clone() + self.centres.clone()
     }
 }
@@ -195,24 +195,25 @@ macro_rules! pass {
         if $self.fused {
             return extension::$name($($argument),*);
         }
-        tensors::$name($($argument),*)
+        tensor_ops::$name($($argument),*)
     }};
 }
 
 impl Scores {
     /// `values` are `[N, B, K]`, of `f32`, and on no autodiff device.
-    pub(crate) fn new(values: Tensor<3>, epsilon: f64, form: Form) -> Self {
+    pub(crate) fn new(values: Tensor<3>, epsilon: f64, implementation: Implementation) -> Self {
         #[cfg(any(feature = "flex", feature = "cube"))]
-        let fused = form == Form::Fused && extension::serves(&values.device(), values.dims());
+        let fused = implementation == Implementation::Fused
+            && extension::serves(&values.device(), values.dims());
         // Once, and not in every pass.
         #[cfg(any(feature = "flex", feature = "cube"))]
         let values = if fused {
-            extension::whole(values)
+            extension::with_contiguous_rows(values)
         } else {
             values
         };
         #[cfg(not(any(feature = "flex", feature = "cube")))]
-        let fused = form == Form::Fused && false;
+        let fused = implementation == Implementation::Fused && false;
         Self {
             values,
             epsilon,

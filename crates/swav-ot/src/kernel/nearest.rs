@@ -132,7 +132,7 @@ impl Kernel for Search<'_> {
         for (tile, packed) in self.packed.chunks_exact(width * self.dim).enumerate() {
             let mut row = 0;
             while row < count {
-                // SAFETY: the caller's; `R` rows are left, and `packed` is a whole tile.
+                // SAFETY: the caller guarantees the instruction set; `R` rows are left, and `packed` is a whole tile.
                 unsafe {
                     match count - row {
                         12.. if S::LANES == LANES => {
@@ -171,7 +171,8 @@ impl Search<'_> {
         tile: usize,
         best: &mut [Best],
     ) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees the instruction set, the samples and the length of `packed`; `stored` is as wide as
+        // two of the longest vectors.
         unsafe {
             let samples = self.samples.as_ptr().add(row * self.dim);
             let mut centroids = packed.as_ptr();

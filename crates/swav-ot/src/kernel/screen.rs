@@ -36,7 +36,7 @@ pub(super) struct Screen<'a> {
     scales: Vec<f32>,
     /// The largest length of a centroid, and of what its bytes leave.
     length: f32,
-    left: f32,
+    residual: f32,
 }
 
 impl<'a> Screen<'a> {
@@ -60,20 +60,20 @@ impl<'a> Screen<'a> {
             starts: vec![0; tiles * WIDTH],
             scales: vec![0.0; tiles * WIDTH],
             length: 0.0,
-            left: 0.0,
+            residual: 0.0,
         };
         let mut row = vec![0; groups * GROUP];
         for (k, centroid) in centroids.chunks_exact(dim).enumerate() {
-            let whole = quantise(centroid, &mut row);
+            let quantised = quantise(centroid, &mut row);
             let tile = &mut screen.bytes[k / WIDTH * groups * WIDTH * GROUP..];
             for (group, bytes) in row.chunks_exact(GROUP).enumerate() {
                 tile[(group * WIDTH + k % WIDTH) * GROUP..][..GROUP].copy_from_slice(bytes);
             }
             screen.starts[k] = -128 * row.iter().map(|&byte| i32::from(byte)).sum::<i32>();
-            screen.scales[k] = whole.scale;
-            screen.length = screen.length.max(whole.length);
-            screen.left = screen.left.max(whole.left);
-            if !whole.length.is_finite() {
+            screen.scales[k] = quantised.scale;
+            screen.length = screen.length.max(quantised.length);
+            screen.residual = screen.residual.max(quantised.residual);
+            if !quantised.length.is_finite() {
                 return None;
             }
         }
@@ -86,17 +86,22 @@ impl<'a> Screen<'a> {
         unsafe { self.search_by_bytes(samples, found) }
     }
 
+    /// # Safety
+    /// The instructions must be present.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
     unsafe fn search_by_bytes(&self, samples: &[f32], found: &mut [u32]) -> Vec<usize> {
         let groups = self.dim.div_ceil(GROUP);
         // Whole tiles of rows: those that are too many find nothing. `[tile][dim / 4][12][4]`.
         let rows = found.len().next_multiple_of(ROWS);
         let mut bytes = vec![0_i8; rows * groups * GROUP];
-        let mut states = vec![State::nobody(); rows];
+        let mut shortlists = vec![Shortlist::empty(); rows];
         let mut row = vec![0; groups * GROUP];
-        let of_samples = samples.chunks_exact(self.dim).zip(&mut states).enumerate();
-        for (number, (sample, state)) in of_samples {
-            *state = State::of(&quantise(sample, &mut row), self);
+        let of_samples = samples
+            .chunks_exact(self.dim)
+            .zip(&mut shortlists)
+            .enumerate();
+        for (number, (sample, shortlist)) in of_samples {
+            *shortlist = Shortlist::of(&quantise(sample, &mut row), self);
             let tile = &mut bytes[number / ROWS * groups * ROWS * GROUP..];
             for (group, row) in row.chunks_exact(GROUP).enumerate() {
                 let to = &mut tile[(group * ROWS + number % ROWS) * GROUP..][..GROUP];
@@ -107,16 +112,16 @@ impl<'a> Screen<'a> {
             }
         }
         for tile in 0..self.starts.len() / WIDTH {
-            for (row, states) in states.chunks_exact_mut(ROWS).enumerate() {
+            for (row, shortlists) in shortlists.chunks_exact_mut(ROWS).enumerate() {
                 let bytes = &bytes[row * ROWS * groups * GROUP..][..ROWS * groups * GROUP];
-                // SAFETY: the caller's.
-                unsafe { self.tile(tile, bytes, states) };
+                // SAFETY: the caller guarantees the instructions; `bytes` are those of a whole tile of rows.
+                unsafe { self.tile(tile, bytes, shortlists) };
             }
         }
         let mut undecided = Vec::new();
         let samples = samples.chunks_exact(self.dim).enumerate();
-        for (((number, sample), state), found) in samples.zip(&states).zip(found) {
-            match state.best(sample, self) {
+        for (((number, sample), shortlist), found) in samples.zip(&shortlists).zip(found) {
+            match shortlist.best(sample, self) {
                 Some(best) => *found = best,
                 None => undecided.push(number),
             }
@@ -130,7 +135,7 @@ impl<'a> Screen<'a> {
     /// The instructions must be present; `bytes` are `[dim / 4][ROWS][4]`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
-    unsafe fn tile(&self, tile: usize, bytes: &[i8], states: &mut [State]) {
+    unsafe fn tile(&self, tile: usize, bytes: &[i8], shortlists: &mut [Shortlist]) {
         let groups = self.dim.div_ceil(GROUP);
         let first = tile * WIDTH;
         let centroids = &self.bytes[first * groups * GROUP..][..groups * WIDTH * GROUP];
@@ -138,7 +143,8 @@ impl<'a> Screen<'a> {
             &self.starts[first..][..WIDTH],
             &self.scales[first..][..WIDTH],
         );
-        // SAFETY: all addresses lie in these slices, whose lengths have just been seen, or in `bytes`.
+        // SAFETY: the caller guarantees the instructions and the length of `bytes`; all other addresses lie in these slices,
+        // whose lengths have just been seen.
         unsafe {
             let load = |from: *const i32| _mm512_loadu_si512(from.cast());
             let start = [load(starts.as_ptr()), load(starts.as_ptr().add(LANES))];
@@ -163,8 +169,8 @@ impl<'a> Screen<'a> {
             }
             let scales = scales.as_ptr();
             let (a, b) = (_mm512_loadu_ps(scales), _mm512_loadu_ps(scales.add(LANES)));
-            for (sums, state) in stored.iter().zip(states) {
-                let bar = _mm512_set1_ps(state.bar);
+            for (sums, shortlist) in stored.iter().zip(shortlists) {
+                let bar = _mm512_set1_ps(shortlist.bar);
                 let sums = sums.as_ptr();
                 let low = _mm512_mul_ps(_mm512_cvtepi32_ps(load(sums)), a);
                 let high = _mm512_mul_ps(_mm512_cvtepi32_ps(load(sums.add(LANES))), b);
@@ -181,7 +187,7 @@ impl<'a> Screen<'a> {
                     let lane = passes.trailing_zeros() as usize;
                     passes &= passes - 1;
                     if (first + lane) * self.dim < self.centroids.len() {
-                        state.offer((first + lane) as u32, scores[lane]);
+                        shortlist.offer((first + lane) as u32, scores[lane]);
                     }
                 }
             }
@@ -189,9 +195,9 @@ impl<'a> Screen<'a> {
     }
 }
 
-/// How far the search of a sample is. Scores are in units of the sample's scale.
+/// The centroids that can still be the best of a sample. Scores are in units of the sample's scale.
 #[derive(Clone)]
-struct State {
+struct Shortlist {
     /// What a score has to reach: the best so far, less the margin.
     bar: f32,
     margin: f32,
@@ -199,9 +205,9 @@ struct State {
     candidates: [(f32, u32); CANDIDATES],
 }
 
-impl State {
+impl Shortlist {
     /// Of a row that is no sample.
-    fn nobody() -> Self {
+    fn empty() -> Self {
         Self {
             bar: f32::INFINITY,
             margin: 0.0,
@@ -210,8 +216,9 @@ impl State {
         }
     }
 
-    fn of(sample: &Whole, screen: &Screen<'_>) -> Self {
-        let error = sample.left * screen.length + (sample.length + sample.left) * screen.left;
+    fn of(sample: &Quantised, screen: &Screen<'_>) -> Self {
+        let error =
+            sample.residual * screen.length + (sample.length + sample.residual) * screen.residual;
         // What floats leave, in the products that decide and in these very lines.
         let rounding = 4.0 * f32::EPSILON * (screen.dim + 4) as f32;
         let rounding = rounding * sample.length * screen.length;
@@ -224,7 +231,7 @@ impl State {
                 f32::INFINITY
             },
             margin,
-            ..Self::nobody()
+            ..Self::empty()
         }
     }
 
@@ -232,7 +239,7 @@ impl State {
     #[inline]
     fn offer(&mut self, centroid: u32, score: f32) {
         if self.count == CANDIDATES {
-            self.tidy();
+            self.prune();
             if self.count > CANDIDATES / 2 {
                 // Too many are alike.
                 self.count = 0;
@@ -247,7 +254,7 @@ impl State {
     }
 
     /// Drops candidates that are none any more.
-    fn tidy(&mut self) {
+    fn prune(&mut self) {
         let mut kept = 0;
         for at in 0..self.count {
             if self.candidates[at].0 >= self.bar {
@@ -276,17 +283,17 @@ impl State {
     }
 }
 
-/// What numbers are when they are rounded to multiples of a scale.
-struct Whole {
+/// How a row was rounded to multiples of a scale.
+struct Quantised {
     scale: f32,
-    /// Their length, and that of what rounding leaves.
+    /// The length of the row, and that of what rounding leaves.
     length: f32,
-    left: f32,
+    residual: f32,
 }
 
 /// Rounds `row` to multiples, of at most 127, of a number; `bytes` says which, with zeros behind the end.
 #[inline(always)]
-fn quantise(row: &[f32], bytes: &mut [i8]) -> Whole {
+fn quantise(row: &[f32], bytes: &mut [i8]) -> Quantised {
     // Added to a small number, the lowest bits of the sum are the nearest integer.
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23
     let largest = row.iter().fold(
@@ -296,7 +303,7 @@ fn quantise(row: &[f32], bytes: &mut [i8]) -> Whole {
     let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
     let inverse = 1.0 / scale;
     // In units of the scale, where no square is too large or too small.
-    let (mut length, mut left) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+    let (mut length, mut residual) = ([0.0_f32; LANES], [0.0_f32; LANES]);
     let mut round = |row: &[f32], bytes: &mut [i8]| {
         for (lane, (&x, byte)) in row.iter().zip(bytes).enumerate() {
             let x = x * inverse;
@@ -304,7 +311,7 @@ fn quantise(row: &[f32], bytes: &mut [i8]) -> Whole {
             let rest = x - (shifted - ROUND);
             *byte = shifted.to_bits() as i8;
             length[lane] += x * x;
-            left[lane] += rest * rest;
+            residual[lane] += rest * rest;
         }
     };
     let (chunks, tail) = row.as_chunks::<LANES>();
@@ -318,10 +325,10 @@ fn quantise(row: &[f32], bytes: &mut [i8]) -> Whole {
         None => round(tail, byte_tail),
     }
     let root = |sums: [f32; LANES]| scale * sums.iter().sum::<f32>().sqrt();
-    Whole {
+    Quantised {
         scale,
         length: root(length),
-        left: root(left),
+        residual: root(residual),
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) trait Simd {
     /// not-a-number stays.
     unsafe fn exp2(x: Self::Vector) -> Self::Vector;
     /// The first `n` lanes; the others are 0.
-    unsafe fn kept(v: Self::Vector, n: usize) -> Self::Vector;
+    unsafe fn masked(v: Self::Vector, n: usize) -> Self::Vector;
     /// The lanes, added up.
     unsafe fn sum(v: Self::Vector) -> f32;
     /// The largest lane.
@@ -65,15 +65,15 @@ pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
-            // SAFETY: the processor has just said so.
+            // SAFETY: the processor has just said that AVX-512F and AVX-512VL are present.
             return unsafe { x86::avx512(kernel) };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: as above.
+            // SAFETY: the processor has just said that AVX2 and FMA are present.
             return unsafe { x86::avx2(kernel) };
         }
     }
-    // SAFETY: needs nothing.
+    // SAFETY: `Portable` needs no instruction set.
     unsafe { kernel.run::<Portable<8>>() }
 }
 
@@ -106,29 +106,29 @@ impl<const N: usize> Simd for Portable<N> {
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> [f32; N] {
-        // SAFETY: the caller's; arrays are read unaligned.
+        // SAFETY: the caller guarantees N floats at the address; arrays are read unaligned.
         unsafe { from.cast::<[f32; N]>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn load_part(from: *const f32, n: usize) -> [f32; N] {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees `n` floats at the address.
         std::array::from_fn(|i| if i < n { unsafe { *from.add(i) } } else { 0.0 })
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: [f32; N]) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees N floats at the address; arrays are written unaligned.
         unsafe { to.cast::<[f32; N]>().write_unaligned(v) }
     }
     #[inline(always)]
     unsafe fn store_part(to: *mut f32, v: [f32; N], n: usize) {
         for (i, value) in v.into_iter().take(n).enumerate() {
-            // SAFETY: the caller's.
+            // SAFETY: the caller guarantees `n` floats at the address.
             unsafe { to.add(i).write(value) }
         }
     }
     #[inline(always)]
     unsafe fn stream(to: *mut f32, v: [f32; N]) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees N floats at the address.
         unsafe { Self::store(to, v) }
     }
     #[inline(always)]
@@ -168,7 +168,7 @@ impl<const N: usize> Simd for Portable<N> {
         })
     }
     #[inline(always)]
-    unsafe fn kept(v: [f32; N], n: usize) -> [f32; N] {
+    unsafe fn masked(v: [f32; N], n: usize) -> [f32; N] {
         std::array::from_fn(|i| if i < n { v[i] } else { 0.0 })
     }
     #[inline(always)]
@@ -190,16 +190,33 @@ mod x86 {
     use super::{EXP2, Kernel, ROUND, Simd};
     use std::arch::x86_64::*;
 
+    /// Implements methods of [`Simd`] by intrinsics.
+    macro_rules! by_intrinsics {
+        ($($name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? { $($body:tt)* })*) => {$(
+            #[inline(always)]
+            unsafe fn $name($($argument: $type),*) $(-> $result)? {
+                // SAFETY: the caller guarantees what the trait demands: the instruction set is present, and addresses are
+                // good for as many floats as the method accesses.
+                unsafe { $($body)* }
+            }
+        )*};
+    }
+
+    /// # Safety
+    /// AVX2 and FMA must be present.
     #[target_feature(enable = "avx2,fma")]
     pub(crate) unsafe fn avx2<K: Kernel>(kernel: K) -> K::Output {
-        // SAFETY: this function may only be called where these are present.
+        // SAFETY: the caller guarantees that AVX2 and FMA are present.
         unsafe { kernel.run::<Avx2>() }
     }
 
+    /// # Safety
+    /// AVX-512F and AVX-512VL must be present.
+    //
     // Without `avx512vl` the compiler keeps to the lower 16 registers for what it makes of zeros.
     #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
     pub(crate) unsafe fn avx512<K: Kernel>(kernel: K) -> K::Output {
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees that AVX-512F and AVX-512VL are present; they include AVX2 and FMA.
         unsafe { kernel.run::<Avx512>() }
     }
 
@@ -207,9 +224,12 @@ mod x86 {
 
     impl Avx2 {
         /// All bits of the first `n` lanes.
+        ///
+        /// # Safety
+        /// AVX2 must be present.
         #[inline(always)]
         unsafe fn mask(n: usize) -> __m256i {
-            // SAFETY: this and all below are the caller's.
+            // SAFETY: the caller guarantees the instructions.
             unsafe {
                 let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
                 _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lanes)
@@ -222,61 +242,25 @@ mod x86 {
         type Vector = __m256;
 
         #[inline(always)]
-        unsafe fn splat(value: f32) -> __m256 {
-            unsafe { _mm256_set1_ps(value) }
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> __m256 {
-            unsafe { _mm256_loadu_ps(from) }
-        }
-        #[inline(always)]
-        unsafe fn load_part(from: *const f32, n: usize) -> __m256 {
-            unsafe { _mm256_maskload_ps(from, Self::mask(n)) }
-        }
-        #[inline(always)]
-        unsafe fn store(to: *mut f32, v: __m256) {
-            unsafe { _mm256_storeu_ps(to, v) }
-        }
-        #[inline(always)]
-        unsafe fn store_part(to: *mut f32, v: __m256, n: usize) {
-            unsafe { _mm256_maskstore_ps(to, Self::mask(n), v) }
-        }
-        #[inline(always)]
-        unsafe fn stream(to: *mut f32, v: __m256) {
-            unsafe { _mm256_stream_ps(to, v) }
-        }
-        #[inline(always)]
         fn prefetch(address: *const f32) {
             // SAFETY: part of the baseline, and no access.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
         }
-        #[inline(always)]
-        unsafe fn add(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_add_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn sub(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_sub_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn mul(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_mul_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
-            unsafe { _mm256_fmadd_ps(a, b, c) }
-        }
-        #[inline(always)]
-        unsafe fn max(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_max_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn min(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_min_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn exp2(x: __m256) -> __m256 {
-            unsafe {
+
+        by_intrinsics! {
+            splat(value: f32) -> __m256 { _mm256_set1_ps(value) }
+            load(from: *const f32) -> __m256 { _mm256_loadu_ps(from) }
+            load_part(from: *const f32, n: usize) -> __m256 { _mm256_maskload_ps(from, Self::mask(n)) }
+            store(to: *mut f32, v: __m256) { _mm256_storeu_ps(to, v) }
+            store_part(to: *mut f32, v: __m256, n: usize) { _mm256_maskstore_ps(to, Self::mask(n), v) }
+            stream(to: *mut f32, v: __m256) { _mm256_stream_ps(to, v) }
+            add(a: __m256, b: __m256) -> __m256 { _mm256_add_ps(a, b) }
+            sub(a: __m256, b: __m256) -> __m256 { _mm256_sub_ps(a, b) }
+            mul(a: __m256, b: __m256) -> __m256 { _mm256_mul_ps(a, b) }
+            mul_add(a: __m256, b: __m256, c: __m256) -> __m256 { _mm256_fmadd_ps(a, b, c) }
+            max(a: __m256, b: __m256) -> __m256 { _mm256_max_ps(a, b) }
+            min(a: __m256, b: __m256) -> __m256 { _mm256_min_ps(a, b) }
+            exp2(x: __m256) -> __m256 {
                 // Of two operands that cannot be compared these yield the second: not-a-number stays.
                 let x = _mm256_max_ps(_mm256_set1_ps(-126.0), x);
                 let x = _mm256_min_ps(_mm256_set1_ps(127.0), x);
@@ -292,30 +276,18 @@ mod x86 {
                 let power = _mm256_castsi256_ps(_mm256_add_epi32(exponent, one));
                 _mm256_mul_ps(p, power)
             }
-        }
-        #[inline(always)]
-        unsafe fn kept(v: __m256, n: usize) -> __m256 {
-            unsafe { _mm256_and_ps(v, _mm256_castsi256_ps(Self::mask(n))) }
-        }
-        #[inline(always)]
-        unsafe fn sum(v: __m256) -> f32 {
-            unsafe {
+            masked(v: __m256, n: usize) -> __m256 { _mm256_and_ps(v, _mm256_castsi256_ps(Self::mask(n))) }
+            sum(v: __m256) -> f32 {
                 let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
                 let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
                 _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
             }
-        }
-        #[inline(always)]
-        unsafe fn largest(v: __m256) -> f32 {
-            unsafe {
+            largest(v: __m256) -> f32 {
                 let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
                 let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
                 _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
             }
-        }
-        #[inline(always)]
-        unsafe fn smallest(v: __m256) -> f32 {
-            unsafe {
+            smallest(v: __m256) -> f32 {
                 let v = _mm_min_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
                 let v = _mm_min_ps(v, _mm_movehl_ps(v, v));
                 _mm_cvtss_f32(_mm_min_ss(v, _mm_movehdup_ps(v)))
@@ -338,61 +310,25 @@ mod x86 {
         type Vector = __m512;
 
         #[inline(always)]
-        unsafe fn splat(value: f32) -> __m512 {
-            unsafe { _mm512_set1_ps(value) }
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> __m512 {
-            unsafe { _mm512_loadu_ps(from) }
-        }
-        #[inline(always)]
-        unsafe fn load_part(from: *const f32, n: usize) -> __m512 {
-            unsafe { _mm512_maskz_loadu_ps(Self::mask(n), from) }
-        }
-        #[inline(always)]
-        unsafe fn store(to: *mut f32, v: __m512) {
-            unsafe { _mm512_storeu_ps(to, v) }
-        }
-        #[inline(always)]
-        unsafe fn store_part(to: *mut f32, v: __m512, n: usize) {
-            unsafe { _mm512_mask_storeu_ps(to, Self::mask(n), v) }
-        }
-        #[inline(always)]
-        unsafe fn stream(to: *mut f32, v: __m512) {
-            unsafe { _mm512_stream_ps(to, v) }
-        }
-        #[inline(always)]
         fn prefetch(address: *const f32) {
             // SAFETY: part of the baseline, and no access.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
         }
-        #[inline(always)]
-        unsafe fn add(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_add_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn sub(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_sub_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_mul_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
-            unsafe { _mm512_fmadd_ps(a, b, c) }
-        }
-        #[inline(always)]
-        unsafe fn max(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_max_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn min(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_min_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn exp2(x: __m512) -> __m512 {
-            unsafe {
+
+        by_intrinsics! {
+            splat(value: f32) -> __m512 { _mm512_set1_ps(value) }
+            load(from: *const f32) -> __m512 { _mm512_loadu_ps(from) }
+            load_part(from: *const f32, n: usize) -> __m512 { _mm512_maskz_loadu_ps(Self::mask(n), from) }
+            store(to: *mut f32, v: __m512) { _mm512_storeu_ps(to, v) }
+            store_part(to: *mut f32, v: __m512, n: usize) { _mm512_mask_storeu_ps(to, Self::mask(n), v) }
+            stream(to: *mut f32, v: __m512) { _mm512_stream_ps(to, v) }
+            add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
+            sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
+            mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
+            mul_add(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
+            max(a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
+            min(a: __m512, b: __m512) -> __m512 { _mm512_min_ps(a, b) }
+            exp2(x: __m512) -> __m512 {
                 // As above; the power itself saturates, but an infinite x would leave no remainder.
                 let x = _mm512_max_ps(_mm512_set1_ps(-126.0), x);
                 let x = _mm512_min_ps(_mm512_set1_ps(127.0), x);
@@ -404,22 +340,10 @@ mod x86 {
                 }
                 _mm512_scalef_ps(p, whole)
             }
-        }
-        #[inline(always)]
-        unsafe fn kept(v: __m512, n: usize) -> __m512 {
-            unsafe { _mm512_maskz_mov_ps(Self::mask(n), v) }
-        }
-        #[inline(always)]
-        unsafe fn sum(v: __m512) -> f32 {
-            unsafe { _mm512_reduce_add_ps(v) }
-        }
-        #[inline(always)]
-        unsafe fn largest(v: __m512) -> f32 {
-            unsafe { _mm512_reduce_max_ps(v) }
-        }
-        #[inline(always)]
-        unsafe fn smallest(v: __m512) -> f32 {
-            unsafe { _mm512_reduce_min_ps(v) }
+            masked(v: __m512, n: usize) -> __m512 { _mm512_maskz_mov_ps(Self::mask(n), v) }
+            sum(v: __m512) -> f32 { _mm512_reduce_add_ps(v) }
+            largest(v: __m512) -> f32 { _mm512_reduce_max_ps(v) }
+            smallest(v: __m512) -> f32 { _mm512_reduce_min_ps(v) }
         }
     }
 }
@@ -475,7 +399,7 @@ pub(crate) mod forced {
     }
 
     pub(super) fn run<K: Kernel>(set: Set, kernel: K) -> K::Output {
-        // SAFETY: only sets that are present are handed out.
+        // SAFETY: tests force no sets but those of `present`.
         unsafe {
             match set {
                 Set::Portable => kernel.run::<Portable<8>>(),

@@ -1,32 +1,34 @@
 //! Scores to test on, the same on every machine, and where to.
 #![allow(dead_code)]
 
-use burn::tensor::Device;
-use swav_ot::Form;
+pub mod ranks;
 
-/// A device and the form of the passes on it.
+use burn::tensor::Device;
+use swav_ot::Implementation;
+
+/// A device and the implementation that computes on it.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub device: Device,
-    pub form: Form,
+    pub implementation: Implementation,
 }
 
-/// Both forms on the CPU and, where the tests are built for it, on a GPU (or what stands in for one).
+/// Both implementations on the CPU and, where the tests are built for it, on a GPU (or what stands in for one).
 pub fn places() -> Vec<Place> {
     let mut devices = vec![Device::flex()];
     if cfg!(feature = "wgpu") {
         devices.push(gpu());
     }
-    let forms = |device: Device| {
-        [Form::Fused, Form::Tensors].map(|form| Place {
+    let both = |device: Device| {
+        [Implementation::Fused, Implementation::TensorOps].map(|implementation| Place {
             device: device.clone(),
-            form,
+            implementation,
         })
     };
-    devices.into_iter().flat_map(forms).collect()
+    devices.into_iter().flat_map(both).collect()
 }
 
-/// Both forms on the CPU alone: for what has not been run on a GPU yet.
+/// Both implementations on the CPU alone: for what has not been run on a GPU yet.
 pub fn on_cpu() -> Vec<Place> {
     let mut places = places();
     places.retain(|place| place.device == Device::flex());

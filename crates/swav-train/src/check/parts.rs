@@ -3,8 +3,8 @@
 use burn::optim::Optimizer;
 use burn::tensor::Tensor;
 use swav_data::CropGroup;
-use swav_model::ops::{Then, batch_norm, batch_norm_train, conv2d};
-use swav_ot::{Form, Local, SinkhornConfig, sinkhorn_with};
+use swav_model::ops::{Epilogue, batch_norm, batch_norm_train, conv2d};
+use swav_ot::{Implementation, Local, SinkhornConfig, sinkhorn_with};
 
 use super::{Case, Place, Results, gradient, result};
 use crate::TrainError;
@@ -123,9 +123,9 @@ fn normalisation(follow: Follow, place: &Place) -> Result<Results, TrainError> {
     let weight = place.leaf(3, [37]);
     let bias = place.leaf(4, [37]);
     let then = match follow {
-        Follow::Nothing => Then::Nothing,
-        Follow::Relu => Then::Relu,
-        Follow::AddRelu => Then::AddRelu(shortcut.clone()),
+        Follow::Nothing => Epilogue::None,
+        Follow::Relu => Epilogue::Relu,
+        Follow::AddRelu => Epilogue::AddRelu(shortcut.clone()),
     };
     // A mean that is large beside the deviation.
     let input = x.clone() * 0.5 + 3.0;
@@ -156,7 +156,7 @@ fn rows(place: &Place) -> Result<Results, TrainError> {
         weight.clone(),
         bias.clone(),
         EPSILON,
-        Then::<2>::Relu,
+        Epilogue::<2>::Relu,
     );
     let probe = place.normal(4, shape).autodiff();
     let gradients = (batch.output.clone() * probe).sum().backward();
@@ -173,7 +173,7 @@ fn given_statistics(place: &Place) -> Result<Results, TrainError> {
     let shape = [IMAGES, 37, 13, 13];
     let (x, shortcut) = (place.normal(1, shape), place.normal(2, shape));
     let variance = number(6).square() + 0.1;
-    let then = Then::AddRelu(shortcut);
+    let then = Epilogue::AddRelu(shortcut);
     let y = batch_norm(x, number(3), number(4), number(5), variance, EPSILON, then);
     Ok(vec![result("output", y)?])
 }
@@ -181,8 +181,8 @@ fn given_statistics(place: &Place) -> Result<Results, TrainError> {
 fn codes(place: &Place) -> Result<Results, TrainError> {
     let scores = place.normal(1, [1, 300, 257]) * 0.1;
     let form = match place.plain {
-        true => Form::Tensors,
-        false => Form::Fused,
+        true => Implementation::TensorOps,
+        false => Implementation::Fused,
     };
     let codes = sinkhorn_with(scores, &SinkhornConfig::default(), form, &mut Local)
         .map_err(|error| TrainError::Device(format!("the codes could not be computed: {error}")))?;

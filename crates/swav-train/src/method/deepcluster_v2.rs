@@ -160,7 +160,7 @@ impl Method for DeepclusterV2 {
         &mut self,
         epoch: EpochStart,
         mut network: Network,
-        _: &mut dyn Communicator,
+        ranks: &mut dyn Communicator,
     ) -> Result<Network, TrainError> {
         self.bank.fill(epoch.embedded);
         let mut found = Vec::new();
@@ -171,7 +171,7 @@ impl Method for DeepclusterV2 {
             let order = Permutation::new(self.bank.len() as u64, epoch.seed, draw);
             let chosen: Vec<usize> = (0..clusters as u64).map(|k| order.at(k) as usize).collect();
             let start = centroids_from(&samples, &chosen);
-            let result = spherical_kmeans(samples, start, self.plan.iterations);
+            let result = spherical_kmeans(samples, start, self.plan.iterations, ranks);
             let result = result.map_err(|error| {
                 TrainError::Stopped(format!(
                     "the clusters of epoch {} failed: {error}",

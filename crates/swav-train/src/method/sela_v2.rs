@@ -201,6 +201,7 @@ impl SelaV2 {
         &self,
         bank: usize,
         prototypes: &Tensor<2>,
+        ranks: &mut dyn Communicator,
     ) -> Result<(PrototypePotentials, Vec<u32>), swav_ot::OtError> {
         let batches = self.bank.batches(bank);
         let scores = |block: usize| batches[block].clone().matmul(prototypes.clone());
@@ -208,7 +209,7 @@ impl SelaV2 {
             epsilon: self.plan.epsilon,
             iterations: self.plan.iterations,
         };
-        let potentials = PrototypePotentials::of_blocks(batches.len(), scores, &config)?;
+        let potentials = PrototypePotentials::of_blocks(batches.len(), scores, &config, ranks)?;
         let mut labels = Vec::new();
         for block in 0..batches.len() {
             let best: Tensor<2, Int> = potentials.codes(scores(block))?.argmax(1);
@@ -262,7 +263,7 @@ impl Method for SelaV2 {
         &mut self,
         epoch: EpochStart,
         mut network: Network,
-        _: &mut dyn Communicator,
+        ranks: &mut dyn Communicator,
     ) -> Result<Network, TrainError> {
         self.bank.fill(epoch.embedded);
         network.prototypes = network.prototypes.normalise();
@@ -271,12 +272,13 @@ impl Method for SelaV2 {
         for (head, prototypes) in network.prototypes.weights().into_iter().enumerate() {
             let prototypes = prototypes.inner();
             let (potentials, labels) =
-                self.partition(head % BANKS, &prototypes).map_err(|error| {
-                    TrainError::Stopped(format!(
-                        "the labels of epoch {} failed: {error}",
-                        epoch.number
-                    ))
-                })?;
+                self.partition(head % BANKS, &prototypes, ranks)
+                    .map_err(|error| {
+                        TrainError::Stopped(format!(
+                            "the labels of epoch {} failed: {error}",
+                            epoch.number
+                        ))
+                    })?;
             heads.push((prototypes, potentials));
             found.push(labels);
         }

@@ -8,7 +8,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use swav_model::{Network, Outputs};
-use swav_ot::{CodeStatistics, Form, SinkhornConfig, sinkhorn_with};
+use swav_ot::{CodeStatistics, Implementation, SinkhornConfig, sinkhorn_with};
 
 use super::checks::{check_prototypes, check_several_crops, check_sinkhorn, check_temperature};
 use super::tensor_file::{SavedTensors, TensorFile};
@@ -307,7 +307,7 @@ impl Swav {
         let [_, prototypes_of_head] = prototypes.dims();
         let (all, scores) = (all / crops, rows.matmul(prototypes));
         let scores = scores.reshape([crops, all, prototypes_of_head]);
-        let codes = sinkhorn_with(scores, &config, Form::Fused, ranks)
+        let codes = sinkhorn_with(scores, &config, Implementation::Fused, ranks)
             .unwrap_or_else(|error| unreachable!("the plan has been checked: {error}"));
         let own = codes.narrow(1, all - batch, batch);
         (0..crops)

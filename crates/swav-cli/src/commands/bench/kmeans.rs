@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
-use swav_ot::{Form, spherical_kmeans_with};
+use swav_ot::{Implementation, Local, spherical_kmeans_with};
 use swav_train::TrainError;
 
 use super::times;
@@ -42,10 +42,19 @@ pub fn kmeans(args: &BenchKmeans) -> anyhow::Result<()> {
     let bank = unit_vectors([args.samples, args.dim], &found.device);
     let start = bank.clone().slice(0..args.centroids);
     let mut rows = Vec::new();
-    for (form, name) in [(Form::Fused, "fused"), (Form::Tensors, "tensors")] {
+    for (form, name) in [
+        (Implementation::Fused, "fused"),
+        (Implementation::TensorOps, "tensors"),
+    ] {
         let times_ms = times(&found, LEAST, || {
             let (bank, start) = (bank.clone(), start.clone());
-            black_box(spherical_kmeans_with(bank, start, args.iterations, form)?);
+            black_box(spherical_kmeans_with(
+                bank,
+                start,
+                args.iterations,
+                form,
+                &mut Local,
+            )?);
             Ok(())
         })?;
         rows.push(Row { name, times_ms });

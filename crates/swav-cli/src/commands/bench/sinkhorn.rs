@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
-use swav_ot::{Form, Local, SinkhornConfig, sinkhorn_with};
+use swav_ot::{Implementation, Local, SinkhornConfig, sinkhorn_with};
 
 use super::times;
 use crate::args::BenchSinkhorn;
@@ -53,7 +53,10 @@ pub fn sinkhorn(args: &BenchSinkhorn) -> anyhow::Result<()> {
             iterations,
         };
         let scores = scores(size.0, &found.device);
-        for (form, name) in [(Form::Tensors, "tensors"), (Form::Fused, "fused")] {
+        for (form, name) in [
+            (Implementation::TensorOps, "tensors"),
+            (Implementation::Fused, "fused"),
+        ] {
             let times = times(&found, LEAST, || {
                 black_box(sinkhorn_with(scores.clone(), &config, form, &mut Local)?);
                 Ok(())

@@ -1,5 +1,6 @@
 //! What is to be computed, and where it is and goes: a convolution, or the gradient of its input.
 
+use super::out::Out;
 use super::panel::Tap;
 
 /// Maps to maps: `out[o][y][x] = Σ_c Σ_t w[o][c][t] · in[c][y·step + dy_t][x·step + dx_t]`, group by
@@ -55,8 +56,9 @@ pub(super) struct Weights<'a> {
 }
 
 /// Where the output goes: pixel (y, x) to `(y·step + row, x·step + column)`.
-pub(super) struct Target {
-    pub(super) values: Shared,
+pub(super) struct Target<'a> {
+    /// Whole maps, which the tasks of a call share: each writes where no other does.
+    pub(super) values: Out<'a>,
     pub(super) channels: usize,
     pub(super) height: usize,
     pub(super) width: usize,
@@ -65,35 +67,13 @@ pub(super) struct Target {
     pub(super) column: usize,
 }
 
-impl Target {
-    /// The first pixel of row `y` of a map.
+impl Target<'_> {
+    /// The address of the first pixel of row `y` of a map.
     ///
-    /// # Safety
-    /// The map and the row must be there; no other task may use what the caller does.
-    pub(super) unsafe fn row_of(&self, image: usize, channel: usize, y: usize) -> *mut f32 {
+    /// # Panics
+    /// If it is beyond the maps.
+    pub(super) fn row_of(&self, image: usize, channel: usize, y: usize) -> *mut f32 {
         let map = image * self.channels + channel;
-        // SAFETY: the caller's.
-        unsafe { self.values.at((map * self.height + y) * self.width) }
-    }
-}
-
-/// A pointer that the tasks of one call share; each writes where no other does.
-pub(super) struct Shared(*mut f32);
-
-// SAFETY: see above; the call that makes it does not return before its tasks have ended.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    pub(super) fn new(values: *mut f32) -> Self {
-        Self(values)
-    }
-
-    /// # Safety
-    /// As [`pointer::add`].
-    pub(super) unsafe fn at(&self, index: usize) -> *mut f32 {
-        // SAFETY: the caller's.
-        unsafe { self.0.add(index) }
+        self.values.at((map * self.height + y) * self.width)
     }
 }

@@ -10,6 +10,7 @@
 //! and one spilled sum halves the speed. Of the 32 registers of AVX-512 a tile takes 27 or 29: two
 //! vectors by twelve rows where maps come out, four by six where weights do.
 
+use super::out::Out;
 use crate::ops::simd::{Kernel, Simd, dispatch};
 
 /// Rows of the left matrix that a tile covers at most. Weights are packed, and rows of scratch space
@@ -42,15 +43,19 @@ pub(super) struct MapProduct<'a> {
     pub(super) rows: usize,
     pub(super) columns: usize,
     /// `[touched(rows)][out_stride]`
-    pub(super) out: &'a mut [f32],
+    pub(super) out: Out<'a>,
     pub(super) out_stride: usize,
     pub(super) accumulate: bool,
 }
 
 impl MapProduct<'_> {
+    /// # Safety
+    /// If `accumulate` is set, `out` must hold floats in the first `columns`, rounded up to a multiple of [`ALIGN`], of
+    /// each of `touched(rows)` rows: those that a product with as many rows and columns has written.
+    ///
     /// # Panics
     /// If a slice is too short for what the numbers say.
-    pub(super) fn run(self) {
+    pub(super) unsafe fn run(self) {
         let columns = self.columns.next_multiple_of(ALIGN);
         let reach = self.offsets.iter().max().unwrap_or(&0) + columns;
         assert!(reach <= self.panel.len() && columns <= self.out_stride);
@@ -73,7 +78,7 @@ impl MapProduct<'_> {
         mut weights: *const f32,
         out: *mut f32,
     ) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees the instruction set, and that what `run` asserts holds from these addresses on.
         unsafe {
             let mut sums = [[S::zero(); V]; R];
             if self.accumulate {
@@ -90,7 +95,7 @@ impl MapProduct<'_> {
                     *x = S::load(at.add(v * S::LANES));
                 }
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let w = S::splat(weights.add(r / ROWS * self.weights_stride + r % ROWS));
+                    let w = S::splat(*weights.add(r / ROWS * self.weights_stride + r % ROWS));
                     for (sum, &x) in sums.iter_mut().zip(&x) {
                         *sum = S::mul_add(w, x, *sum);
                     }
@@ -113,7 +118,7 @@ impl MapProduct<'_> {
     unsafe fn column<S: Simd, const V: usize>(&self, q: usize, out: *mut f32) {
         let mut row = 0;
         while row < self.rows {
-            // SAFETY: the caller's.
+            // SAFETY: the caller guarantees what `tile` wants for this column; a tile reaches no row beyond `touched(rows)`.
             unsafe {
                 let panel = self.panel.as_ptr().add(q);
                 let weights = self.weights.as_ptr().add(row / ROWS * self.weights_stride);
@@ -140,10 +145,10 @@ impl MapProduct<'_> {
 impl Kernel for MapProduct<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let out = self.out.as_mut_ptr();
+        let out = self.out.at(0);
         let mut q = 0;
         while q < self.columns {
-            // SAFETY: `run` has checked the lengths.
+            // SAFETY: the caller guarantees the instruction set; `run` has checked the lengths.
             unsafe {
                 if q + S::LANES < self.columns {
                     self.column::<S, 2>(q, out);
@@ -196,7 +201,7 @@ impl WeightProduct<'_> {
         k: usize,
         out: *mut f32,
     ) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees the instruction set, the rows and the k's; `run` has checked the lengths.
         unsafe {
             let left = self.left.as_ptr().add(row * self.stride);
             let mut taps = [self.panel.as_ptr(); T];
@@ -248,7 +253,7 @@ impl WeightProduct<'_> {
     unsafe fn row<S: Simd, const R: usize>(&self, row: usize, out: *mut f32) {
         let mut k = 0;
         while k < self.offsets.len() {
-            // SAFETY: the caller's.
+            // SAFETY: the caller guarantees what `tile` wants for these rows; as many k's are left.
             unsafe {
                 match self.offsets.len() - k {
                     4.. if S::MANY_REGISTERS => {
@@ -274,7 +279,7 @@ impl Kernel for WeightProduct<'_> {
     unsafe fn run<S: Simd>(self) {
         let out = self.out.as_mut_ptr();
         for row in (0..self.rows).step_by(ROWS) {
-            // SAFETY: `run` has checked the lengths.
+            // SAFETY: the caller guarantees the instruction set; `run` has checked the lengths.
             unsafe {
                 match self.rows - row {
                     1 | 2 => self.row::<S, 2>(row, out),
@@ -315,7 +320,7 @@ mod tests {
                 weights_stride: KS * ROWS,
                 rows,
                 columns,
-                out: &mut out,
+                out: Out::from(&mut out[..]),
                 out_stride: STRIDE,
                 accumulate,
             });
@@ -366,12 +371,15 @@ mod tests {
     fn products_are_the_plain_sums_with_vectors_of_every_width() {
         for rows in 1..=3 * ROWS {
             for columns in [1, 7, 8, 9, 16, 17, 33, 65] {
-                // SAFETY: `Portable` needs nothing; the lengths are those that `run` wants.
+                // SAFETY: `Portable` needs no instructions; the lengths are those that `run` checks, and all is initialised.
                 map_products(rows, columns, |p| unsafe { Kernel::run::<Portable<8>>(p) });
-                map_products(rows, columns, |p| unsafe { Kernel::run::<Portable<16>>(p) });
-                map_products(rows, columns, |p| p.run());
                 // SAFETY: as above.
+                map_products(rows, columns, |p| unsafe { Kernel::run::<Portable<16>>(p) });
+                // SAFETY: all is initialised.
+                map_products(rows, columns, |p| unsafe { p.run() });
+                // SAFETY: `Portable` needs no instructions; the lengths are those that `run` checks.
                 weight_products(rows, columns, |p| unsafe { Kernel::run::<Portable<8>>(p) });
+                // SAFETY: as above.
                 weight_products(rows, columns, |p| unsafe { Kernel::run::<Portable<16>>(p) });
                 weight_products(rows, columns, |p| p.run());
             }
@@ -381,17 +389,19 @@ mod tests {
     #[test]
     #[should_panic(expected = "reach <= self.panel.len()")]
     fn a_panel_that_is_too_short_is_refused() {
-        MapProduct {
+        let mut out = [0.0; ROWS * ALIGN];
+        let product = MapProduct {
             panel: &[0.0; 10],
             offsets: &[0],
             weights: &[0.0; ROWS],
             weights_stride: ROWS,
             rows: 1,
             columns: 1,
-            out: &mut [0.0; ROWS * ALIGN],
+            out: Out::from(&mut out[..]),
             out_stride: ALIGN,
             accumulate: false,
-        }
-        .run();
+        };
+        // SAFETY: nothing is accumulated.
+        unsafe { product.run() };
     }
 }

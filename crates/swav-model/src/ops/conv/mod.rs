@@ -23,14 +23,18 @@
 mod correlation;
 mod dense;
 mod kernel;
+mod out;
 mod panel;
 mod patches;
 mod plan;
 mod tiles;
 mod winograd;
 
-use correlation::{Correlation, Shared, Taps, Target, Weights};
+use std::mem::MaybeUninit;
+
+use correlation::{Correlation, Taps, Target, Weights};
 use dense::Dense;
+use out::Out;
 use panel::Maps;
 use winograd::Winograd;
 
@@ -172,7 +176,7 @@ pub(crate) fn forward(shape: &ConvShape, x: &[f32], weight: &[f32]) -> Vec<f32> 
     let [height, width] = shape.output_map();
     let mut y = Vec::with_capacity(shape.output_len());
     let target = Target {
-        values: Shared::new(y.as_mut_ptr()),
+        values: Out::from(&mut y.spare_capacity_mut()[..shape.output_len()]),
         channels: shape.outputs,
         height,
         width,
@@ -181,7 +185,7 @@ pub(crate) fn forward(shape: &ConvShape, x: &[f32], weight: &[f32]) -> Vec<f32> 
         column: 0,
     };
     correlate(&correlation, &shape.input(x), &weights, &target);
-    // SAFETY: every pixel of every output of every image has been written.
+    // SAFETY: `correlate` has written every pixel of every output of every image.
     unsafe { y.set_len(shape.output_len()) };
     y
 }
@@ -203,8 +207,9 @@ pub(crate) fn input_gradient(shape: &ConvShape, dy: &[f32], weight: &[f32]) -> V
     let stride = shape.stride;
     let unseen = |phase: usize, size| shape.turned_taps(size, phase).is_empty();
     let mut dx = Vec::with_capacity(len);
+    let unwritten = &mut dx.spare_capacity_mut()[..len];
     if (0..stride).any(|phase| unseen(phase, shape.height) || unseen(phase, shape.width)) {
-        dx.resize(len, 0.0);
+        unwritten.fill(MaybeUninit::new(0.0));
     }
     let inputs = shape.inputs / shape.groups;
     let area = shape.kernel * shape.kernel;
@@ -232,7 +237,7 @@ pub(crate) fn input_gradient(shape: &ConvShape, dy: &[f32], weight: &[f32]) -> V
             width: (shape.width - column).div_ceil(stride),
         };
         let target = Target {
-            values: Shared::new(dx.as_mut_ptr()),
+            values: Out::from(&mut *unwritten),
             channels: shape.inputs,
             height: shape.height,
             width: shape.width,
@@ -242,7 +247,8 @@ pub(crate) fn input_gradient(shape: &ConvShape, dy: &[f32], weight: &[f32]) -> V
         };
         correlate(&correlation, &maps, &weights, &target);
     }
-    // SAFETY: the phases together are every pixel; each has been written, or all were set to zero.
+    // SAFETY: the phases together are every pixel. `correlate` has written those of each phase; if one was left out, all
+    // pixels were set to zero before.
     unsafe { dx.set_len(len) };
     dx
 }

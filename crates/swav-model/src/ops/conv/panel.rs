@@ -17,6 +17,7 @@
 use std::ops::Range;
 
 use super::kernel::ALIGN;
+use super::out::Out;
 
 /// A tap of a kernel: output (y, x) reads input `(y·step + dy, x·step + dx)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,34 +305,10 @@ struct Window {
     from: usize,
 }
 
-/// `copy_from_slice`, for rows that are mostly shorter than the call of a function takes.
-///
-/// # Panics
-/// If the lengths differ.
+/// [`Out::copy_from`] for floats that are initialised.
 #[inline(always)]
 pub(super) fn copy(to: &mut [f32], from: &[f32]) {
-    assert_eq!(to.len(), from.len());
-    match to.len() {
-        4..8 => copy_ends::<4>(to, from),
-        8..16 => copy_ends::<8>(to, from),
-        16..=32 => copy_ends::<16>(to, from),
-        0..4 => to.iter_mut().zip(from).for_each(|(to, &from)| *to = from),
-        _ => to.copy_from_slice(from),
-    }
-}
-
-/// The first N and the last N, which are all: there are N to 2 N.
-#[inline(always)]
-fn copy_ends<const N: usize>(to: &mut [f32], from: &[f32]) {
-    if let (Some(first), Some(last)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) {
-        let (first, last) = (*first, *last);
-        if let Some(to) = to.first_chunk_mut::<N>() {
-            *to = first;
-        }
-        if let Some(to) = to.last_chunk_mut::<N>() {
-            *to = last;
-        }
-    }
+    Out::from(to).copy_from(from);
 }
 
 /// The way from a panel to one without gaps.

@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::correlation::{Correlation, Shared, Target, Weights};
+use super::correlation::{Correlation, Target, Weights};
 use super::kernel::{MapProduct, ROWS, WeightProduct};
+use super::out::Out;
 use super::panel::{Chunk, Maps, copy};
 use super::plan::{Panels, Plan, SHARE, ranges};
 
@@ -92,11 +93,9 @@ impl Correlation {
                         if plan.direct {
                             let (outputs, pixels) = (self.rows(&part), plan.stride());
                             let first = chunk.image * target.channels + outputs.start;
-                            // SAFETY: whole maps of the target; images and blocks of outputs are disjoint.
-                            let out = unsafe {
-                                let first = target.values.at(first * pixels);
-                                std::slice::from_raw_parts_mut(first, outputs.len() * pixels)
-                            };
+                            let range = first * pixels..(first + outputs.len()) * pixels;
+                            // SAFETY: whole maps of an image and some blocks of outputs, which no other task has.
+                            let out = unsafe { target.values.part(range) };
                             self.compute(&plan, maps, &part, &packed, panels, out);
                             continue;
                         }
@@ -104,7 +103,8 @@ impl Correlation {
                         if rows.len() < needed {
                             rows.resize(needed, 0.0);
                         }
-                        self.compute(&plan, maps, &part, &packed, panels, rows);
+                        let out = Out::from(&mut rows[..]);
+                        self.compute(&plan, maps, &part, &packed, panels, out);
                         self.deliver(&plan, &part, rows, target);
                     }
                 });
@@ -119,7 +119,7 @@ impl Correlation {
         part: &Part,
         packed: &[f32],
         panels: &mut Panels,
-        out: &mut [f32],
+        mut out: Out<'_>,
     ) {
         let &Part { chunk, group, .. } = part;
         let rows = self.rows(part);
@@ -131,18 +131,19 @@ impl Correlation {
             let channels = group * self.inputs + first..group * self.inputs + last;
             let panel = plan.panel(panels, maps, chunk, channels);
             let start = (group * all_blocks + part.blocks.start) * depth + first * taps;
-            MapProduct {
+            let product = MapProduct {
                 panel,
                 offsets: &plan.offsets[..(last - first) * taps],
                 weights: &packed[start * ROWS..],
                 weights_stride: depth * ROWS,
                 rows: rows.len(),
                 columns: plan.columns(),
-                out: &mut *out,
+                out: out.reborrow(),
                 out_stride: plan.stride(),
                 accumulate: first > 0,
-            }
-            .run();
+            };
+            // SAFETY: after the first pass, one with the same rows and columns has written what this one adds to.
+            unsafe { product.run() };
         }
     }
 
@@ -164,19 +165,18 @@ impl Correlation {
                     let from = &row[column..][..rows * self.width];
                     let line = (chunk.row + y) * target.step + target.row;
                     let to = (map * target.height + line) * target.width + target.column;
-                    // SAFETY: `line` and the columns lie within the map: `height` and `width` of a
-                    // correlation are how often `step` fits. Chunks, groups and blocks are disjoint.
-                    unsafe {
-                        let to = target.values.at(to);
-                        if target.step == 1 {
-                            copy(std::slice::from_raw_parts_mut(to, from.len()), from);
-                            return;
-                        }
-                        for (y, from) in from.chunks_exact(self.width).enumerate() {
-                            let to = to.add(y * target.step * target.width);
-                            for (x, &value) in from.iter().enumerate() {
-                                to.add(x * target.step).write(value);
-                            }
+                    if target.step == 1 {
+                        // SAFETY: no other task has these rows of this map: chunks, groups and blocks are disjoint.
+                        let mut to = unsafe { target.values.part(to..to + from.len()) };
+                        to.copy_from(from);
+                        return;
+                    }
+                    for (y, from) in from.chunks_exact(self.width).enumerate() {
+                        let to = target.values.at(to + y * target.step * target.width);
+                        for (x, &value) in from.iter().enumerate() {
+                            // SAFETY: a pixel of a row of the map, since `width` of a correlation is how often `step`
+                            // fits; and of this task alone, as above.
+                            unsafe { to.add(x * target.step).write(value) };
                         }
                     }
                 });
@@ -246,7 +246,7 @@ impl Correlation {
             })
             .collect();
         let size = self.outputs.next_multiple_of(ROWS);
-        let target = Shared::new(dw.as_mut_ptr());
+        let target = Out::from(dw);
         parts
             .par_iter()
             .zip(partial.par_chunks(slices.len()))
@@ -271,17 +271,15 @@ impl Correlation {
                         let channel = (group * self.outputs + output) * self.inputs + inputs.start;
                         let area = self.taps.area;
                         if taps == area {
-                            // SAFETY: the weights of an output, and parts are disjoint.
-                            unsafe {
-                                let to = target.at(channel * area);
-                                std::ptr::copy_nonoverlapping(sums.as_ptr(), to, depth);
-                            }
+                            let weights = channel * area..channel * area + depth;
+                            // SAFETY: no other task has these inputs of this output: parts are disjoint.
+                            unsafe { target.part(weights) }.copy_from(sums);
                             continue;
                         }
                         for (input, sums) in sums.chunks_exact(taps).enumerate() {
                             let kernel = (channel + input) * area;
                             for (&sum, &place) in sums.iter().zip(&self.taps.places) {
-                                // SAFETY: a weight, and parts are disjoint.
+                                // SAFETY: a weight of a kernel that no other task has: parts are disjoint.
                                 unsafe { target.at(kernel + place).write(sum) };
                             }
                         }

@@ -58,7 +58,8 @@ impl Pixels {
         let (low_x, high_x) = within(left, self.width, maps.width);
         let planes = maps.maps(image, channel..channel + S::LANES);
         let size = maps.height * maps.width;
-        // SAFETY: the caller's; all pixels lie in `planes` and in `to`.
+        // SAFETY: the caller guarantees the instruction set and that `to` has room; `low` and `high` keep to the pixels of
+        // `planes`.
         unsafe {
             let zeros = |from: usize, count: usize| {
                 std::ptr::write_bytes(to.add(from * S::LANES), 0, count * S::LANES);
@@ -141,9 +142,12 @@ impl Inputs<'_> {
     }
 
     /// The sums over a column of a window: Bᵀ d.
+    ///
+    /// # Safety
+    /// `S` must be present, and four rows of a vector must lie at `from`, `row` floats apart.
     #[inline(always)]
     unsafe fn column<S: Simd>(from: *const f32, row: usize) -> [S::Vector; 4] {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees the instruction set and the rows.
         unsafe {
             let (a, b) = (S::load(from), S::load(from.add(row)));
             let (c, d) = (S::load(from.add(2 * row)), S::load(from.add(3 * row)));
@@ -162,7 +166,8 @@ impl Kernel for Inputs<'_> {
             let at = pixels_of(self.pixels, pixels.height * pixels.width);
             let row = pixels.width * S::LANES;
             for channel in (0..channels).step_by(S::LANES) {
-                // SAFETY: `run` has checked that windows have room for all tiles; `at` has it for the pixels.
+                // SAFETY: the caller guarantees the instruction set; `run` has checked that windows have room for all
+                // tiles, and `at` has it for the pixels.
                 unsafe {
                     pixels.fill::<S>(self.maps, part.image, channel, at);
                     let mut to = self
@@ -223,7 +228,8 @@ impl Kernel for Gradients<'_> {
             let at = pixels_of(self.pixels, pixels.height * pixels.width);
             let row = pixels.width * S::LANES;
             for channel in (0..channels).step_by(S::LANES) {
-                // SAFETY: `run` has checked that slopes have room for all tiles; `at` has it for the pixels.
+                // SAFETY: the caller guarantees the instruction set; `run` has checked that slopes have room for all
+                // tiles, and `at` has it for the pixels.
                 unsafe {
                     pixels.fill::<S>(self.maps, part.image, channel, at);
                     let mut to = self.slopes.as_mut_ptr().add(part.tile * channels + channel);
@@ -261,7 +267,7 @@ pub(super) struct Outputs<'a> {
     /// Tiles of a row.
     pub(super) width: usize,
     /// Whole maps; the tasks that write into it have parts of their own.
-    pub(super) target: &'a Target,
+    pub(super) target: &'a Target<'a>,
     pub(super) pixels: &'a mut Vec<f32>,
 }
 
@@ -281,9 +287,12 @@ impl Outputs<'_> {
     }
 
     /// Aᵀ of a column.
+    ///
+    /// # Safety
+    /// `S` must be present, and four vectors must lie at `from`, `4 · apart` floats apart.
     #[inline(always)]
     unsafe fn column<S: Simd>(from: *const f32, apart: usize) -> [S::Vector; 2] {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees the instruction set and the vectors.
         unsafe {
             let (a, b) = (S::load(from), S::load(from.add(4 * apart)));
             let (c, d) = (S::load(from.add(8 * apart)), S::load(from.add(12 * apart)));
@@ -308,8 +317,8 @@ impl Kernel for Outputs<'_> {
             let count = lines * width;
             let at = pixels_of(self.pixels, count);
             for channel in (0..channels).step_by(S::LANES) {
-                // SAFETY: `run` has checked that sums hold all tiles; only pixels of the map are written, whose part no
-                // other task has.
+                // SAFETY: the caller guarantees the instruction set; `run` has checked that sums hold all tiles, and `at` has
+                // room for the pixels. Only pixels of the map are written, in rows that no other task has.
                 unsafe {
                     let mut from = self.sums.as_ptr().add(part.tile * channels + channel);
                     for y in 0..part.rows.len() {
@@ -376,9 +385,12 @@ impl KernelTransform<'_> {
     }
 
     /// G of three numbers.
+    ///
+    /// # Safety
+    /// `S` must be present.
     #[inline(always)]
     unsafe fn expand<S: Simd>(g: [S::Vector; 3], half: S::Vector) -> [S::Vector; 4] {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees the instruction set.
         unsafe {
             let ends = S::add(g[0], g[2]);
             let (sum, difference) = (S::add(ends, g[1]), S::sub(ends, g[1]));
@@ -401,9 +413,10 @@ impl Kernel for KernelTransform<'_> {
                         to[lane] = from[place];
                     }
                 }
-                // SAFETY: the caller's; `run` has checked that there is room for every place of a strip.
+                // SAFETY: the caller guarantees the instruction set; `run` has checked that there is room for every place
+                // of a strip, and the rows of `kernel` are as long as the longest vector.
                 unsafe {
-                    let half = S::splat(&0.5);
+                    let half = S::splat(0.5);
                     let g = |tap: usize| S::load(kernel[tap].as_ptr());
                     let a = Self::expand::<S>([g(0), g(3), g(6)], half);
                     let b = Self::expand::<S>([g(1), g(4), g(7)], half);
@@ -445,9 +458,12 @@ impl Finish<'_> {
     }
 
     /// Gᵀ of four numbers.
+    ///
+    /// # Safety
+    /// `S` must be present.
     #[inline(always)]
     unsafe fn fold<S: Simd>(u: [S::Vector; 4], half: S::Vector) -> [S::Vector; 3] {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees the instruction set.
         unsafe {
             let sum = S::mul(half, S::add(u[1], u[2]));
             let difference = S::mul(half, S::sub(u[1], u[2]));
@@ -463,9 +479,10 @@ impl Kernel for Finish<'_> {
         let mut kernel = [[0.0_f32; LANES]; AREA];
         for input in (0..self.inputs).step_by(S::LANES) {
             let at = self.output * self.inputs + input;
-            // SAFETY: the caller's; `run` has checked that this lies in every partial gradient.
+            // SAFETY: the caller guarantees the instruction set; `run` has checked that `at` and the places after it lie in
+            // every partial gradient, and the rows of `kernel` are as long as the longest vector.
             unsafe {
-                let half = S::splat(&0.5);
+                let half = S::splat(0.5);
                 let mut columns = [[S::zero(); 3]; 4];
                 for (j, column) in columns.iter_mut().enumerate() {
                     let mut sums = [S::zero(); 4];
@@ -542,7 +559,7 @@ impl Product<'_> {
         depth: usize,
         accumulate: bool,
     ) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees the instruction set, and that what `run` asserts holds from these addresses on.
         unsafe {
             let mut sums = [[S::zero(); V]; R];
             if accumulate {
@@ -558,7 +575,7 @@ impl Product<'_> {
                     *x = S::load(right.add(v * S::LANES));
                 }
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let w = S::splat(left.add(r * self.left_row));
+                    let w = S::splat(*left.add(r * self.left_row));
                     for (sum, &x) in sums.iter_mut().zip(&x) {
                         *sum = S::mul_add(w, x, *sum);
                     }
@@ -587,7 +604,7 @@ impl Product<'_> {
     ) {
         let (depth, accumulate) = (part.len(), self.accumulate || part.start > 0);
         let mut row = 0;
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees what `tile` wants for these columns; `R` rows are left for each tile.
         unsafe {
             let right = column / STRIP * self.right_strip + part.start * self.right_row;
             let right = self.right.as_ptr().add(right + column % STRIP);
@@ -630,7 +647,8 @@ impl Kernel for Product<'_> {
             let part = first..(first + DEPTH).min(self.depth);
             let mut column = 0;
             while column < self.columns {
-                // SAFETY: `run` has checked the lengths; two vectors never reach beyond a strip.
+                // SAFETY: the caller guarantees the instruction set; `run` has checked the lengths, and two vectors never reach
+                // beyond a strip.
                 unsafe {
                     if column + 2 * S::LANES <= self.columns {
                         self.column::<S, 2>(column, part.clone(), out);

@@ -22,7 +22,7 @@ use burn_cubecl::ops::{permute_nchw_to_nhwc, permute_nhwc_to_nchw};
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-use super::{Passes, without_gradients};
+use super::{Kernels, without_gradients};
 use burn::backend::tensor::FloatTensor;
 
 /// Columns of a cube, and its threads along them.
@@ -673,7 +673,7 @@ fn rows_last(x: CubeTensor) -> CubeTensor {
 
 without_gradients!(CubeBackend);
 
-impl Passes for CubeBackend {
+impl Kernels for CubeBackend {
     fn moments(x: CubeTensor) -> (CubeTensor, CubeTensor) {
         Matrix::new(x).moments()
     }

@@ -4,17 +4,17 @@ use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
 use burn_flex::FlexTensor;
 
-use super::passes::{self, Moments, NormShape, Scaling};
-use super::{Passes, without_gradients};
+use super::cpu::{self, Moments, NormShape, Scaling};
+use super::{Kernels, without_gradients};
 use crate::ops::flex::{tensor, values};
 
 without_gradients!(Flex);
 
-impl Passes for Flex {
+impl Kernels for Flex {
     fn moments(x: FlexTensor) -> (FlexTensor, FlexTensor) {
         let x = x.to_contiguous();
         let shape = norm_shape(&x);
-        let Moments { mean, variance } = passes::moments(&shape, values(&x));
+        let Moments { mean, variance } = cpu::moments(&shape, values(&x));
         let channels = [shape.channels];
         (tensor(mean, channels), tensor(variance, channels))
     }
@@ -121,7 +121,7 @@ fn normalise(
     };
     let shortcut = shortcut.as_ref().map(values);
     let shape = norm_shape(&x);
-    let y = passes::normalise(&shape, values(&x), &scaling, values(&bias), shortcut, relu);
+    let y = cpu::normalise(&shape, values(&x), &scaling, values(&bias), shortcut, relu);
     tensor(y, x.layout().shape().clone())
 }
 
@@ -140,7 +140,7 @@ fn gradients(
     // Written over where nobody else holds it: only then does `storage_mut` not copy.
     let mut gradient = contiguous(gradient);
     let shape = norm_shape(&x);
-    let found = passes::gradients(
+    let found = cpu::gradients(
         &shape,
         values(&x),
         y.as_ref().map(values),

@@ -2,16 +2,16 @@
 //!
 //! | file | |
 //! |---|---|
-//! | this | what a backend has to bring ([`Passes`]), and the graph around it ([`Normalisation`]), once for all backends |
-//! | `flex.rs`, `passes.rs` | the CPU |
+//! | this | what a backend has to bring ([`Kernels`]), and the graph around it ([`Normalisation`]), once for all backends |
+//! | `flex.rs`, `cpu.rs` | the CPU |
 //! | `cube.rs` | whatever CubeCL runs on: wgpu, CUDA and the rest |
 
+#[cfg(feature = "flex")]
+mod cpu;
 #[cfg(feature = "cube")]
 mod cube;
 #[cfg(feature = "flex")]
 mod flex;
-#[cfg(feature = "flex")]
-mod passes;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
@@ -21,7 +21,7 @@ use burn_autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 
-use super::{Normalised, Then};
+use super::{Epilogue, Normalised};
 
 /// Returns whether there are kernels for this map, `[N, C, …]`.
 pub(super) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
@@ -36,7 +36,7 @@ pub(super) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
     Cube: cfg(feature = "cube"),
     Fusion: cfg(feature = "fusion"),
 )]
-pub trait Passes: Backend {
+pub trait Kernels: Backend {
     /// Mean and biased variance of each channel.
     #[fusion(meta = |x| { let c = channels(x); (c.clone(), c) })]
     fn moments(x: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
@@ -186,17 +186,17 @@ pub(super) fn batch_norm_train<const D: usize>(
     weight: Tensor<1>,
     bias: Tensor<1>,
     epsilon: f64,
-    then: Then<D>,
+    epilogue: Epilogue<D>,
 ) -> Normalised<D> {
     let (x, weight, bias) = (
         x.into_dispatch(),
         weight.into_dispatch(),
         bias.into_dispatch(),
     );
-    let (output, mean, variance) = match then {
-        Then::Nothing => Dispatch::normalised(x, weight, bias, epsilon, false),
-        Then::Relu => Dispatch::normalised(x, weight, bias, epsilon, true),
-        Then::AddRelu(shortcut) => {
+    let (output, mean, variance) = match epilogue {
+        Epilogue::None => Dispatch::normalised(x, weight, bias, epsilon, false),
+        Epilogue::Relu => Dispatch::normalised(x, weight, bias, epsilon, true),
+        Epilogue::AddRelu(shortcut) => {
             let shortcut = shortcut.into_dispatch();
             Dispatch::normalised_add(x, shortcut, weight, bias, epsilon)
         }
@@ -213,14 +213,14 @@ pub(super) fn batch_norm<const D: usize>(
     x: Tensor<D>,
     numbers: [Tensor<1>; 4],
     epsilon: f64,
-    then: Then<D>,
+    epilogue: Epilogue<D>,
 ) -> Tensor<D> {
     let x = x.into_dispatch();
     let [weight, bias, mean, variance] = numbers.map(Tensor::into_dispatch);
-    Tensor::from_dispatch(match then {
-        Then::Nothing => Dispatch::normalise(x, weight, bias, mean, variance, epsilon, false),
-        Then::Relu => Dispatch::normalise(x, weight, bias, mean, variance, epsilon, true),
-        Then::AddRelu(shortcut) => {
+    Tensor::from_dispatch(match epilogue {
+        Epilogue::None => Dispatch::normalise(x, weight, bias, mean, variance, epsilon, false),
+        Epilogue::Relu => Dispatch::normalise(x, weight, bias, mean, variance, epsilon, true),
+        Epilogue::AddRelu(shortcut) => {
             let shortcut = shortcut.into_dispatch();
             Dispatch::normalise_add(x, shortcut, weight, bias, mean, variance, epsilon)
         }
@@ -229,7 +229,7 @@ pub(super) fn batch_norm<const D: usize>(
 
 /// What the backward pass needs.
 #[derive(Clone, Debug)]
-struct Kept<B: Backend> {
+struct SavedForBackward<B: Backend> {
     x: NodeId,
     weight: NodeId,
     /// If it went through the ReLU.
@@ -243,8 +243,8 @@ struct Kept<B: Backend> {
 #[derive(Debug)]
 struct BatchNormBackward;
 
-impl<B: Passes> Backward<B, 3> for BatchNormBackward {
-    type State = Kept<B>;
+impl<B: Kernels> Backward<B, 3> for BatchNormBackward {
+    type State = SavedForBackward<B>;
 
     fn backward(
         self,
@@ -252,12 +252,12 @@ impl<B: Passes> Backward<B, 3> for BatchNormBackward {
         gradients: &mut Gradients,
         checkpointer: &mut Checkpointer,
     ) {
-        let kept = ops.state;
+        let saved = ops.state;
         let gradient = gradients.consume::<B>(&ops.node);
-        let x = checkpointer.retrieve_node_output(kept.x);
-        let weight = checkpointer.retrieve_node_output(kept.weight);
-        let (mean, variance, epsilon) = (kept.mean, kept.variance, kept.epsilon);
-        let (x, weight, bias) = match kept.y {
+        let x = checkpointer.retrieve_node_output(saved.x);
+        let weight = checkpointer.retrieve_node_output(saved.weight);
+        let (mean, variance, epsilon) = (saved.mean, saved.variance, saved.epsilon);
+        let (x, weight, bias) = match saved.y {
             None => B::gradients(x, weight, mean, variance, gradient, epsilon),
             Some(y) => B::gradients_relu(x, y, weight, mean, variance, gradient, epsilon),
         };
@@ -273,8 +273,8 @@ impl<B: Passes> Backward<B, 3> for BatchNormBackward {
 #[derive(Debug)]
 struct BatchNormAddBackward;
 
-impl<B: Passes> Backward<B, 4> for BatchNormAddBackward {
-    type State = Kept<B>;
+impl<B: Kernels> Backward<B, 4> for BatchNormAddBackward {
+    type State = SavedForBackward<B>;
 
     fn backward(
         self,
@@ -282,14 +282,14 @@ impl<B: Passes> Backward<B, 4> for BatchNormAddBackward {
         gradients: &mut Gradients,
         checkpointer: &mut Checkpointer,
     ) {
-        let kept = ops.state;
+        let saved = ops.state;
         let gradient = gradients.consume::<B>(&ops.node);
-        let x = checkpointer.retrieve_node_output(kept.x);
-        let weight = checkpointer.retrieve_node_output(kept.weight);
-        let Some(y) = kept.y else {
+        let x = checkpointer.retrieve_node_output(saved.x);
+        let weight = checkpointer.retrieve_node_output(saved.weight);
+        let Some(y) = saved.y else {
             unreachable!("a shortcut is followed by the ReLU")
         };
-        let (mean, variance, epsilon) = (kept.mean, kept.variance, kept.epsilon);
+        let (mean, variance, epsilon) = (saved.mean, saved.variance, saved.epsilon);
         let (x, weight, bias, shortcut) =
             B::gradients_add(x, y, weight, mean, variance, gradient, epsilon);
         for (node, found) in ops.parents.into_iter().zip([x, weight, bias, shortcut]) {
@@ -303,7 +303,7 @@ impl<B: Passes> Backward<B, 4> for BatchNormAddBackward {
 /// A tensor that may be part of a graph.
 type Node<B, C> = FloatTensor<Autodiff<B, C>>;
 
-impl<B: Passes + Normalisation, C: CheckpointStrategy> Normalisation for Autodiff<B, C> {
+impl<B: Kernels + Normalisation, C: CheckpointStrategy> Normalisation for Autodiff<B, C> {
     fn normalised(
         x: Node<B, C>,
         weight: Node<B, C>,
@@ -321,7 +321,7 @@ impl<B: Passes + Normalisation, C: CheckpointStrategy> Normalisation for Autodif
             OpsKind::Tracked(mut prepared) => {
                 let nodes = (prepared.checkpoint(&x), prepared.checkpoint(&weight));
                 let (y, mean, variance) = run(x, weight);
-                let kept = Kept {
+                let saved = SavedForBackward {
                     x: nodes.0,
                     weight: nodes.1,
                     y: relu.then(|| y.clone()),
@@ -329,7 +329,7 @@ impl<B: Passes + Normalisation, C: CheckpointStrategy> Normalisation for Autodif
                     variance: variance.clone(),
                     epsilon,
                 };
-                untracked::<B, C>(prepared.finish(kept, y), mean, variance)
+                untracked::<B, C>(prepared.finish(saved, y), mean, variance)
             }
             OpsKind::UnTracked(prepared) => {
                 let (y, mean, variance) = run(x, weight);
@@ -356,7 +356,7 @@ impl<B: Passes + Normalisation, C: CheckpointStrategy> Normalisation for Autodif
             OpsKind::Tracked(mut prepared) => {
                 let nodes = (prepared.checkpoint(&x), prepared.checkpoint(&weight));
                 let (y, mean, variance) = run(x, weight);
-                let kept = Kept {
+                let saved = SavedForBackward {
                     x: nodes.0,
                     weight: nodes.1,
                     y: Some(y.clone()),
@@ -364,7 +364,7 @@ impl<B: Passes + Normalisation, C: CheckpointStrategy> Normalisation for Autodif
                     variance: variance.clone(),
                     epsilon,
                 };
-                untracked::<B, C>(prepared.finish(kept, y), mean, variance)
+                untracked::<B, C>(prepared.finish(saved, y), mean, variance)
             }
             OpsKind::UnTracked(prepared) => {
                 let (y, mean, variance) = run(x, weight);

@@ -1,4 +1,4 @@
-//! The passes over a matrix of scores, on the CPU.
+//! The passes over a matrix of scores, on slices of `f32` on the CPU.
 //!
 //! Nothing but a number per prototype and one per sample changes between two rounds, so the scores are
 //! only ever read: each pass goes over them once, computes the exponentials it needs anew, and leaves sums
@@ -191,7 +191,7 @@ pub(super) fn codes(scores: &Scores<'_>, potentials: Potentials<'_>, epsilon: f6
                 });
             });
     });
-    // SAFETY: every chunk of every set has written all of its rows.
+    // SAFETY: every chunk of every set has written all of its rows, and they are `length` numbers.
     unsafe { codes.set_len(length) };
     codes
 }
@@ -271,7 +271,7 @@ impl Kernel for Rescale<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let (kept, taken) = (self.kept.as_mut_ptr(), self.taken.as_mut_ptr());
-        // SAFETY: the caller has seen to the instruction set; all three are padded to the same whole vectors.
+        // SAFETY: the caller guarantees the instruction set; all three are padded to the same whole vectors.
         unsafe {
             let scale = S::splat(self.scale);
             for at in (0..self.largest.len()).step_by(S::LANES) {
@@ -301,7 +301,7 @@ impl Kernel for Fold<'_> {
     unsafe fn run<S: Simd>(self) -> Folded {
         let width = self.scores.padded();
         let mut total = Folded::nothing(width);
-        // SAFETY: the caller has seen to the instruction set; rows are as long as `fold` wants.
+        // SAFETY: the caller guarantees the instruction set; rows are as long as `fold` wants.
         unsafe {
             let mut least = S::splat(0.0);
             for first in self.samples.clone().step_by(BLOCK) {
@@ -328,6 +328,9 @@ impl Kernel for Fold<'_> {
 }
 
 /// Takes `R` rows into the largest scores and the sums, and the least of their scores into `least`.
+///
+/// # Safety
+/// `S` must be present; the rows must be equally long, and `largest` and `sums` as long, rounded up to whole vectors.
 #[inline(always)]
 unsafe fn fold<S: Simd, const R: usize>(
     rows: [&[f32]; R],
@@ -366,9 +369,12 @@ unsafe fn fold<S: Simd, const R: usize>(
 }
 
 /// The vector of a row that starts `at` a number of it, filled up with a number at the end.
+///
+/// # Safety
+/// `S` must be present.
 #[inline(always)]
 unsafe fn load<S: Simd>(row: &[f32], at: usize, fill: f32) -> S::Vector {
-    // SAFETY: the caller has seen to the instruction set; a part is as long as what is left.
+    // SAFETY: the caller guarantees the instruction set; a part is as long as what is left.
     unsafe {
         if at + S::LANES <= row.len() {
             return S::load(row.as_ptr().add(at));
@@ -376,7 +382,7 @@ unsafe fn load<S: Simd>(row: &[f32], at: usize, fill: f32) -> S::Vector {
         let left = row.len() - at;
         let fill = S::splat(fill);
         let part = S::load_part(row.as_ptr().add(at), left);
-        S::add(part, S::sub(fill, S::kept(fill, left)))
+        S::add(part, S::sub(fill, S::masked(fill, left)))
     }
 }
 
@@ -412,9 +418,12 @@ impl<'a> Softmax<'a> {
     }
 
     /// The exponents of two of a vector of the row: `(s − centre)·scale + shift`.
+    ///
+    /// # Safety
+    /// `S` must be present, and `at` below the number of shifts.
     #[inline(always)]
     unsafe fn exponents<S: Simd>(&self, row: &[f32], at: usize) -> S::Vector {
-        // SAFETY: the caller has seen to the instruction set; the shifts are padded to whole vectors.
+        // SAFETY: the caller guarantees the instruction set; the shifts are padded to whole vectors.
         unsafe {
             let s = S::sub(load::<S>(row, at, self.centre), S::splat(self.centre));
             S::mul_add(
@@ -427,9 +436,12 @@ impl<'a> Softmax<'a> {
 
     /// The exponentials of a row into `found`, padded, and their sum; also the power of two that was
     /// taken out of both.
+    ///
+    /// # Safety
+    /// `S` must be present, and `found` good for as many numbers as there are shifts.
     #[inline(always)]
     unsafe fn exponentials<S: Simd>(&self, row: &[f32], found: *mut f32) -> (f32, f32) {
-        // SAFETY: `found` has as many numbers as there are shifts.
+        // SAFETY: the caller guarantees the instruction set, and as many numbers at `found` as there are shifts.
         unsafe {
             let sum = self.plain::<S>(row, found, 0.0);
             if PLAIN.contains(&sum) {
@@ -446,9 +458,12 @@ impl<'a> Softmax<'a> {
     }
 
     /// The exponentials of a row into `found`, padded, and their sum, with a power of two taken out of both.
+    ///
+    /// # Safety
+    /// As [`exponentials`](Self::exponentials).
     #[inline(always)]
     unsafe fn plain<S: Simd>(&self, row: &[f32], found: *mut f32, out: f32) -> f32 {
-        // SAFETY: `found` has as many numbers as there are shifts.
+        // SAFETY: the caller guarantees the instruction set, and as many numbers at `found` as there are shifts.
         unsafe {
             let mut total = S::splat(0.0);
             for first in (0..row.len()).step_by(BLOCK * S::LANES) {
@@ -472,9 +487,15 @@ trait Sink {
     fn head(&mut self, lanes: usize) -> usize;
 
     /// Takes the whole vector `e · weight` that starts `at` a number of the code.
+    ///
+    /// # Safety
+    /// `S` must be present, and a whole vector must fit into the code from `at` on.
     unsafe fn vector<S: Simd>(&mut self, at: usize, e: S::Vector, weight: S::Vector);
 
     /// Takes the first `n` numbers of a vector.
+    ///
+    /// # Safety
+    /// `S` must be present, and `n` numbers must fit into the code from `at` on.
     unsafe fn part<S: Simd>(&mut self, at: usize, e: S::Vector, weight: S::Vector, n: usize);
 
     /// The sample's code is complete.
@@ -486,12 +507,15 @@ impl Softmax<'_> {
     ///
     /// While one sample's code is handed on, in the same loop the next one's exponentials are computed and take its
     /// place: so memory, which sets the pace, is never left waiting. The sink may be a few numbers, its `head`, ahead.
+    ///
+    /// # Safety
+    /// `S` must be present, and `sink` must have room for the codes of these samples.
     #[inline(always)]
     unsafe fn codes<S: Simd>(&self, samples: std::ops::Range<usize>, sink: &mut impl Sink) {
         let width = self.scores.prototypes;
         let mut row = vec![0.0_f32; self.shift.len()];
         let e = row.as_mut_ptr();
-        // SAFETY: the caller has seen to the instruction set; `row` is as wide as the shifts.
+        // SAFETY: the caller guarantees the instruction set; `row` is as wide as the shifts.
         unsafe {
             let (mut sum, _) = self.exponentials::<S>(self.row(samples.start), e);
             for next in samples.start + 1..samples.end {
@@ -530,6 +554,9 @@ impl Softmax<'_> {
 }
 
 /// Hands on the vector of a code that starts `at` a number of it, or what there is of it.
+///
+/// # Safety
+/// `S` must be present, and `e` good for `width` numbers.
 #[inline(always)]
 unsafe fn hand_on<S: Simd>(
     e: *const f32,
@@ -538,7 +565,7 @@ unsafe fn hand_on<S: Simd>(
     weight: S::Vector,
     sink: &mut impl Sink,
 ) {
-    // SAFETY: the caller has seen to the instruction set; nothing beyond `width` is touched.
+    // SAFETY: the caller guarantees the instruction set; nothing beyond `width` is touched.
     unsafe {
         if at + S::LANES <= width {
             sink.vector::<S>(at, S::load(e.add(at)), weight);
@@ -564,7 +591,7 @@ impl Kernel for Shares<'_> {
         for first in self.samples.clone().step_by(BLOCK) {
             let block = first..(first + BLOCK).min(self.samples.end);
             let mut sums = Adding(vec![0.0; shares.len()]);
-            // SAFETY: the caller has seen to the instruction set.
+            // SAFETY: the caller guarantees the instruction set.
             unsafe { self.softmax.codes::<S>(block, &mut sums) };
             for (share, sum) in shares.iter_mut().zip(sums.0) {
                 *share += f64::from(sum);
@@ -585,14 +612,15 @@ impl Sink for Adding {
     #[inline(always)]
     unsafe fn vector<S: Simd>(&mut self, at: usize, e: S::Vector, weight: S::Vector) {
         let to = self.0.as_mut_ptr();
-        // SAFETY: a vector that starts within the code ends within the sums.
+        // SAFETY: the caller guarantees the instruction set; a vector that starts within the code ends within the sums, which
+        // are padded.
         unsafe { S::store(to.add(at), S::mul_add(e, weight, S::load(to.add(at)))) }
     }
     #[inline(always)]
     unsafe fn part<S: Simd>(&mut self, at: usize, e: S::Vector, weight: S::Vector, n: usize) {
         if n > 0 {
             // SAFETY: as above.
-            unsafe { self.vector::<S>(at, S::kept(e, n), weight) }
+            unsafe { self.vector::<S>(at, S::masked(e, n), weight) }
         }
     }
     #[inline(always)]
@@ -614,7 +642,7 @@ impl Kernel for Sums<'_> {
         let mut sums = Vec::with_capacity(self.samples.len());
         for sample in self.samples {
             let scores = self.softmax.row(sample);
-            // SAFETY: the caller has seen to the instruction set; `row` is as wide as the shifts.
+            // SAFETY: the caller guarantees the instruction set; `row` is as wide as the shifts.
             sums.push(unsafe { self.softmax.exponentials::<S>(scores, row.as_mut_ptr()) });
         }
         sums
@@ -637,7 +665,7 @@ impl Kernel for Codes<'_> {
         let width = self.softmax.scores.prototypes;
         let samples = self.first..self.first + self.codes.len() / width;
         let to = self.codes.as_mut_ptr().cast();
-        // SAFETY: the caller has seen to the instruction set; there is room for the codes of these samples.
+        // SAFETY: the caller guarantees the instruction set; there is room for the codes of these samples.
         unsafe {
             if self.stream {
                 let mut codes = Writing::<true> { to, width };
@@ -673,7 +701,8 @@ impl<const STREAM: bool> Sink for Writing<STREAM> {
     }
     #[inline(always)]
     unsafe fn vector<S: Simd>(&mut self, at: usize, e: S::Vector, weight: S::Vector) {
-        // SAFETY: a whole vector lies within the code, and starts where `head` has said.
+        // SAFETY: the caller guarantees the instruction set and that a whole vector lies within the code; the vectors start
+        // where `head` has said.
         unsafe {
             let code = S::mul(e, weight);
             if STREAM {
@@ -685,7 +714,7 @@ impl<const STREAM: bool> Sink for Writing<STREAM> {
     }
     #[inline(always)]
     unsafe fn part<S: Simd>(&mut self, at: usize, e: S::Vector, weight: S::Vector, n: usize) {
-        // SAFETY: a part ends within the code.
+        // SAFETY: the caller guarantees the instruction set and that the part ends within the code.
         unsafe { S::store_part(self.to.add(at), S::mul(e, weight), n) }
     }
     #[inline(always)]

@@ -1,4 +1,4 @@
-//! The form for any device, in Burn's own operations. Also what the kernels are compared with.
+//! The passes on any device, in Burn's own operations. Also what the kernels are compared with.
 
 use burn::tensor::Tensor;
 
