@@ -26,7 +26,7 @@
 //!   keeps decoded where they fit ([`LoaderConfig::cache`]); large JPEGs it decodes at a half or a
 //!   quarter where every crop drawn shrinks them at least twice as far anyway.
 //! * A [`HealthReport`] lists the files that are corrupt. A few are replaced, too many are an error,
-//!   and [`scan`] finds them ahead of time, with what is twice there or too small.
+//!   and [`scan`] finds corrupt, duplicate and undersized images ahead of time.
 //! * [`pack`](pack()) writes any source as tar shards, which give the same samples in the same order.
 //!
 //! # Example

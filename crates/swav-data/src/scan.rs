@@ -1,5 +1,5 @@
-//! A look at every image of a set before it is trained on: what is corrupt, of a kind that is not read,
-//! twice there or too small.
+//! Reads and decodes every image of a set before training, to find corrupt, unsupported, duplicate and undersized
+//! ones.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -49,7 +49,7 @@ pub enum Problem {
     Small(u32, u32),
 }
 
-/// An image that something is the matter with. It may be found twice, small and a duplicate.
+/// An image with a problem. An image that is both undersized and a duplicate has two findings.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// Its index in the source.
