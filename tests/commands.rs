@@ -7,8 +7,8 @@ mod common;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use common::requires::Python;
 use common::{Space, TINY, TINY_DIM, png};
 use serde_json::{Value, json};
 use swav_train::config::{OptimizerName, Span};
@@ -976,62 +976,15 @@ fn every_head_of_prototypes_has_columns_of_its_own() {
     }
 }
 
-/// Opens both tables with pyarrow and holds them to the other formats.
-const READ_TABLES: &str = "
-import csv, numpy, pyarrow.parquet
-table = pyarrow.parquet.read_table('f.parquet')
-assert table.column_names == ['path', 'label', 'features'], table.column_names
-rows = list(csv.DictReader(open('f.npy.csv')))
-assert table['path'].to_pylist() == [row['image'] for row in rows]
-assert table['label'].to_pylist() == [row['label'] or None for row in rows]
-assert (numpy.stack(table['features'].to_numpy()) == numpy.load('f.npy')).all()
-table = pyarrow.parquet.read_table('c.parquet')
-rows = list(csv.DictReader(open('c.csv')))
-assert table.column_names == list(rows[0]), table.column_names
-for name in ['cluster', 'runner_up']:
-    assert table[name].to_pylist() == [int(row[name]) for row in rows]
-for name in ['score', 'runner_up_score', 'entropy']:
-    assert (table[name].to_numpy() == numpy.float32([row[name] for row in rows])).all()
-";
-
-/// `SWAV_PYTHON`, an interpreter with `module`; without one a test says so and passes over.
-fn python_with(module: &str) -> Option<PathBuf> {
-    let Some(python) = std::env::var_os("SWAV_PYTHON") else {
-        eprintln!("skipped: SWAV_PYTHON names no interpreter with {module}");
-        return None;
-    };
-    let found = Command::new(&python)
-        .args(["-c", &format!("import {module}")])
-        .output()
-        .unwrap();
-    if !found.status.success() {
-        eprintln!("skipped: the interpreter in SWAV_PYTHON has no {module}");
-        return None;
-    }
-    Some(python.into())
-}
-
-/// What a script prints; `words` follow its name, and it runs in `space`.
-fn python(python: &Path, space: &Space, words: &[&str]) -> String {
-    let output = Command::new(python)
-        .args(words)
-        .current_dir(space.path(""))
-        .output()
-        .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
 #[test]
-fn pyarrow_reads_from_parquet_what_the_other_formats_hold() {
-    let Some(interpreter) = python_with("pyarrow") else {
+fn numpy_pyarrow_and_safetensors_read_the_same_from_their_formats() {
+    let Some(python) = Python::with(&["numpy", "pyarrow", "safetensors"]) else {
         return;
     };
     for data in ["held", "flat"] {
         let space = trained();
         space.flat("flat", 5);
-        for out in ["f.npy", "f.parquet"] {
+        for out in ["f.npy", "f.parquet", "f.safetensors"] {
             space
                 .swav(&format!("embed run --data {data} --out {out}"))
                 .run()
@@ -1043,7 +996,7 @@ fn pyarrow_reads_from_parquet_what_the_other_formats_hold() {
                 .run()
                 .succeeded();
         }
-        python(&interpreter, &space, &["-c", READ_TABLES]);
+        python.run(&space.path(""), "tables.py", &[]);
     }
 }
 
@@ -1051,7 +1004,7 @@ fn pyarrow_reads_from_parquet_what_the_other_formats_hold() {
 
 #[test]
 fn knn_says_what_numpy_says() {
-    let Some(interpreter) = python_with("numpy") else {
+    let Some(python) = Python::with(&["numpy"]) else {
         return;
     };
     let space = trained();
@@ -1061,10 +1014,9 @@ fn knn_says_what_numpy_says() {
             .run()
             .succeeded();
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/knn.py");
     let words = ["train.npy", "test.npy", "1,3,20", "0.07,0.5"];
-    let script = [&[script.to_str().unwrap()], &words[..]].concat();
-    let wanted: Value = serde_json::from_str(&python(&interpreter, &space, &script)).unwrap();
+    let wanted = python.run(&space.path(""), "golden/knn.py", &words);
+    let wanted: Value = serde_json::from_str(&wanted).unwrap();
     let told = space
         .swav("eval knn run --k 1,3,20 --temperature 0.07,0.5 --json")
         .run()
