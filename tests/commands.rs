@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::requires::Python;
+use common::help::Help;
+use common::requires::{Python, workspace};
 use common::{Space, TINY, TINY_DIM, png};
 use serde_json::{Value, json};
 use swav_train::config::{OptimizerName, Span};
@@ -39,30 +40,49 @@ fn trained() -> Space {
 // Help and devices
 
 #[test]
-fn every_command_has_help_on_stdout() {
-    let space = Space::new();
-    for command in [
-        "",
-        "quickstart",
-        "train",
-        "plan",
-        "eval",
-        "eval knn",
-        "eval finetune",
-        "embed",
-        "report",
-        "assign",
-        "data",
-        "data scan",
-        "data pack",
-        "devices",
-    ] {
-        let output = space.swav(command).arg("--help").run().succeeded();
-        assert!(output.stdout.contains("Usage: swav"), "{}", output.told());
-        assert!(output.stderr.is_empty(), "{}", output.told());
+fn every_command_has_a_summary_and_every_flag_a_help_text() {
+    let commands = Help::of_all();
+    for (name, help) in &commands {
+        assert!(!help.summary.is_empty(), "swav {name} has no summary");
+        assert!(help.flags.contains_key("--help"), "swav {name}: {help:?}");
+        for (entry, text) in help.entries() {
+            assert!(!text.is_empty(), "swav {name}: {entry} has no help text");
+        }
     }
-    let version = space.swav("--version").run().succeeded().stdout;
+    for known in ["", "train", "eval finetune", "data scan", "export"] {
+        assert!(commands.contains_key(known), "{known}: {commands:?}");
+    }
+    let version = Space::new().swav("--version").run().succeeded().stdout;
     assert_eq!(version.trim(), concat!("swav ", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_readme_names_no_command_and_no_flag_that_does_not_exist() {
+    let commands = Help::of_all();
+    let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
+    let blocks = readme.lines().filter_map(|line| line.strip_prefix("    "));
+    let spans = readme.split('`').skip(1).step_by(2);
+    let mut count = 0;
+    for line in blocks.chain(spans) {
+        let Some(call) = line.strip_prefix("swav ") else {
+            continue;
+        };
+        count += 1;
+        let mut words = call.split_whitespace().peekable();
+        let mut name = String::new();
+        while !commands[&name].commands.is_empty()
+            && let Some(word) = words.next_if(|word| !word.starts_with('-'))
+        {
+            name = format!("{name} {word}").trim().to_string();
+            assert!(commands.contains_key(&name), "no such command: {line}");
+        }
+        for word in words.filter(|word| word.starts_with("--")) {
+            let flag = word.trim_end_matches(|c: char| !c.is_alphabetic());
+            let known = commands[&name].flags.contains_key(flag);
+            assert!(known, "no such flag: {flag} in {line}");
+        }
+    }
+    assert!(count > 15, "{count} command lines");
 }
 
 #[test]
