@@ -7,8 +7,9 @@ mod common;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use common::help::Help;
+use common::requires::{Python, workspace};
 use common::{Space, TINY, TINY_DIM, png};
 use serde_json::{Value, json};
 use swav_train::method::MethodName;
@@ -39,30 +40,49 @@ fn trained() -> Space {
 // Help and devices
 
 #[test]
-fn every_command_has_help_on_stdout() {
-    let space = Space::new();
-    for command in [
-        "",
-        "quickstart",
-        "train",
-        "plan",
-        "eval",
-        "eval knn",
-        "eval finetune",
-        "embed",
-        "report",
-        "assign",
-        "data",
-        "data scan",
-        "data pack",
-        "devices",
-    ] {
-        let output = space.swav(command).arg("--help").run().succeeded();
-        assert!(output.stdout.contains("Usage: swav"), "{}", output.told());
-        assert!(output.stderr.is_empty(), "{}", output.told());
+fn every_command_has_a_summary_and_every_flag_a_help_text() {
+    let commands = Help::of_all();
+    for (name, help) in &commands {
+        assert!(!help.summary.is_empty(), "swav {name} has no summary");
+        assert!(help.flags.contains_key("--help"), "swav {name}: {help:?}");
+        for (entry, text) in help.entries() {
+            assert!(!text.is_empty(), "swav {name}: {entry} has no help text");
+        }
     }
-    let version = space.swav("--version").run().succeeded().stdout;
+    for known in ["", "train", "eval finetune", "data scan", "export"] {
+        assert!(commands.contains_key(known), "{known}: {commands:?}");
+    }
+    let version = Space::new().swav("--version").run().succeeded().stdout;
     assert_eq!(version.trim(), concat!("swav ", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_readme_names_no_command_and_no_flag_that_does_not_exist() {
+    let commands = Help::of_all();
+    let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
+    let blocks = readme.lines().filter_map(|line| line.strip_prefix("    "));
+    let spans = readme.split('`').skip(1).step_by(2);
+    let mut count = 0;
+    for line in blocks.chain(spans) {
+        let Some(call) = line.strip_prefix("swav ") else {
+            continue;
+        };
+        count += 1;
+        let mut words = call.split_whitespace().peekable();
+        let mut name = String::new();
+        while !commands[&name].commands.is_empty()
+            && let Some(word) = words.next_if(|word| !word.starts_with('-'))
+        {
+            name = format!("{name} {word}").trim().to_string();
+            assert!(commands.contains_key(&name), "no such command: {line}");
+        }
+        for word in words.filter(|word| word.starts_with("--")) {
+            let flag = word.trim_end_matches(|c: char| !c.is_alphabetic());
+            let known = commands[&name].flags.contains_key(flag);
+            assert!(known, "no such flag: {flag} in {line}");
+        }
+    }
+    assert!(count > 15, "{count} command lines");
 }
 
 #[test]
@@ -976,62 +996,15 @@ fn every_head_of_prototypes_has_columns_of_its_own() {
     }
 }
 
-/// Opens both tables with pyarrow and holds them to the other formats.
-const READ_TABLES: &str = "
-import csv, numpy, pyarrow.parquet
-table = pyarrow.parquet.read_table('f.parquet')
-assert table.column_names == ['path', 'label', 'features'], table.column_names
-rows = list(csv.DictReader(open('f.npy.csv')))
-assert table['path'].to_pylist() == [row['image'] for row in rows]
-assert table['label'].to_pylist() == [row['label'] or None for row in rows]
-assert (numpy.stack(table['features'].to_numpy()) == numpy.load('f.npy')).all()
-table = pyarrow.parquet.read_table('c.parquet')
-rows = list(csv.DictReader(open('c.csv')))
-assert table.column_names == list(rows[0]), table.column_names
-for name in ['cluster', 'runner_up']:
-    assert table[name].to_pylist() == [int(row[name]) for row in rows]
-for name in ['score', 'runner_up_score', 'entropy']:
-    assert (table[name].to_numpy() == numpy.float32([row[name] for row in rows])).all()
-";
-
-/// `SWAV_PYTHON`, an interpreter with `module`; without one a test says so and passes over.
-fn python_with(module: &str) -> Option<PathBuf> {
-    let Some(python) = std::env::var_os("SWAV_PYTHON") else {
-        eprintln!("skipped: SWAV_PYTHON names no interpreter with {module}");
-        return None;
-    };
-    let found = Command::new(&python)
-        .args(["-c", &format!("import {module}")])
-        .output()
-        .unwrap();
-    if !found.status.success() {
-        eprintln!("skipped: the interpreter in SWAV_PYTHON has no {module}");
-        return None;
-    }
-    Some(python.into())
-}
-
-/// What a script prints; `words` follow its name, and it runs in `space`.
-fn python(python: &Path, space: &Space, words: &[&str]) -> String {
-    let output = Command::new(python)
-        .args(words)
-        .current_dir(space.path(""))
-        .output()
-        .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
 #[test]
-fn pyarrow_reads_from_parquet_what_the_other_formats_hold() {
-    let Some(interpreter) = python_with("pyarrow") else {
+fn numpy_pyarrow_and_safetensors_read_the_same_from_their_formats() {
+    let Some(python) = Python::with(&["numpy", "pyarrow", "safetensors"]) else {
         return;
     };
     for data in ["held", "flat"] {
         let space = trained();
         space.flat("flat", 5);
-        for out in ["f.npy", "f.parquet"] {
+        for out in ["f.npy", "f.parquet", "f.safetensors"] {
             space
                 .swav(&format!("embed run --data {data} --out {out}"))
                 .run()
@@ -1043,7 +1016,7 @@ fn pyarrow_reads_from_parquet_what_the_other_formats_hold() {
                 .run()
                 .succeeded();
         }
-        python(&interpreter, &space, &["-c", READ_TABLES]);
+        python.run(&space.path(""), "tables.py", &[]);
     }
 }
 
@@ -1051,7 +1024,7 @@ fn pyarrow_reads_from_parquet_what_the_other_formats_hold() {
 
 #[test]
 fn knn_says_what_numpy_says() {
-    let Some(interpreter) = python_with("numpy") else {
+    let Some(python) = Python::with(&["numpy"]) else {
         return;
     };
     let space = trained();
@@ -1061,10 +1034,9 @@ fn knn_says_what_numpy_says() {
             .run()
             .succeeded();
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/knn.py");
     let words = ["train.npy", "test.npy", "1,3,20", "0.07,0.5"];
-    let script = [&[script.to_str().unwrap()], &words[..]].concat();
-    let wanted: Value = serde_json::from_str(&python(&interpreter, &space, &script)).unwrap();
+    let wanted = python.run(&space.path(""), "golden/knn.py", &words);
+    let wanted: Value = serde_json::from_str(&wanted).unwrap();
     let told = space
         .swav("eval knn run --k 1,3,20 --temperature 0.07,0.5 --json")
         .run()

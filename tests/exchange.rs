@@ -1,13 +1,8 @@
-//! What is exported does elsewhere what it does here: in torchvision and in onnxruntime.
-//!
-//! The comparison needs `SWAV_PYTHON`, a Python with torch, torchvision, onnx and onnxruntime; without it that part is
-//! passed over, with a message.
+//! What is exported does elsewhere what it does here: in onnxruntime, and in torchvision's network.
 
 mod common;
 
-use std::path::PathBuf;
-use std::process::Command;
-
+use common::requires::{Python, shared};
 use common::{Space, TINY};
 use safetensors::SafeTensors;
 
@@ -15,6 +10,8 @@ use safetensors::SafeTensors;
 const TOLERANCE: f64 = 1e-4;
 /// Side of the crops.
 const SIZE: usize = 56;
+/// What `exchange.py` imports.
+const MODULES: &[&str] = &["numpy", "onnxruntime", "PIL", "safetensors"];
 
 /// A set of images that are larger by what the evaluation cuts off, so that none is resized.
 fn space(cifar_stem: bool) -> Space {
@@ -64,22 +61,19 @@ fn carried(architecture: &str, settings: &[&str], of_torchvision: bool) {
             .run()
             .succeeded();
     }
-    let Ok(python) = std::env::var("SWAV_PYTHON") else {
-        eprintln!("passed over: SWAV_PYTHON names no Python to compare with");
+    let Some(python) = Python::with(MODULES) else {
         return;
     };
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/exchange.py");
     let weights = if of_torchvision { "w.safetensors" } else { "-" };
-    let output = Command::new(python)
-        .arg(script)
-        .args([architecture, weights, "n.onnx", "f.npy", "e.npy"])
-        .arg(SIZE.to_string())
-        .current_dir(space.path(""))
-        .output()
-        .expect("a Python");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
-    let errors: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let files = [weights, "n.onnx", "f.npy", "e.npy"];
+    hold(&python, &space, architecture, &files, &[&SIZE.to_string()]);
+}
+
+/// Fails if `exchange.py` finds an error above [`TOLERANCE`] in `files`.
+fn hold(python: &Python, space: &Space, architecture: &str, files: &[&str], words: &[&str]) {
+    let words = [&[architecture], files, words].concat();
+    let told = python.run(&space.path(""), "exchange.py", &words);
+    let errors: serde_json::Value = serde_json::from_str(&told).expect("JSON");
     for (what, error) in errors.as_object().expect("an object") {
         let error = error.as_f64().expect("a number");
         assert!(
@@ -100,22 +94,22 @@ fn a_resnext50_is_the_same_elsewhere() {
 }
 
 #[test]
-fn a_wide_resnet_a_slim_one_and_a_single_layer_as_head_are_the_same_in_a_graph() {
+fn a_wide_resnet_is_the_same_in_a_graph() {
     carried("resnet50w2", &["model.width=0.125"], false);
-    carried(
-        "resnet18",
-        &["model.stem=cifar", "model.width=0.25", "model.hidden=0"],
-        false,
-    );
+}
+
+#[test]
+fn a_slim_resnet_with_a_single_layer_as_head_is_the_same_in_a_graph() {
+    let settings = ["model.stem=cifar", "model.width=0.25", "model.hidden=0"];
+    carried("resnet18", &settings, false);
 }
 
 /// A random network that PyTorch has saved gives here what it gives there, and comes back from here the same.
 fn brought(architecture: &str) {
-    let Ok(python) = std::env::var("SWAV_PYTHON") else {
-        eprintln!("passed over: SWAV_PYTHON names no Python to compare with");
+    let modules = [MODULES, &["onnx", "torch", "torchvision"]].concat();
+    let Some(python) = Python::with(&modules) else {
         return;
     };
-    let scripts = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests");
     let space = Space::new();
     for i in 0..4 {
         let picture = common::picture(i % 3, i);
@@ -126,8 +120,7 @@ fn brought(architecture: &str) {
             .unwrap();
     }
     let mut sets = vec![("set", TOLERANCE)];
-    let photos = scripts.join("../../shared/data/photos");
-    if photos.is_dir() {
+    if let Some(photos) = shared("data/photos") {
         let mut files: Vec<_> = std::fs::read_dir(photos)
             .unwrap()
             .map(|file| file.unwrap().path())
@@ -139,29 +132,16 @@ fn brought(architecture: &str) {
         }
         // Pillow resizes in whole numbers, and decoders differ by one.
         sets.push(("photos", 1e-3));
-    } else {
-        eprintln!("photographs passed over: {} is not there", photos.display());
     }
-    let python = |script: &str, words: &str| {
-        let output = Command::new(&python)
-            .arg(scripts.join(script))
-            .args(words.split_whitespace())
-            .current_dir(space.path(""))
-            .output()
-            .expect("a Python");
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{told}");
-        output.stdout
+    let reference = |words: &str| {
+        let words: Vec<_> = words.split_whitespace().collect();
+        python.run(&space.path(""), "golden/reference.py", &words)
     };
-    python(
-        "golden/reference.py",
-        &format!("make {architecture} w.pth.tar"),
-    );
+    reference(&format!("make {architecture} w.pth.tar"));
     for (set, tolerance) in sets {
-        python(
-            "golden/reference.py",
-            &format!("features {architecture} w.pth.tar {set} wanted-f.npy wanted-e.npy"),
-        );
+        reference(&format!(
+            "features {architecture} w.pth.tar {set} wanted-f.npy wanted-e.npy"
+        ));
         for (layer, file) in [("features", "f.npy"), ("embeddings", "e.npy")] {
             let call = format!("embed w.pth.tar --data {set} --out {file} --layer {layer}");
             space.swav(&call).run().succeeded();
@@ -196,23 +176,14 @@ fn brought(architecture: &str) {
             } else {
                 "w.safetensors"
             };
-            let told = python(
-                "exchange.py",
-                &format!("{architecture} {weights} n.onnx f.npy e.npy 224"),
-            );
-            let errors: serde_json::Value = serde_json::from_slice(&told).expect("JSON");
-            for (what, error) in errors.as_object().expect("an object") {
-                let error = error.as_f64().expect("a number");
-                assert!(
-                    error < TOLERANCE,
-                    "{architecture}: {what} is off by {error:.1e}"
-                );
-            }
+            let files = [weights, "n.onnx", "f.npy", "e.npy"];
+            hold(&python, &space, architecture, &files, &["224", "--torch"]);
         }
     }
 }
 
 #[test]
+#[ignore = "needs torch, torchvision and onnx, 5 GB: SWAV_PYTHON=PYTHON cargo test --release --workspace --test exchange -- --ignored"]
 fn networks_of_pytorch_give_the_same_here_and_come_back_the_same() {
     for architecture in ["resnet18", "resnet50w2", "resnext50_32x4d"] {
         brought(architecture);

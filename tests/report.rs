@@ -6,6 +6,7 @@ mod common;
 
 use std::fs;
 
+use common::requires::{Python, chromium};
 use common::{Space, TINY, png};
 use serde_json::Value;
 
@@ -82,6 +83,21 @@ fn a_report_holds_all_that_was_seen_and_fetches_nothing() {
         assert_eq!(packed(field), length);
     }
     assert_eq!(look["crops"][0]["crops"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn chromium_opens_a_report_from_a_file_and_every_part_of_it_answers() {
+    let Some(python) = Python::with(&["playwright"]) else {
+        return;
+    };
+    let Some(chromium) = chromium() else {
+        return;
+    };
+    let space = trained();
+    space.swav("report run").run().succeeded();
+    let words = ["run/report.html", "--whole", "--browser"];
+    let words = [&words[..], &[chromium.to_str().unwrap()]].concat();
+    python.run(&space.path(""), "report_page.py", &words);
 }
 
 #[test]

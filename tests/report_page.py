@@ -1,7 +1,10 @@
-"""Opens reports in a headless Chromium and does what a reader would: `python tests/report_page.py PAGE.html… [--shots DIR]`.
+"""Opens reports in a headless Chromium and does what a reader would:
 
-Wants the package `playwright` and a Chromium, its own (`playwright install chromium`) or the system's; without them it says
-so and passes. Fails on anything on the console, on any request, and on whatever does not answer.
+    report_page.py PAGE.html… [--whole] [--browser PROGRAM] [--shots DIR]
+
+Pages are opened from their files. Fails on anything on the console, on any request, and on whatever does not answer; with
+`--whole` also if anything of `PARTS` is not visible. Needs the package `playwright` and a Chromium of the system. `--shots`
+takes pictures.
 """
 
 import argparse
@@ -10,11 +13,20 @@ import sys
 import time
 from pathlib import Path
 
-try:
-    from playwright.sync_api import Error, sync_playwright
-except ImportError:
-    print("skipped: the Python package playwright is not installed")
-    sys.exit(0)
+from playwright.sync_api import sync_playwright
+
+# What README.md says that the page of a run with prototypes and labels shows.
+PARTS = {
+    "figures": "#overview .figure",
+    "curves": "#charts canvas",
+    "prototypes with their best images": ".proto .best .thumb",
+    "how pure prototypes are": ".proto .pure",
+    "dead prototypes and copies": "#gallery-filter",
+    "map": "#map-canvas",
+    "nearest neighbours": "#neighbour-rows ol .thumb",
+    "crops": "#crop-rows img",
+    "settings": "#tables dl",
+}
 
 # The pixels of the map, read from a copy: reading from the canvas itself slows it down, and the browser says so.
 PIXELS = """
@@ -44,16 +56,6 @@ BUSIEST = f"""() => {{{PIXELS}
 }}"""
 
 
-def launch(playwright):
-    """A browser, or nothing."""
-    for path in [None, *filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"]))]:
-        try:
-            return playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except Error:
-            continue
-    return None
-
-
 class Reader:
     def __init__(self, browser, path, shots):
         self.path, self.shots, self.troubles = path, shots, []
@@ -74,6 +76,13 @@ class Reader:
     def hold(self, what, holds):
         if not holds:
             self.troubles.append(f"not so: {what}")
+
+    def hold_soon(self, what, holds):
+        """The same of what the page may take a moment for."""
+        end = time.monotonic() + 10
+        while not (so := holds()) and time.monotonic() < end:
+            self.page.wait_for_timeout(50)
+        self.hold(what, so)
 
     def has(self, part):
         return self.page.locator(f"#{part}").is_visible()
@@ -99,29 +108,32 @@ class Reader:
 
     def map(self):
         self.show("map", "map")
-        self.hold("the map shows points", self.page.evaluate(DRAWN) > 0.001)
+        self.hold_soon("the map shows points", lambda: self.page.evaluate(DRAWN) > 0)
         x, y = self.page.evaluate(BUSIEST)
         box = self.page.locator("#map-canvas").bounding_box()
         for dx, dy in [(0, 0), (8, 0), (0, 8), (-8, 0), (0, -8), (14, 14), (-14, -14)]:
             self.page.mouse.move(box["x"] + x + dx, box["y"] + y + dy)
+            self.page.wait_for_timeout(100)
             if self.page.locator("#map-tip").is_visible():
                 break
         self.hold("an image under the pointer is named", self.page.locator("#map-tip").is_visible())
         self.page.mouse.click(box["x"] + x + dx, box["y"] + y + dy)
-        self.hold("a chosen image shows its neighbours", self.page.locator("#map-side .near .thumb").count() > 0)
+        near = self.page.locator("#map-side .near .thumb")
+        self.hold_soon("a chosen image shows its neighbours", lambda: near.count() > 0)
         before = self.page.evaluate(DRAWN)
         for key in ["+", "+", "ArrowLeft", "ArrowUp"]:
             self.page.keyboard.press(key)
-        self.page.wait_for_timeout(150)
-        self.hold("keys zoom and move", self.page.evaluate(DRAWN) != before)
+        self.hold_soon("keys zoom and move", lambda: self.page.evaluate(DRAWN) != before)
         self.page.keyboard.press("0")
         self.page.click("#map-pictures")
-        self.page.wait_for_timeout(400)
-        self.hold("pictures are drawn", self.page.evaluate(DRAWN) > before)
+        self.hold_soon("pictures are drawn", lambda: self.page.evaluate(DRAWN) > before)
         self.show("map", "pictures")
 
-    def read(self):
-        self.hold("it is there within three seconds", self.seconds < 3)
+    def read(self, whole):
+        for what, selector in PARTS.items() if whole else ():
+            # Images load when they come into view.
+            self.page.evaluate("(selector) => document.querySelector(selector)?.scrollIntoView()", selector)
+            self.hold_soon(f"visible: {what}", self.page.locator(selector).first.is_visible)
         self.show("overview", "top")
         if self.has("prototypes"):
             self.gallery()
@@ -134,9 +146,8 @@ class Reader:
         self.hold("it turns dark", self.page.evaluate("document.documentElement.dataset.theme") == "dark")
         self.show("overview", "dark")
         self.page.set_viewport_size({"width": 390, "height": 844})
-        self.page.wait_for_timeout(300)
-        width = self.page.evaluate("document.documentElement.scrollWidth")
-        self.hold(f"it fits a phone ({width} px of 390)", width <= 390)
+        width = "document.documentElement.scrollWidth"
+        self.hold_soon("it fits a phone of 390 pixels", lambda: self.page.evaluate(width) <= 390)
         self.show("overview", "phone")
         if self.has("map"):
             self.show("map", "phone-map")
@@ -145,21 +156,22 @@ class Reader:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].rstrip(":"))
     parser.add_argument("pages", nargs="+", type=Path)
     parser.add_argument("--shots", type=Path)
+    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--browser", default=shutil.which("chromium") or shutil.which("google-chrome"))
     args = parser.parse_args()
+    if not args.browser:
+        parser.error("there is no Chromium; install one or name it with --browser")
     if args.shots:
         args.shots.mkdir(parents=True, exist_ok=True)
     troubles = 0
     with sync_playwright() as playwright:
-        browser = launch(playwright)
-        if browser is None:
-            print("skipped: there is no Chromium")
-            return 0
+        browser = playwright.chromium.launch(executable_path=args.browser, args=["--no-sandbox"])
         for path in args.pages:
             reader = Reader(browser, path, args.shots)
-            found = reader.read()
+            found = reader.read(args.whole)
             troubles += len(found)
             size = path.stat().st_size / 1e6
             print(f"{path}: {size:.1f} MB, there after {reader.seconds:.1f} s, {'all well' if not found else 'trouble'}")

@@ -11,6 +11,7 @@ mod common;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use common::requires::Python;
 use common::{Output, Space, TINY};
 
 /// Five steps an epoch, thirty in all; few checkpoints fall on the end of an epoch.
@@ -81,18 +82,15 @@ impl Case {
 
     /// Starts `run`, kills it as soon as each of the steps `at` is done, and lets it end.
     fn killed(&self, run: &str, at: &[u64]) {
-        for (i, &step) in at.iter().enumerate() {
-            let call = if i == 0 {
-                self.start(run)
-            } else {
-                self.resume(run)
-            };
+        let mut call = self.start(run);
+        for &step in at {
             let mut child = call.spawn();
             self.wait_for(run, step, &mut child);
             child.kill().expect("a signal");
             child.wait().expect("an end");
+            call = self.resume(run);
         }
-        self.resume(run).run().succeeded();
+        call.run().succeeded();
     }
 
     /// Starts `run` and sends `signal` as soon as `step` is done; returns exit code and stderr.
@@ -484,6 +482,19 @@ fn what_changes_no_number_may_be_another_when_a_run_is_continued() {
         .set("optimizer.lr=0.5")
         .run()
         .failed(2, &["optimizer.lr was 0.003, is now 0.5", "train.keep"]);
+}
+
+#[test]
+fn tensorboard_reads_each_number_once_from_runs_that_were_killed() {
+    let Some(python) = Python::with(&["tensorboard"]) else {
+        return;
+    };
+    let case = Case::new(&[SGD, &["train.tensorboard=true"]].concat());
+    for (i, at) in [&[][..], &[8], &[7, 13, 28]].iter().enumerate() {
+        let run = format!("run-{i}");
+        case.killed(&run, at);
+        python.run(&case.space.path(""), "events.py", &[&run]);
+    }
 }
 
 #[test]

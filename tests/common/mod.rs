@@ -2,6 +2,9 @@
 
 #![allow(dead_code)] // each test binary uses a part
 
+pub mod help;
+pub mod requires;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

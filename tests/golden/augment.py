@@ -1,21 +1,23 @@
-"""Expected results of the augmentation, computed by Pillow, torchvision and numpy with fixed draws.
+"""Expected results of the augmentation, computed by Pillow and numpy with fixed draws.
 
     python tests/golden/augment.py --out tests/golden/augment.safetensors
     python tests/golden/augment.py --photos DIR --out FILE
 
 The first form makes the committed file from images computed here. The second takes the photographs
-of a folder; `cargo test -p swav-data` runs it when SWAV_PYTHON names an interpreter that has torch,
-torchvision, Pillow and numpy.
+of a folder; `cargo test -p swav-data` runs it when SWAV_PYTHON names an interpreter that has Pillow and numpy.
+
+torchvision's functions on Pillow images are calls of Pillow. The calls are made here, so that torch is not needed;
+torchvision 0.29 gives the same file, byte for byte.
 
 Every step starts from the exact pixels that it is given in the file, so an error does not travel:
 
     N.image        u8  [h, w, 3]       the image, decoded by Pillow
     N.region       i64 [4]             left, top, width, height of a crop
     N.large, .small u8 [s, s, 3]       that crop, resized by Pillow (bilinear, antialiased)
-    N.centre       u8  [c, c, 3]       torchvision's Resize and CenterCrop; N.sizes i64 [2]: short side, c
+    N.centre       u8  [c, c, 3]       as torchvision's Resize and CenterCrop; N.sizes i64 [2]: short side, c
     N.amounts      f64 [5]             brightness, contrast, saturation, hue, sigma
     N.flip, .brightness, .contrast, .saturation, .hue, .grey
-                   u8  [s, s, 3]       torchvision on the Pillow image N.small
+                   u8  [s, s, 3]       as torchvision's functions of these names on N.small
     N.blur         f32 [s, s, 3]       exact Gaussian of N.small (8 sigma, borders repeated), not rounded
 """
 
@@ -26,9 +28,7 @@ import pathlib
 import struct
 
 import numpy
-import torch
-from PIL import Image
-from torchvision.transforms import functional
+from PIL import Image, ImageEnhance
 
 RESIZE, CENTRE = 146, 128
 
@@ -67,6 +67,25 @@ def gaussian(image, sigma):
     return image
 
 
+def resized(image, short):
+    """The image with a short side of that length."""
+    width, height = image.size
+    size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
+def centre_crop(image, side):
+    left, top = (round((length - side) / 2) for length in image.size)
+    return image.crop((left, top, left + side, top + side))
+
+
+def hue_shifted(image, factor):
+    """Hue in HSV of 8 bits, which wraps around."""
+    hue, saturation, value = image.convert("HSV").split()
+    shifted = numpy.asarray(hue) + numpy.int32(factor * 255).astype(numpy.uint8)
+    return Image.merge("HSV", (Image.fromarray(shifted), saturation, value)).convert("RGB")
+
+
 def expectations(number, image, large, small):
     rng = numpy.random.default_rng(1000 + number)
     width, height = image.size
@@ -77,25 +96,24 @@ def expectations(number, image, large, small):
     amounts = [*rng.uniform(0.2, 1.8, 3), rng.uniform(-0.2, 0.2), rng.uniform(0.1, 2.0)]
     brightness, contrast, saturation, hue, sigma = map(float, numpy.float32(amounts))
 
-    crop = lambda size: functional.resized_crop(
-        image, top, left, h, w, [size, size], functional.InterpolationMode.BILINEAR, antialias=True)
+    region = image.crop((left, top, left + w, top + h))
+    crop = lambda size: region.resize((size, size), Image.Resampling.BILINEAR)
     base = crop(small)
     pixels = numpy.asarray(base)
     resize, centre = (RESIZE, CENTRE) if min(image.size) > 200 else (53, 40)
-    resized = functional.resize(image, resize, functional.InterpolationMode.BILINEAR, antialias=True)
     values = {
         "image": numpy.asarray(image),
         "region": numpy.array([left, top, w, h]),
         "small": pixels,
         "sizes": numpy.array([resize, centre]),
-        "centre": numpy.asarray(functional.center_crop(resized, centre)),
+        "centre": numpy.asarray(centre_crop(resized(image, resize), centre)),
         "amounts": numpy.array([brightness, contrast, saturation, hue, sigma]),
-        "flip": numpy.asarray(functional.hflip(base)),
-        "brightness": numpy.asarray(functional.adjust_brightness(base, brightness)),
-        "contrast": numpy.asarray(functional.adjust_contrast(base, contrast)),
-        "saturation": numpy.asarray(functional.adjust_saturation(base, saturation)),
-        "grey": numpy.asarray(functional.rgb_to_grayscale(base, 3)),
-        "hue": numpy.asarray(functional.adjust_hue(base, hue)),
+        "flip": numpy.asarray(base.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
+        "brightness": numpy.asarray(ImageEnhance.Brightness(base).enhance(brightness)),
+        "contrast": numpy.asarray(ImageEnhance.Contrast(base).enhance(contrast)),
+        "saturation": numpy.asarray(ImageEnhance.Color(base).enhance(saturation)),
+        "grey": numpy.asarray(base.convert("L").convert("RGB")),
+        "hue": numpy.asarray(hue_shifted(base, hue)),
         "blur": gaussian(pixels.astype(float), sigma).astype(numpy.float32),
     }
     if large:
@@ -123,7 +141,6 @@ def main():
     parser.add_argument("--out", required=True)
     parser.add_argument("--photos")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     tensors = {}
     if arguments.photos:
         files = [f for f in sorted(pathlib.Path(arguments.photos).iterdir()) if not f.name.startswith(".")]

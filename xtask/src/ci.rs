@@ -1,10 +1,12 @@
 //! What a change must pass.
 
+use std::env;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
 
-use crate::{example, root};
+use crate::{example, python, root};
 
 /// A check: its name, the arguments of cargo one list after another, and variables of its environment.
 type Check = (
@@ -90,10 +92,11 @@ const ON_WGPU: &str = "program and kernels on wgpu";
 
 /// Runs all checks and stops at the first that fails.
 pub fn run() -> anyhow::Result<()> {
+    let python = interpreter()?;
     for (name, arguments, variables) in CHECKS {
         if *name == ON_WGPU && !has_vulkan() {
             ensure!(
-                std::env::var_os("CI").is_none(),
+                env::var_os("CI").is_none(),
                 "the check `{name}` needs a driver for Vulkan; install mesa-vulkan-drivers"
             );
             println!(
@@ -107,6 +110,7 @@ pub fn run() -> anyhow::Result<()> {
         let status = example::cargo()
             .args(arguments)
             .envs(variables.iter().copied())
+            .envs(python.iter().map(|python| ("SWAV_PYTHON", python)))
             .current_dir(root())
             .status()
             .with_context(|| format!("cannot start cargo for the check `{name}`"))?;
@@ -116,10 +120,26 @@ pub fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Returns the Python that judges in the tests: the one that `SWAV_PYTHON` names, or one with the packages of
+/// `tests/requirements.txt`. Returns nothing if these cannot be installed, which is an error where `CI` is set.
+fn interpreter() -> anyhow::Result<Option<PathBuf>> {
+    if let Some(named) = env::var_os("SWAV_PYTHON") {
+        return Ok(Some(named.into()));
+    }
+    match python::environment(Path::new("python3")) {
+        Ok(python) => Ok(Some(python)),
+        Err(error) if env::var_os("CI").is_none() => {
+            println!("tests that need Python are skipped: {error:#}");
+            Ok(None)
+        }
+        Err(error) => Err(error.context("the tests need the packages of tests/requirements.txt")),
+    }
+}
+
 /// Whether there seems to be a driver. On other systems than Linux there always is something.
 fn has_vulkan() -> bool {
-    let places = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"].map(std::path::Path::new);
-    let has_driver = |place: &std::path::Path| {
+    let places = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"].map(Path::new);
+    let has_driver = |place: &Path| {
         place
             .read_dir()
             .is_ok_and(|mut drivers| drivers.next().is_some())

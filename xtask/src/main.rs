@@ -12,6 +12,7 @@ mod example;
 mod golden;
 mod llvm_stand_in;
 mod nvrtc;
+mod python;
 
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,8 @@ struct Cli {
 enum Task {
     /// Run every check that a change must pass, the quick ones first.
     Ci,
+    /// Install the Python packages that judge in the tests, and print the interpreter for `SWAV_PYTHON`.
+    Python(python::Args),
     /// Make the golden numbers anew.
     Golden(golden::Args),
     /// Time scores to codes, beside what memory allows and what others take.
@@ -54,6 +57,7 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Ci => ci::run(),
+        Task::Python(args) => python::run(&args),
         Task::Golden(args) => golden::run(&args),
         Task::BenchSinkhorn(args) => bench_sinkhorn::run(&args),
         Task::BenchKmeans(args) => bench_kmeans::run(&args),

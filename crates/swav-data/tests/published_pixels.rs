@@ -2,14 +2,18 @@
 //!
 //! The committed expectations come from computed images. Photographs are not ours to commit, so the
 //! test on them runs `tests/golden/augment.py` itself: it needs `SWAV_PYTHON`, an interpreter with
-//! torch, torchvision, Pillow and numpy, and the photographs in `data/photos` of a folder `shared`
-//! beside the workspace, or wherever `SWAV_SHARED` says.
+//! Pillow and numpy, and the photographs in `data/photos` of a folder `shared` beside the workspace,
+//! or wherever `SWAV_SHARED` says.
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+#[allow(dead_code)] // this test uses a part
+#[path = "../../../tests/common/requires.rs"]
+mod requires;
 
+use std::path::Path;
+
+use requires::{Python, shared, workspace};
 use safetensors::SafeTensors;
 use swav_data::augment::{Scratch, blur, crop, flip, grey, jitter};
 use swav_data::{Format, Image, Sample, decode, open};
@@ -189,32 +193,6 @@ fn compare(file: &Path) -> usize {
     images
 }
 
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-/// The photographs and the interpreter; says what is missing otherwise.
-fn photographs_and_python() -> Option<(PathBuf, PathBuf)> {
-    let shared = std::env::var_os("SWAV_SHARED").map(PathBuf::from);
-    let photos = shared
-        .unwrap_or_else(|| workspace().join("../shared"))
-        .join("data/photos");
-    if !photos.is_dir() {
-        eprintln!(
-            "skipped: no photographs in {} (SWAV_SHARED names their place)",
-            photos.display()
-        );
-        return None;
-    }
-    let Some(python) = std::env::var_os("SWAV_PYTHON") else {
-        eprintln!(
-            "skipped: SWAV_PYTHON names no interpreter with torch, torchvision, Pillow, numpy"
-        );
-        return None;
-    };
-    Some((photos, python.into()))
-}
-
 #[test]
 fn transforms_agree_with_pillow_and_torchvision_on_computed_images() {
     assert_eq!(
@@ -225,22 +203,17 @@ fn transforms_agree_with_pillow_and_torchvision_on_computed_images() {
 
 #[test]
 fn transforms_agree_with_pillow_and_torchvision_on_photographs() {
-    let Some((photos, python)) = photographs_and_python() else {
+    let Some(photos) = shared("data/photos") else {
+        return;
+    };
+    let Some(python) = Python::with(&["numpy", "PIL"]) else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
+    let words = ["--photos", photos.to_str().unwrap()];
+    let words = [&words[..], &["--out", "photos.safetensors"]].concat();
+    python.run(folder.path(), "golden/augment.py", &words);
     let out = folder.path().join("photos.safetensors");
-    let script = workspace().join("tests/golden/augment.py");
-    let status = Command::new(python)
-        .env_remove("OPENBLAS_CORETYPE")
-        .arg(script)
-        .arg("--photos")
-        .arg(&photos)
-        .arg("--out")
-        .arg(&out)
-        .status()
-        .unwrap();
-    assert!(status.success());
     let images = compare(&out);
 
     // Decoders may differ in how they widen the chroma planes; on the whole they show one picture.
