@@ -37,7 +37,7 @@ const CHECKS: &[Check] = &[
         "libraries without a backend",
         &[
             &["check", "--release", "-p", "swav-ot", "-p", "swav-model"],
-            &["-p", "swav-data", "-p", "swav-train"],
+            &["-p", "swav-data", "-p", "swav-train", "-p", "swav-eval"],
         ],
         &[],
     ),

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::{ci, example, root};
+use crate::{ci, example, python, root};
 
 /// `cargo xtask nvrtc`
 #[derive(Debug, clap::Args)]
@@ -73,32 +73,19 @@ fn toolkit(args: &Args) -> anyhow::Result<PathBuf> {
         cfg!(target_os = "linux"),
         "the packages are fetched for Linux alone"
     );
-    let target =
-        env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    // Cargo runs in the root, and this perhaps elsewhere.
-    let environment = root()
-        .join(target)
-        .join(format!("nvrtc-13.{}", args.cuda_13));
-    let python = environment.join("bin/python");
-    if !python.exists() {
-        let mut venv = Command::new(&args.python);
-        example::printed(
-            venv.args(["-m", "venv"]).arg(&environment),
-            "python -m venv",
-        )?;
+    let environment = python::folder(&format!("nvrtc-13.{}", args.cuda_13));
+    let interpreter = environment.join("bin/python");
+    if !interpreter.exists() {
+        python::create(&args.python, &environment)?;
     }
-    let purelib = example::printed(Command::new(&python).args(["-c", PURELIB]), "python")?;
+    let purelib = example::printed(Command::new(&interpreter).args(["-c", PURELIB]), "python")?;
     let toolkit = Path::new(purelib.trim()).join(TOOLKIT);
     if !is_complete(&toolkit) {
         let minor = args.cuda_13;
         println!("fetching NVRTC 13.{minor} from PyPI");
         let packages = PACKAGES.map(|package| format!("{package}==13.{minor}.*"));
-        let mut pip = Command::new(&python);
-        pip.args(["-m", "pip", "install", "--quiet"])
-            .arg("--disable-pip-version-check")
-            .args(packages)
-            .arg(format!("{CCCL}>=13.0,<13.{}", minor + 1));
-        example::printed(&mut pip, "pip")?;
+        let more = format!("{CCCL}>=13.0,<13.{}", minor + 1);
+        python::install(&interpreter, |pip| pip.args(packages).arg(more))?;
     }
     ensure!(
         is_complete(&toolkit),

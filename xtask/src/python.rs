@@ -30,10 +30,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 /// # Errors
 /// If `python` makes no environment or a package cannot be installed.
 pub fn environment(python: &Path) -> anyhow::Result<PathBuf> {
-    let target =
-        env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    // Cargo runs in the root, and this perhaps elsewhere.
-    let environment = root().join(target).join("python");
+    let environment = folder("python");
     let interpreter = environment.join("bin/python");
     let requirements = root().join("tests/requirements.txt");
     let wanted = fs::read(&requirements).with_context(|| requirements.display().to_string())?;
@@ -43,14 +40,42 @@ pub fn environment(python: &Path) -> anyhow::Result<PathBuf> {
         return Ok(interpreter);
     }
     eprintln!("installing tests/requirements.txt from PyPI");
-    let mut venv = Command::new(python);
-    venv.args(["-m", "venv", "--clear"]).arg(&environment);
-    example::printed(&mut venv, "python -m venv")?;
-    let mut pip = Command::new(&interpreter);
-    pip.args(["-m", "pip", "install", "--quiet"])
-        .args(["--disable-pip-version-check", "--requirement"])
-        .arg(&requirements);
-    example::printed(&mut pip, "pip")?;
+    create(python, &environment)?;
+    install(&interpreter, |pip| {
+        pip.arg("--requirement").arg(&requirements)
+    })?;
     fs::write(&installed, wanted).with_context(|| installed.display().to_string())?;
     Ok(interpreter)
+}
+
+/// Returns the environment of that name in the target folder.
+pub fn folder(name: &str) -> PathBuf {
+    let target =
+        env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    // Cargo runs in the root, and this perhaps elsewhere.
+    root().join(target).join(name)
+}
+
+/// Makes an empty environment.
+///
+/// # Errors
+/// If `python` cannot.
+pub fn create(python: &Path, environment: &Path) -> anyhow::Result<()> {
+    let mut venv = Command::new(python);
+    venv.args(["-m", "venv", "--clear"]).arg(environment);
+    example::printed(&mut venv, "python -m venv").map(drop)
+}
+
+/// Installs the packages that `name` adds to pip's arguments.
+///
+/// # Errors
+/// If one of them cannot be had.
+pub fn install(
+    interpreter: &Path,
+    name: impl FnOnce(&mut Command) -> &mut Command,
+) -> anyhow::Result<()> {
+    let mut pip = Command::new(interpreter);
+    pip.args(["-m", "pip", "install", "--quiet"])
+        .arg("--disable-pip-version-check");
+    example::printed(name(&mut pip), "pip").map(drop)
 }

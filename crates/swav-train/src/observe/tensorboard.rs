@@ -55,12 +55,10 @@ impl EventFile {
         let file = BufWriter::new(File::create(&path).map_err(TrainError::io(&path))?);
         let mut events = Self { path, file };
         events.write(0, |event| event.text(FILE_VERSION, "brain.Event:2"))?;
-        if step > 0 {
-            // TensorBoard drops what it knows of this step and of later ones, and the run has done this one.
-            let mut session = Message::default();
-            session.number(STATUS, START);
-            events.write(step + 1, |event| event.message(SESSION, session))?;
-        }
+        // TensorBoard drops what it knows of this step and of later ones, and the run has done `step` of them.
+        let mut session = Message::default();
+        session.number(STATUS, START);
+        events.write(step + 1, |event| event.message(SESSION, session))?;
         Ok(events)
     }
 
