@@ -59,25 +59,26 @@ pub fn balanced_assignment(codes: &Tensor<2>) -> Result<Vec<usize>, OtError> {
         return Err(OtError::NotFinite);
     }
 
-    let mut wishes: Vec<Wishes<'_>> = codes.chunks(prototypes).map(Wishes::new).collect();
-    // Each sample's best wish that was not yet refused. The best of them all is granted or refused next.
-    let mut open: BinaryHeap<Wish> = wishes
+    let mut preferences: Vec<Preferences<'_>> =
+        codes.chunks(prototypes).map(Preferences::new).collect();
+    // Each sample's best preference that was not yet refused. The best of them all is granted or refused next.
+    let mut open: BinaryHeap<Preference> = preferences
         .iter_mut()
         .enumerate()
-        .filter_map(|(sample, wishes)| wishes.next(sample))
+        .filter_map(|(sample, preferences)| preferences.next(sample))
         .collect();
     // Where K does not divide B, only so many prototypes may have one more than the others.
     let (room, mut more) = (samples / prototypes, samples % prototypes);
     let mut granted = vec![0; prototypes];
     let mut assignment = vec![0; samples];
-    while let Some(wish) = open.pop() {
-        let granted = &mut granted[wish.prototype];
+    while let Some(preference) = open.pop() {
+        let granted = &mut granted[preference.prototype];
         if *granted < room || (*granted == room && more > 0) {
             more -= usize::from(*granted == room);
             *granted += 1;
-            assignment[wish.sample] = wish.prototype;
+            assignment[preference.sample] = preference.prototype;
         } else {
-            open.extend(wishes[wish.sample].next(wish.sample));
+            open.extend(preferences[preference.sample].next(preference.sample));
         }
     }
     Ok(assignment)
@@ -85,23 +86,23 @@ pub fn balanced_assignment(codes: &Tensor<2>) -> Result<Vec<usize>, OtError> {
 
 /// A sample and a prototype that it wants. The larger one is granted first.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Wish {
+struct Preference {
     code: f32,
     sample: usize,
     prototype: usize,
 }
 
-impl Eq for Wish {}
+impl Eq for Preference {}
 
-impl PartialOrd for Wish {
+impl PartialOrd for Preference {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Wish {
+impl Ord for Preference {
     fn cmp(&self, other: &Self) -> Ordering {
-        let earlier = |wish: &Self| Reverse((wish.sample, wish.prototype));
+        let earlier = |preference: &Self| Reverse((preference.sample, preference.prototype));
         let code = self.code.total_cmp(&other.code);
         code.then_with(|| earlier(self).cmp(&earlier(other)))
     }
@@ -109,29 +110,29 @@ impl Ord for Wish {
 
 /// The prototypes that a sample wants, best first. Most samples get one of their first few, so the order is found
 /// a few at a time.
-struct Wishes<'a> {
+struct Preferences<'a> {
     codes: &'a [f32],
     best: Vec<usize>,
-    told: usize,
+    yielded: usize,
 }
 
-impl<'a> Wishes<'a> {
+impl<'a> Preferences<'a> {
     fn new(codes: &'a [f32]) -> Self {
         Self {
             codes,
             best: Vec::new(),
-            told: 0,
+            yielded: 0,
         }
     }
 
     /// The next one of the sample with this number.
-    fn next(&mut self, sample: usize) -> Option<Wish> {
-        if self.told == self.best.len() {
-            self.find((4 * self.told).max(4));
+    fn next(&mut self, sample: usize) -> Option<Preference> {
+        if self.yielded == self.best.len() {
+            self.find((4 * self.yielded).max(4));
         }
-        let prototype = *self.best.get(self.told)?;
-        self.told += 1;
-        Some(Wish {
+        let prototype = *self.best.get(self.yielded)?;
+        self.yielded += 1;
+        Some(Preference {
             code: self.codes[prototype],
             sample,
             prototype,

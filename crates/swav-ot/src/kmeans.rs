@@ -122,13 +122,13 @@ pub fn spherical_kmeans_with(
 }
 
 /// Scores that are there at a time.
-const SCORES: usize = 1 << 24;
+const BLOCK_SCORES: usize = 1 << 24;
 
 /// The best centroid of each sample, block by block.
 fn nearest(samples: &Tensor<2>, centroids: &Tensor<2>) -> Vec<Tensor<1, burn::tensor::Int>> {
     let clusters = centroids.dims()[0];
     let turned = centroids.clone().transpose();
-    let blocks = samples.clone().split((SCORES / clusters).max(1), 0);
+    let blocks = samples.clone().split((BLOCK_SCORES / clusters).max(1), 0);
     let best = |block: Tensor<2>| block.matmul(turned.clone()).argmax(1).squeeze_dim(1);
     blocks.into_iter().map(best).collect()
 }

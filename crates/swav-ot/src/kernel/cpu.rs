@@ -15,10 +15,10 @@ use rayon::prelude::*;
 use super::simd::{Kernel, Simd, dispatch};
 
 /// Numbers that a chunk has at least: below this, handing it to a thread costs more than it saves.
-const LEAST: usize = 1 << 16;
+const MIN_CHUNK: usize = 1 << 16;
 
 /// Chunks of a problem at most.
-const MOST: usize = 32;
+const MAX_CHUNKS: usize = 32;
 
 /// Bytes that the sums of all chunks of a problem, and what threads have in hand, may take.
 const SCRATCH: usize = 1 << 20;
@@ -29,11 +29,11 @@ const BLOCK: usize = 64;
 
 /// Bytes of codes from which on they are written past the caches: who reads them next finds them in
 /// memory either way.
-const STREAM: usize = 1 << 24;
+const STREAM_BYTES: usize = 1 << 24;
 
 /// How far ahead of the number at hand memory is asked for the ones to come: the processor looks no further than
 /// a page by itself.
-const AHEAD: usize = 512;
+const PREFETCH_DISTANCE: usize = 512;
 
 /// Rows that are folded into a prototype's sums at once.
 const FOLD: usize = 8;
@@ -41,7 +41,7 @@ const FOLD: usize = 8;
 /// The sums of a sample that are taken as they are. What was below 2^-126 in them, and counted as that, is then less than
 /// 2^-62 of the sum, too little for any prototype to notice; other samples are done again with their largest entry
 /// taken out.
-const PLAIN: std::ops::RangeInclusive<f32> = 5.421_011e-20..=1.844_674_4e19; // 2^-64 to 2^64
+const SAFE_SUMS: std::ops::RangeInclusive<f32> = 5.421_011e-20..=1.844_674_4e19; // 2^-64 to 2^64
 
 /// The scores of `sets` problems of one size, wherever their rows lie.
 #[derive(Clone, Copy)]
@@ -76,8 +76,8 @@ impl<'a> Scores<'a> {
     /// Samples in a chunk.
     fn chunk(&self) -> usize {
         let room = SCRATCH / (4 * self.padded() * size_of::<f32>());
-        let wanted = self.samples * self.prototypes / LEAST;
-        let chunks = wanted.min(MOST).min(room.max(2)).max(1);
+        let wanted = self.samples * self.prototypes / MIN_CHUNK;
+        let chunks = wanted.min(MAX_CHUNKS).min(room.max(2)).max(1);
         self.samples.div_ceil(chunks)
     }
 
@@ -99,7 +99,7 @@ impl<'a> Scores<'a> {
     fn each_set<T: Send>(&self, results: &mut [T], problem: impl Fn(usize, &mut [T]) + Sync) {
         let parts = results.len() / self.sets;
         let sets = results.chunks_mut(parts).enumerate();
-        if self.chunk() < self.samples || self.samples * self.prototypes * self.sets < LEAST {
+        if self.chunk() < self.samples || self.samples * self.prototypes * self.sets < MIN_CHUNK {
             sets.for_each(|(set, results)| problem(set, results));
         } else {
             let sets = results.par_chunks_mut(parts).enumerate();
@@ -173,7 +173,7 @@ pub(super) fn shares(scores: &Scores<'_>, potentials: Potentials<'_>, epsilon: f
 /// The codes that the potentials make: `softmax_k((s_ik − f_k)/ε)`, `[sets, B, K]`.
 pub(super) fn codes(scores: &Scores<'_>, potentials: Potentials<'_>, epsilon: f64) -> Vec<f32> {
     let length = scores.sets * scores.samples * scores.prototypes;
-    let stream = length * size_of::<f32>() >= STREAM;
+    let stream = length * size_of::<f32>() >= STREAM_BYTES;
     let mut codes: Vec<f32> = Vec::with_capacity(length);
     let unwritten = &mut codes.spare_capacity_mut()[..length];
     scores.each_set(unwritten, |set, codes| {
@@ -347,7 +347,7 @@ unsafe fn fold<S: Simd, const R: usize>(
         for at in (0..width).step_by(S::LANES) {
             let mut s = [S::splat(0.0); R];
             for r in 0..R {
-                S::prefetch(rows[r].as_ptr().wrapping_add(at + AHEAD));
+                S::prefetch(rows[r].as_ptr().wrapping_add(at + PREFETCH_DISTANCE));
                 s[r] = load::<S>(rows[r], at, 0.0);
             }
             let before = S::load(largest.add(at));
@@ -443,8 +443,8 @@ impl<'a> Softmax<'a> {
     unsafe fn exponentials<S: Simd>(&self, row: &[f32], found: *mut f32) -> (f32, f32) {
         // SAFETY: the caller guarantees the instruction set, and as many numbers at `found` as there are shifts.
         unsafe {
-            let sum = self.plain::<S>(row, found, 0.0);
-            if PLAIN.contains(&sum) {
+            let sum = self.shifted_exponentials::<S>(row, found, 0.0);
+            if SAFE_SUMS.contains(&sum) {
                 return (sum, 0.0);
             }
 
@@ -453,7 +453,7 @@ impl<'a> Softmax<'a> {
                 largest = S::max(largest, self.exponents::<S>(row, at));
             }
             let largest = S::largest(largest);
-            (self.plain::<S>(row, found, largest), largest)
+            (self.shifted_exponentials::<S>(row, found, largest), largest)
         }
     }
 
@@ -462,7 +462,7 @@ impl<'a> Softmax<'a> {
     /// # Safety
     /// As [`exponentials`](Self::exponentials).
     #[inline(always)]
-    unsafe fn plain<S: Simd>(&self, row: &[f32], found: *mut f32, out: f32) -> f32 {
+    unsafe fn shifted_exponentials<S: Simd>(&self, row: &[f32], found: *mut f32, out: f32) -> f32 {
         // SAFETY: the caller guarantees the instruction set, and as many numbers at `found` as there are shifts.
         unsafe {
             let mut total = S::splat(0.0);
@@ -527,7 +527,7 @@ impl Softmax<'_> {
                     let mut sums = S::splat(0.0);
                     let end = (first + BLOCK * S::LANES).min(width);
                     for at in (first..end).step_by(S::LANES) {
-                        S::prefetch(scores.as_ptr().wrapping_add(at + AHEAD));
+                        S::prefetch(scores.as_ptr().wrapping_add(at + PREFETCH_DISTANCE));
                         hand_on::<S>(e, at + head, width, weight, sink);
                         let new = S::exp2(self.exponents::<S>(scores, at));
                         S::store(e.add(at), new);
@@ -537,7 +537,7 @@ impl Softmax<'_> {
                 }
                 sink.done();
                 sum = S::sum(total);
-                if !PLAIN.contains(&sum) {
+                if !SAFE_SUMS.contains(&sum) {
                     (sum, _) = self.exponentials::<S>(scores, e);
                 }
             }

@@ -9,7 +9,7 @@ use super::correlation::{Correlation, Target, Weights};
 use super::kernel::{MapProduct, ROWS, WeightProduct};
 use super::out::Out;
 use super::panel::{Chunk, Maps, copy};
-use super::plan::{Panels, Plan, SHARE, ranges};
+use super::plan::{Panels, Plan, TASKS_PER_THREAD, ranges};
 
 /// Rows of the matrix of patches that are multiplied at a time: their part under a tile stays in the
 /// first-level cache. Overlapping rows take less of it than separate ones.
@@ -21,7 +21,7 @@ const OUTPUTS: usize = 256;
 const TASKS: usize = 16;
 /// A convolution is cut by its columns first, because each part of the outputs copies the inputs anew; it is not cut
 /// into fewer than so many blocks of outputs.
-const LEAST_BLOCKS: usize = 16;
+const MIN_BLOCKS: usize = 16;
 /// Pixels that a map has at least to be multiplied where it lies: smaller ones fill too few vectors.
 const POINTWISE: usize = 64;
 /// And to be summed over where it lies: the sums of a shorter one are hardly begun when they end.
@@ -55,7 +55,7 @@ impl Correlation {
     /// Computes all outputs.
     pub(super) fn run(&self, maps: &Maps, weights: &Weights, target: &Target) {
         let packed = self.pack(weights);
-        let tasks = SHARE * rayon::current_num_threads();
+        let tasks = TASKS_PER_THREAD * rayon::current_num_threads();
         let depth = if self.taps() > 1 { SHARED_DEPTH } else { DEPTH };
         let plan = if self.is_pointwise(POINTWISE) && target.step == 1 {
             self.direct_plan(depth)
@@ -71,7 +71,7 @@ impl Correlation {
                 .map(|groups| (groups, 0..blocks))
                 .collect()
         } else {
-            let wanted = wanted.min(blocks.div_ceil(LEAST_BLOCKS));
+            let wanted = wanted.min(blocks.div_ceil(MIN_BLOCKS));
             // In pairs, as the highest tile takes them: none but the last part ends within one.
             ranges(blocks.div_ceil(2), wanted)
                 .map(|pairs| (0..1, 2 * pairs.start..blocks.min(2 * pairs.end)))

@@ -12,10 +12,10 @@ const WORKING_SET: usize = 128 * 1024;
 const COLUMNS: Range<usize> = 192..1536;
 /// Gaps of this share of the pixels, times the outputs, are copied away. They cost a vector step in
 /// every `LANES · 2` outputs, and copying costs somewhat more than one.
-const GAPS: f64 = 24.0;
+const MAX_GAPS: f64 = 24.0;
 
 /// Tasks a thread of a convolution, about.
-pub(super) const SHARE: usize = 4;
+pub(super) const TASKS_PER_THREAD: usize = 4;
 
 /// A chunking of the images: the layout of a chunk, and the chunks.
 pub(super) struct Plan {
@@ -110,7 +110,7 @@ impl Correlation {
         let image = probe.start(1, 0);
         let pixels = self.height * self.width;
         let gaps = (image - pixels) as f64 / pixels as f64;
-        let compact = gaps * outputs as f64 > GAPS;
+        let compact = gaps * outputs as f64 > MAX_GAPS;
         let rows = outputs + depth * if compact { self.taps() } else { 1 };
         let share = (image * self.images).div_ceil(tasks);
         let columns = (WORKING_SET / rows).min(share);

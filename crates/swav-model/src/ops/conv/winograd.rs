@@ -27,13 +27,13 @@ use rayon::prelude::*;
 
 use super::correlation::{Correlation, Target, Weights};
 use super::panel::{Maps, Tap};
-use super::plan::{SHARE, ranges};
+use super::plan::{TASKS_PER_THREAD, ranges};
 use super::tiles::{
     Finish, Gradients, Inputs, KernelTransform, LANES, Outputs, PLACES, Part, Product, STRIP, room,
 };
 
 /// The side of a map, at least: a tile.
-const LEAST: usize = 2;
+const MIN_SIDE: usize = 2;
 /// Floats that a chunk's windows and sums take: they stay in a second-level cache.
 const WORKING_SET: usize = 192 * 1024;
 /// Tiles of a chunk.
@@ -44,7 +44,7 @@ const PARTIAL: usize = 1 << 20;
 /// Tiles that a partial gradient sums at least: fewer would not pay for adding it.
 const SUMMED: usize = 64;
 /// Keeps the 16 places of a window apart in the caches, where steps of a power of two would fight for one place.
-const APART: usize = 16;
+const PLACE_PADDING: usize = 16;
 
 /// A correlation that is worth it.
 pub(super) struct Winograd<'a> {
@@ -85,7 +85,7 @@ impl<'a> Winograd<'a> {
             && step == 1
             && inputs.is_multiple_of(LANES)
             && outputs.is_multiple_of(LANES)
-            && height.min(width) >= LEAST
+            && height.min(width) >= MIN_SIDE
             && correlation.taps() == 9;
         if !served {
             return None;
@@ -154,13 +154,16 @@ impl<'a> Winograd<'a> {
             inputs, outputs, ..
         } = self.correlation;
         let kernels = self.kernels(weights);
-        let size = self.chunk(SHARE * rayon::current_num_threads());
+        let size = self.chunk(TASKS_PER_THREAD * rayon::current_num_threads());
         let rows = self.rows();
         (0..rows.div_ceil(size)).into_par_iter().for_each(|chunk| {
             let chunk = chunk * size..((chunk + 1) * size).min(rows);
             let tiles = chunk.len() * self.tiles[1];
             let parts = self.parts(chunk);
-            let (window, sum) = (tiles * inputs + APART, tiles * outputs + APART);
+            let (window, sum) = (
+                tiles * inputs + PLACE_PADDING,
+                tiles * outputs + PLACE_PADDING,
+            );
             SCRATCH.with_borrow_mut(|scratch| {
                 let windows = room(&mut scratch.windows, PLACES * window);
                 let sums = room(&mut scratch.sums, PLACES * sum);
@@ -263,7 +266,10 @@ impl<'a> Winograd<'a> {
         } = self.correlation;
         let tiles = chunk.len() * self.tiles[1];
         let parts = self.parts(chunk);
-        let (window, slope) = (tiles * inputs + APART, tiles * outputs + APART);
+        let (window, slope) = (
+            tiles * inputs + PLACE_PADDING,
+            tiles * outputs + PLACE_PADDING,
+        );
         SCRATCH.with_borrow_mut(|scratch| {
             let windows = room(&mut scratch.windows, PLACES * window);
             let slopes = room(&mut scratch.sums, PLACES * slope);
