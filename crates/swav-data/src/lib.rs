@@ -91,7 +91,6 @@
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 #![deny(unsafe_code)]
-#![deny(clippy::undocumented_unsafe_blocks)]
 
 pub mod augment;
 mod cache;

@@ -77,7 +77,6 @@
 //! [Burn]: https://burn.dev
 //! [`Module::valid`]: burn::module::Module::valid
 
-#![deny(clippy::undocumented_unsafe_blocks)]
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
 mod backbone;

@@ -126,7 +126,6 @@
 //!
 //! Codes are computed in `f32` whatever the scores come in, and carry no gradient: they are targets.
 
-#![deny(clippy::undocumented_unsafe_blocks)]
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
 mod blockwise;
@@ -151,9 +150,6 @@ pub use diagnostics::{
 pub use error::OtError;
 pub use hard::{balanced_assignment, hard_codes};
 pub use kernel::Implementation;
-// The former name, which the SwAV method of swav-train still uses.
-#[doc(hidden)]
-pub use kernel::Implementation as Form;
 pub use kmeans::{Clusters, centroids_from, spherical_kmeans, spherical_kmeans_with};
 pub use reduce::{Local, Reduce, max_by_sum};
 pub use sinkhorn::{SinkhornConfig, sinkhorn, sinkhorn_with};
