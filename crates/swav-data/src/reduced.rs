@@ -9,8 +9,8 @@
 //! Anything else, and anything that looks damaged, is left to the decoder of whole images, so nothing
 //! here decides whether a file is good. Whether three components are YCbCr is the caller's to know.
 
+use crate::dispatch::{Kernel, dispatch};
 use crate::sample::Image;
-use crate::simd::{Kernel, dispatch};
 
 /// Decodes `jpeg`, of `width` × `height` pixels, at a `divisor`-th (2 or 4) of its size, sides rounded
 /// up. Nothing when this is no such file; `image` then holds whatever it holds.

@@ -8,8 +8,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Scratch, probability};
+use crate::dispatch::{Kernel, dispatch};
 use crate::random::Draws;
-use crate::simd::{Kernel, dispatch};
 
 /// How often and how far crops are blurred. The default is SwAV's.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]

@@ -8,7 +8,7 @@
 
 use super::Scratch;
 use super::jitter::{self, Shift, Step, max, min};
-use crate::simd::{Kernel, dispatch};
+use crate::dispatch::{Kernel, dispatch};
 
 /// Rows, planes and lists, used again from crop to crop.
 #[derive(Default)]

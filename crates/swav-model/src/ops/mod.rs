@@ -14,7 +14,7 @@ mod flex;
 #[cfg(any(feature = "flex", feature = "cube"))]
 mod norm;
 #[cfg(feature = "flex")]
-mod simd;
+mod vectors;
 
 use std::cell::Cell;
 

@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::simd::{Kernel, Simd, dispatch};
+use super::vectors::{Kernel, Simd, dispatch};
 
 /// Numbers that a chunk has at least: below this, handing it to a thread costs more than it saves.
 const MIN_CHUNK: usize = 1 << 16;
@@ -725,7 +725,7 @@ impl<const STREAM: bool> Sink for Writing<STREAM> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::forced;
+    use super::super::vectors::forced;
     use super::*;
 
     /// Scores between −1 and 1.

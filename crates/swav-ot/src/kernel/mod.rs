@@ -19,9 +19,9 @@ mod flex;
 pub(crate) mod nearest;
 #[cfg(all(feature = "flex", target_arch = "x86_64"))]
 mod screen;
-#[cfg(feature = "flex")]
-mod simd;
 mod tensor_ops;
+#[cfg(feature = "flex")]
+mod vectors;
 
 use burn::tensor::Tensor;
 

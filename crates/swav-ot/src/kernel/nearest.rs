@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::screen::Screen;
-use super::simd::{Kernel, Simd, dispatch};
+use super::vectors::{Kernel, Simd, dispatch};
 
 /// Samples of a task: with a tile of centroids they fit into the caches that a core has for itself.
 const SAMPLES: usize = 96;
@@ -212,7 +212,7 @@ impl Search<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::forced;
+    use super::super::vectors::forced;
     use super::*;
 
     /// Numbers without an order, the same every time.

@@ -11,7 +11,7 @@
 //! vectors by twelve rows where maps come out, four by six where weights do.
 
 use super::out::Out;
-use crate::ops::simd::{Kernel, Simd, dispatch};
+use crate::ops::vectors::{Kernel, Simd, dispatch};
 
 /// Rows of the left matrix that a tile covers at most. Weights are packed, and rows of scratch space
 /// padded, to multiples of it.
@@ -294,7 +294,7 @@ impl Kernel for WeightProduct<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::simd::Portable;
+    use crate::ops::vectors::Portable;
 
     /// Small whole numbers: every order of the sums is exact.
     fn numbers(count: usize) -> Vec<f32> {

@@ -20,13 +20,13 @@
 //! and partial weight gradients are added in the order of the images. The number of threads changes
 //! nothing, not even the last bit. Another instruction set does.
 
+mod chunking;
 mod correlation;
 mod dense;
 mod kernel;
 mod out;
 mod panel;
 mod patches;
-mod plan;
 mod tiles;
 mod winograd;
 

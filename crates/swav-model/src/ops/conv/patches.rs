@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::chunking::{Chunking, Panels, TASKS_PER_THREAD, ranges};
 use super::correlation::{Correlation, Target, Weights};
 use super::kernel::{MapProduct, ROWS, WeightProduct};
 use super::out::Out;
 use super::panel::{Chunk, Maps, copy};
-use super::plan::{Panels, Plan, TASKS_PER_THREAD, ranges};
 
 /// Rows of the matrix of patches that are multiplied at a time: their part under a tile stays in the
 /// first-level cache. Overlapping rows take less of it than separate ones.
@@ -114,7 +114,7 @@ impl Correlation {
     /// Fills `out` with the outputs of a part, in rows of the plan.
     fn compute(
         &self,
-        plan: &Plan,
+        plan: &Chunking,
         maps: &Maps,
         part: &Part,
         packed: &[f32],
@@ -153,7 +153,7 @@ impl Correlation {
     }
 
     /// Copies the outputs of a part to where they belong.
-    fn deliver(&self, plan: &Plan, part: &Part, rows: &[f32], target: &Target) {
+    fn deliver(&self, plan: &Chunking, part: &Part, rows: &[f32], target: &Target) {
         let &Part { chunk, group, .. } = part;
         let outputs = self.rows(part);
         let stride = plan.stride();
@@ -291,7 +291,7 @@ impl Correlation {
     /// The weight gradient of some chunks: `[groups][outputs, padded][inputs][taps]`.
     fn partial(
         &self,
-        plan: &Plan,
+        plan: &Chunking,
         maps: &Maps,
         gradient: &Maps,
         chunks: &[Chunk],
@@ -335,7 +335,7 @@ impl Correlation {
     }
 
     /// Copies the output maps of a group into rows with the gaps of the panel.
-    fn collect(&self, plan: &Plan, maps: &Maps, chunk: Chunk, group: usize, rows: &mut [f32]) {
+    fn collect(&self, plan: &Chunking, maps: &Maps, chunk: Chunk, group: usize, rows: &mut [f32]) {
         let stride = plan.stride();
         for (output, row) in rows.chunks_exact_mut(stride).take(self.outputs).enumerate() {
             for image in 0..chunk.images {

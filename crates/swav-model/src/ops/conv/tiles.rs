@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::correlation::{Target, Weights};
 use super::panel::Maps;
-use crate::ops::simd::{Kernel, Simd, dispatch};
+use crate::ops::vectors::{Kernel, Simd, dispatch};
 
 /// Columns of a strip of a right matrix: two of the longest vectors.
 pub(super) const STRIP: usize = 32;

@@ -25,9 +25,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::chunking::{TASKS_PER_THREAD, ranges};
 use super::correlation::{Correlation, Target, Weights};
 use super::panel::{Maps, Tap};
-use super::plan::{TASKS_PER_THREAD, ranges};
 use super::tiles::{
     Finish, Gradients, Inputs, KernelTransform, LANES, Outputs, PLACES, Part, Product, STRIP, room,
 };
@@ -306,7 +306,7 @@ impl<'a> Winograd<'a> {
 mod tests {
     use super::super::{ConvShape, forward, input_gradient, weight_gradient};
     use super::Winograd;
-    use crate::ops::simd::forced;
+    use crate::ops::vectors::forced;
 
     /// Numbers between −1 and 1, the same every time.
     fn numbers(count: usize, seed: u32) -> Vec<f32> {

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::ops::simd::{Kernel, Simd, dispatch};
+use crate::ops::vectors::{Kernel, Simd, dispatch};
 
 /// Floats of a chunk, about.
 const CHUNK: usize = 16 * 1024;

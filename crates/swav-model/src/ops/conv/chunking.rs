@@ -18,7 +18,7 @@ const MAX_GAPS: f64 = 24.0;
 pub(super) const TASKS_PER_THREAD: usize = 4;
 
 /// A chunking of the images: the layout of a chunk, and the chunks.
-pub(super) struct Plan {
+pub(super) struct Chunking {
     layout: Layout,
     /// Whether the maps are their own panel, and rows of outputs maps: a chunk is an image.
     pub(super) direct: bool,
@@ -37,7 +37,7 @@ pub(super) struct Panels {
     compact: Vec<f32>,
 }
 
-impl Plan {
+impl Chunking {
     pub(super) fn stride(&self) -> usize {
         match &self.compact {
             Some(compact) => compact.stride,
@@ -97,7 +97,7 @@ impl Correlation {
 
     /// Cuts the images into chunks, for tasks that keep `outputs` rows beside a panel of about `depth`
     /// rows of the matrix of patches. Chunks may get smaller for there to be as many as `tasks`.
-    pub(super) fn plan(&self, outputs: usize, depth: usize, tasks: usize) -> Plan {
+    pub(super) fn plan(&self, outputs: usize, depth: usize, tasks: usize) -> Chunking {
         let depth = (depth / self.taps()).clamp(1, self.inputs);
         let whole = Chunk {
             image: 0,
@@ -146,7 +146,7 @@ impl Correlation {
             Some(compact) => compact.offsets(depth * self.taps()),
             None => layout.offsets(depth),
         };
-        Plan {
+        Chunking {
             layout,
             direct: false,
             compact,
@@ -170,7 +170,7 @@ impl Correlation {
     }
 
     /// The plan of a pointwise correlation: every image for itself, where it lies.
-    pub(super) fn direct_plan(&self, depth: usize) -> Plan {
+    pub(super) fn direct_plan(&self, depth: usize) -> Chunking {
         let whole = |image| Chunk {
             image,
             images: 1,
@@ -179,7 +179,7 @@ impl Correlation {
         };
         let depth = depth.min(self.inputs);
         let pixels = self.height * self.width;
-        Plan {
+        Chunking {
             layout: self.layout(whole(0)),
             direct: true,
             compact: None,
