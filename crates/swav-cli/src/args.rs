@@ -164,7 +164,7 @@ pub struct Train {
     /// Run directory; by default runs/NAME after the recipe or the data.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Write the run's report.html anew as often ("5 epochs", "500 steps"), and at the end.
+    /// How often report.html is written while the run trains ("5 epochs", "500 steps"); then also at the end.
     #[arg(long, value_name = "DURATION", default_value_t = Span::Never)]
     pub report_every: Span,
     /// Continue the run in --out from its newest checkpoint; starts it if there is none yet.
@@ -502,7 +502,7 @@ pub struct ReportArgs {
 /// `swav data …`
 #[derive(Debug, Subcommand)]
 pub enum Data {
-    /// Decode every image; list what is corrupt, unsupported, twice there or too small.
+    /// Decode every image; list those that are corrupt, unsupported, duplicates or too small.
     #[command(after_help = SCAN_HELP)]
     Scan(Scan),
     /// Write images as tar shards, which give the same samples in the same order.

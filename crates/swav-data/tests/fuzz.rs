@@ -7,6 +7,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[allow(dead_code)] // this test uses a part
+#[path = "../../../tests/common/requires.rs"]
+mod requires;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use requires::shared;
 use swav_data::{
     Augment, CropSpec, Cursor, DataError, Format, Image, Loader, LoaderConfig, Order, Problem,
     Sample, ScanConfig, Source, TarSource, View, decode, decode_into, open, scan,
@@ -300,18 +305,7 @@ fn fixtures(extensions: &[&str]) -> Vec<Vec<u8>> {
 
 /// Photographs of up to 120 kB, or nothing.
 fn photographs() -> Vec<Vec<u8>> {
-    let shared = std::env::var_os("SWAV_SHARED").map(PathBuf::from);
-    let shared =
-        shared.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"));
-    let photos = shared.join("data/photos");
-    if !photos.is_dir() {
-        eprintln!(
-            "skipped: no photographs in {}; fixtures alone are damaged",
-            photos.display()
-        );
-        return vec![];
-    }
-    files(&photos, &["JPEG"], 120_000)
+    shared("data/photos").map_or_else(Vec::new, |photos| files(&photos, &["JPEG"], 120_000))
 }
 
 fn files(folder: &Path, extensions: &[&str], most: u64) -> Vec<Vec<u8>> {

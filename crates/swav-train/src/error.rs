@@ -37,7 +37,7 @@ pub enum TrainError {
     /// The device failed or is not there.
     #[error("{0}")]
     Device(String),
-    /// Training stopped itself: the loss is no number any more, or the features have collapsed.
+    /// Training stopped itself: the loss is not finite, or the features have collapsed.
     #[error("{0}")]
     Stopped(String),
     /// The user asked for an end; what had to be saved is saved.

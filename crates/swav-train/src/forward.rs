@@ -37,12 +37,13 @@ pub(crate) fn by_crop(forwards: &[Outputs], rows: usize) -> Vec<Tensor<2>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use burn::tensor::{Device, Distribution, TensorData};
     use swav_model::{BackboneConfig, NetworkConfig, Stem};
 
-    fn network(device: &Device) -> Network {
+    /// A network that takes milliseconds.
+    pub(crate) fn network(device: &Device) -> Network {
         let config = NetworkConfig {
             backbone: BackboneConfig {
                 name: "resnet18".parse().unwrap(),

@@ -81,15 +81,11 @@ impl State {
     pub(crate) fn drawn(plan: &Plan, device: &Device) -> Network {
         plan.model.init(plan.train.seed, device)
     }
-
-    /// The sum of the squares of all weights, `[1]`: finite only if each of them is a number of a size that something can
-    /// still be computed with.
-    pub(crate) fn sum_of_squares(&self) -> Tensor<1> {
-        sum_of_squares(&self.network)
-    }
 }
 
-fn sum_of_squares(network: &Network) -> Tensor<1> {
+/// The sum of the squares of all weights, `[1]`: finite only if each of them is a number of a size that something can still be
+/// computed with.
+pub(crate) fn sum_of_squares(network: &Network) -> Tensor<1> {
     #[derive(Default)]
     struct Sum(Option<Tensor<1>>);
 
@@ -115,22 +111,7 @@ fn sum_of_squares(network: &Network) -> Tensor<1> {
 mod tests {
     use super::*;
     use crate::device::read;
-    use swav_model::{BackboneConfig, NetworkConfig, Stem};
-
-    fn network(device: &Device) -> Network {
-        let config = NetworkConfig {
-            backbone: BackboneConfig {
-                name: "resnet18".parse().unwrap(),
-                width: 0.0625,
-                stem: Stem::Imagenet,
-            },
-            hidden: 8,
-            head_norm: true,
-            dim: 8,
-            prototypes: vec![4],
-        };
-        config.init(1, device)
-    }
+    use crate::forward::tests::network;
 
     #[test]
     fn one_weight_that_is_no_number_or_absurdly_large_shows_in_the_sum() {

@@ -56,7 +56,7 @@ impl Table {
     }
 }
 
-/// Lists what is corrupt, unsupported, twice there or too small.
+/// Lists the images that are corrupt, unsupported, duplicates or too small.
 pub fn data_scan(args: &Scan, stop: &Stop) -> anyhow::Result<()> {
     let table = args.out.as_deref().map(Table::of).transpose()?;
     // Before the work: a wrong path must not cost an hour.

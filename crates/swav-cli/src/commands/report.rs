@@ -76,11 +76,11 @@ fn with_network(
     out: &Path,
     stop: &Stop,
 ) -> Result<Written, TrainError> {
-    let standing = checkpoint::summary(checkpoint)?;
+    let summary = checkpoint::summary(checkpoint)?;
     let mut report = Report {
         plan,
         run,
-        chance: standing.chance,
+        chance: summary.chance,
         subject: None,
     };
     if args.images == 0 {
@@ -94,7 +94,7 @@ fn with_network(
     let network = trained::network(checkpoint, plan, &device)?;
     report.subject = Some(Subject {
         network: &network,
-        step: standing.step,
+        step: summary.step,
         source,
         images: args.images,
         device: &device,

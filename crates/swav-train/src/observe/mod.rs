@@ -26,7 +26,7 @@ use crate::device::read;
 use crate::plan::Plan;
 use crate::run::RunDirectory;
 use crate::span::Interval;
-use crate::state::State;
+use crate::state::{State, sum_of_squares};
 use crate::step::Step;
 use crate::{Stop, TrainError};
 
@@ -141,7 +141,10 @@ impl Watched<'_> {
     /// # Errors
     /// If a loss or a weight is not finite; the state is then dumped for a look.
     pub fn require_finite(&mut self) -> Result<(), TrainError> {
-        let sums = [self.losses.take(), Some(self.state.sum_of_squares())];
+        let sums = [
+            self.losses.take(),
+            Some(sum_of_squares(&self.state.network)),
+        ];
         for sum in sums.into_iter().flatten() {
             if !read(sum)?[0].is_finite() {
                 let dump = checkpoint::dump(self.directory, self.state, "non-finite")?;
