@@ -5,7 +5,7 @@
 mod common;
 
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Tensor, module};
+use burn::tensor::{DType, Device, Tensor, module};
 use common::{host, image, relative};
 use swav_model::ops::conv2d;
 
@@ -138,10 +138,9 @@ fn output_and_gradients_are_burns_over_all_kernels_strides_paddings_and_groups()
     cases.iter().for_each(Case::check);
 }
 
-#[test]
-fn output_and_gradients_are_burns_in_the_layers_of_resnets() {
-    // Channels that are cut into several blocks, maps that are cut into bands, gaps copied away.
-    for (inputs, outputs, size, kernel, stride, groups) in [
+/// Channels that are cut into several blocks, maps that are cut into bands, gaps copied away.
+fn layers() -> impl Iterator<Item = Case> {
+    let layers = [
         (3, 16, 32, 3, 1, 1),
         (16, 16, 32, 3, 1, 1),
         (16, 32, 32, 3, 2, 1),
@@ -169,19 +168,66 @@ fn output_and_gradients_are_burns_in_the_layers_of_resnets() {
         (300, 600, 3, 3, 1, 1),
         (128, 128, 12, 3, 1, 32),
         (128, 128, 12, 3, 2, 32),
-    ] {
-        let case = Case {
-            images: 7,
-            inputs,
-            outputs,
-            height: size,
-            width: size,
-            kernel,
-            stride,
-            padding: kernel / 2,
-            groups,
+    ];
+    let case = |(inputs, outputs, size, kernel, stride, groups)| Case {
+        images: 7,
+        inputs,
+        outputs,
+        height: size,
+        width: size,
+        kernel,
+        stride,
+        padding: kernel / 2,
+        groups,
+    };
+    layers.into_iter().map(case)
+}
+
+#[test]
+fn output_and_gradients_are_burns_in_the_layers_of_resnets() {
+    layers().for_each(|case| case.check());
+}
+
+/// Every instruction is that of `f32`, and so is every bit until the result is rounded.
+#[test]
+fn maps_of_bf16_are_widened_and_their_results_rounded() {
+    let rounded = |x: Tensor<4>| x.cast(DType::BF16).cast(DType::F32);
+    for case in layers().chain(cases().step_by(7)) {
+        let results = |dtype: DType| {
+            let device = Device::flex().autodiff();
+            let x = rounded(case.x(&device)).cast(dtype).require_grad();
+            // Weights are rounded on their way in.
+            let weight = match dtype {
+                DType::F32 => rounded(case.weight(&device)),
+                _ => case.weight(&device),
+            };
+            let weight = weight.require_grad();
+            let y = case.ours(x.clone(), weight.clone());
+            assert_eq!(y.dtype(), dtype);
+            let gradient = rounded(image("conv.gradient", y.dims(), &device)).cast(dtype);
+            let gradients = (y.clone() * gradient).sum().backward();
+            let (dx, dw) = (
+                x.grad(&gradients).unwrap(),
+                weight.grad(&gradients).unwrap(),
+            );
+            assert_eq!((dx.dtype(), dw.dtype()), (dtype, DType::F32));
+            [rounded(y.inner()), rounded(dx), dw].map(host)
         };
-        case.check();
+        let (found, wanted) = (results(DType::BF16), results(DType::F32));
+        for (name, (found, wanted)) in ["output", "input", "weight"]
+            .iter()
+            .zip(found.iter().zip(&wanted))
+        {
+            let same = found
+                .iter()
+                .zip(wanted)
+                .all(|(f, w)| f.to_bits() == w.to_bits());
+            assert!(
+                same,
+                "{case:?}: {name} is off by {:.1e}",
+                relative(found, wanted)
+            );
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 mod common;
 
 use burn::tensor::activation::relu;
-use burn::tensor::{Device, Tensor, module};
+use burn::tensor::{DType, Device, Tensor, module};
 use common::{host, image, relative};
 use swav_model::ops::{Epilogue, Normalised, batch_norm, batch_norm_train};
 
@@ -154,6 +154,51 @@ fn check(shape: [usize; 3], follow: Follow, device: &Device) {
             error <= TOLERANCE,
             "{shape:?} {follow:?} on {device:?}: {name} is off by {error:.1e}"
         );
+    }
+}
+
+/// Every instruction is that of `f32`, and so is every bit until the result is rounded.
+#[test]
+fn maps_of_bf16_are_widened_and_their_results_rounded() {
+    let rounded = |x: Tensor<3>| x.cast(DType::BF16).cast(DType::F32);
+    for (images, channels, pixels) in [(4, 3, 1), (5, 16, 49), (70, 33, 16), (3, 5, 9000)] {
+        let shape = [images, channels, pixels];
+        for follow in FOLLOWS {
+            let results = |dtype: DType| {
+                let device = Device::flex().autodiff();
+                let (x, shortcut, weight, bias) = inputs(shape, &device);
+                let [x, shortcut] = [x, shortcut].map(|x| rounded(x).cast(dtype).require_grad());
+                let (weight, bias) = (weight.require_grad(), bias.require_grad());
+                let operands = (x.clone(), shortcut.clone(), weight.clone(), bias.clone());
+                let batch = ours(follow, operands.0, operands.1, operands.2, operands.3);
+                assert_eq!(batch.output.dtype(), dtype);
+                let probe = rounded(image("norm.gradient", shape, &device)).cast(dtype);
+                let gradients = (batch.output.clone() * probe).sum().backward();
+                let mut maps = vec![rounded(batch.output.inner())];
+                maps.extend(
+                    [&x, &shortcut]
+                        .iter()
+                        .filter_map(|x| x.grad(&gradients).map(rounded)),
+                );
+                let numbers = [
+                    batch.mean.inner(),
+                    batch.variance.inner(),
+                    weight.grad(&gradients).unwrap(),
+                    bias.grad(&gradients).unwrap(),
+                ];
+                let maps = maps.into_iter().map(host);
+                maps.chain(numbers.map(host)).collect::<Vec<_>>()
+            };
+            let (found, wanted) = (results(DType::BF16), results(DType::F32));
+            assert_eq!(found.len(), if follow == Follow::AddRelu { 7 } else { 6 });
+            for (which, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+                let error = relative(found, wanted);
+                assert!(
+                    error == 0.0,
+                    "{shape:?} {follow:?}: {which} is off by {error:.1e}"
+                );
+            }
+        }
     }
 }
 

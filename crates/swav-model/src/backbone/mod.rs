@@ -8,7 +8,7 @@ mod stem;
 use std::fmt;
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub use architecture::{Architecture, UnknownArchitecture};
@@ -146,6 +146,8 @@ pub struct Backbone {
 impl Backbone {
     /// `[N, 3, H, W]` to `[N, dim]`: the mean over the pixels of the last map.
     ///
+    /// Images are `f32`, or `bf16` for every map to be that too; features are `f32`.
+    ///
     /// # Panics
     /// If there are not three channels; while training, if N is 1 and the last map is a single pixel
     /// (see [`BatchNorm::forward`](crate::BatchNorm::forward)).
@@ -159,7 +161,8 @@ impl Backbone {
             .flatten()
             .fold(x, |x, block| block.forward(x));
         let [images, channels, height, width] = x.dims();
-        x.reshape([images, channels, height * width])
+        x.cast(DType::F32)
+            .reshape([images, channels, height * width])
             .mean_dim(2)
             .reshape([images, channels])
     }

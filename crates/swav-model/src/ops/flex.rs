@@ -2,21 +2,40 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::{Bytes, DType, Device, Shape, Tensor};
+use burn::tensor::{DType, Device, Tensor, bf16};
 use burn_autodiff::NodeId;
 use burn_autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
-use burn_flex::{FlexTensor, Layout};
+use burn_flex::FlexTensor;
 
 use super::conv::{self, ConvShape};
+use super::element::Element;
 
 /// Whether there are kernels for this tensor.
 pub(super) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
-    !super::is_plain() && x.dtype() == DType::F32 && x.device() == Device::flex()
+    !super::is_plain() && x.device() == Device::flex()
 }
 
-/// What is added to the backend.
+/// Computes with the type of a map's elements: `of_elements!(dtype, E => …)`.
+macro_rules! of_elements {
+    ($dtype:expr, $element:ident => $body:expr) => {
+        match $dtype {
+            DType::F32 => {
+                type $element = f32;
+                $body
+            }
+            DType::BF16 => {
+                type $element = bf16;
+                $body
+            }
+            other => panic!("maps are f32 or bf16, not {other:?}"),
+        }
+    };
+}
+pub(super) use of_elements;
+
+/// What is added to the backend. Maps are `f32` or `bf16`, and so is the result; weights and their gradients are `f32`.
 #[backend_extension(Flex, Autodiff)]
 pub trait Convolution: Backend {
     /// The convolution of an input with a weight.
@@ -50,23 +69,14 @@ pub(super) fn conv2d(
     Tensor::from_dispatch(Dispatch::convolution(x, weight, shape))
 }
 
-/// The values of a contiguous tensor.
-pub(super) fn values(tensor: &FlexTensor) -> &[f32] {
-    let values = tensor.as_slice();
-    values.unwrap_or_else(|| panic!("{tensor:?} is not a contiguous tensor of f32"))
-}
-
-pub(super) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
-    let layout = Layout::contiguous(shape.into());
-    FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
-}
-
 impl Convolution for Flex {
     fn convolution(x: FlexTensor, weight: FlexTensor, shape: ConvShape) -> FlexTensor {
         let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
         let [height, width] = shape.output_map();
-        let y = conv::forward(&shape, values(&x), values(&weight));
-        tensor(y, [shape.images, shape.outputs, height, width])
+        let map = [shape.images, shape.outputs, height, width];
+        of_elements!(x.dtype(), E => {
+            E::tensor(conv::forward(&shape, E::values(&x), f32::values(&weight)), map)
+        })
     }
 }
 
@@ -90,15 +100,21 @@ impl Backward<Flex, 2> for ConvolutionBackward {
         let x: FlexTensor = checkpointer.retrieve_node_output(x);
         let weight: FlexTensor = checkpointer.retrieve_node_output(weight);
         if let Some(node) = weight_node {
-            let dw = conv::weight_gradient(&shape, values(&x.to_contiguous()), values(&gradient));
-            let dw = tensor(dw, weight.layout().shape().clone());
+            let x = x.to_contiguous();
+            let dw = of_elements!(x.dtype(), E => {
+                conv::weight_gradient(&shape, E::values(&x), E::values(&gradient))
+            });
+            let dw = f32::tensor(dw, weight.layout().shape().clone());
             gradients.register::<Flex>(node.id, dw);
         }
         // Images have no node: nobody asks for their gradient, and it is not computed.
         if let Some(node) = x_node {
             let weight = weight.to_contiguous();
-            let dx = conv::input_gradient(&shape, values(&gradient), values(&weight));
-            let dx = tensor(dx, x.layout().shape().clone());
+            let shape_of_x = x.layout().shape().clone();
+            let dx = of_elements!(gradient.dtype(), E => {
+                let dx = conv::input_gradient(&shape, E::values(&gradient), f32::values(&weight));
+                E::tensor(dx, shape_of_x)
+            });
             gradients.register::<Flex>(node.id, dx);
         }
     }

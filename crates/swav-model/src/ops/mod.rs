@@ -10,6 +10,8 @@
 #[cfg(feature = "flex")]
 mod conv;
 #[cfg(feature = "flex")]
+mod element;
+#[cfg(feature = "flex")]
 mod flex;
 #[cfg(any(feature = "flex", feature = "cube"))]
 mod norm;
@@ -22,7 +24,7 @@ use std::cell::Cell;
 use burn::backend::DispatchDevice;
 use burn::tensor::activation::relu;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Tensor, module};
+use burn::tensor::{DType, Device, Tensor, module};
 
 thread_local! {
     static PLAIN: Cell<bool> = const { Cell::new(false) };
@@ -67,6 +69,9 @@ pub fn has_kernels(device: &Device, values: usize) -> bool {
 /// A convolution without bias, with a square kernel: `[N, C, H, W]` with weights
 /// `[O, C / groups, k, k]` to `[N, O, (H + 2·padding − k) / stride + 1, …]`.
 ///
+/// Maps are `f32` or `bf16`, in and out. Weights and their gradient are `f32`; they are rounded to what the maps are before they
+/// are multiplied.
+///
 /// # Panics
 /// If the channels of `x` are not `C`, if `groups` does not divide `C` and `O`, if the stride is 0, if
 /// the kernel is not square, or if it is larger than the padded map.
@@ -89,10 +94,11 @@ pub fn conv2d(
         "a kernel of {k} does not fit into {h}×{w} padded by {padding}"
     );
     #[cfg(feature = "flex")]
-    if flex::serves(&x) && flex::serves(&weight) {
+    if flex::serves(&x) {
         return flex::conv2d(x, weight, stride, padding, groups);
     }
     let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups);
+    let weight = weight.cast(x.dtype());
     module::conv2d(x, weight, None, options)
 }
 
@@ -116,7 +122,7 @@ impl<const D: usize> Epilogue<D> {
         match self {
             Self::None => y,
             Self::Relu => relu(y),
-            Self::AddRelu(shortcut) => relu(y + shortcut),
+            Self::AddRelu(shortcut) => relu(y + shortcut.cast(DType::F32)),
         }
     }
 
@@ -153,6 +159,8 @@ pub struct Normalised<const D: usize> {
 /// Batch normalisation of `[N, C, …]` with the statistics of the batch:
 /// `(x − mean) / √(variance + epsilon) · weight + bias`, and an epilogue.
 ///
+/// Maps are `f32` or `bf16`, in and out; all else is `f32`, also what happens in between.
+///
 /// # Panics
 /// If `weight` or `bias` have not C values, or the shortcut not the shape of `x`.
 pub fn batch_norm_train<const D: usize>(
@@ -168,15 +176,16 @@ pub fn batch_norm_train<const D: usize>(
     if norm::serves(&x) && norm::serves(&weight) && norm::serves(&bias) && epilogue.is_served() {
         return norm::batch_norm_train(x, weight, bias, epsilon, epilogue);
     }
-    let batch = module::batch_norm_train(x, weight, bias, epsilon);
+    let dtype = x.dtype();
+    let batch = module::batch_norm_train(x.cast(DType::F32), weight, bias, epsilon);
     Normalised {
-        output: epilogue.apply(batch.output),
+        output: epilogue.apply(batch.output).cast(dtype),
         mean: batch.mean,
         variance: batch.variance,
     }
 }
 
-/// Batch normalisation of `[N, C, …]` with given statistics, and an epilogue.
+/// Batch normalisation of `[N, C, …]` with given statistics, and an epilogue. Formats are those of [`batch_norm_train`].
 ///
 /// # Panics
 /// If `weight`, `bias`, `mean` or `variance` have not C values, or the shortcut not the shape of `x`.
@@ -202,7 +211,10 @@ pub fn batch_norm<const D: usize>(
             return norm::batch_norm(x, [weight, bias, mean, variance], epsilon, epilogue);
         }
     }
-    epilogue.apply(module::batch_norm(x, weight, bias, mean, variance, epsilon))
+    let dtype = x.dtype();
+    let x = x.cast(DType::F32);
+    let y = module::batch_norm(x, weight, bias, mean, variance, epsilon);
+    epilogue.apply(y).cast(dtype)
 }
 
 fn check_channels<const D: usize>(x: &Tensor<D>, numbers: &[&Tensor<1>]) {

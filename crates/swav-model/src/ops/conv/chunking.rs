@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::correlation::Correlation;
 use super::kernel::{ALIGN, touched};
 use super::panel::{Chunk, Compact, Layout, Maps, Tap};
+use crate::ops::element::Element;
 
 /// Floats that a task may use at a time: half of a second-level cache of today.
 const WORKING_SET: usize = 128 * 1024;
@@ -69,15 +70,15 @@ impl Chunking {
     }
 
     /// The panel of some channels of a chunk: in one of the two buffers, or the maps themselves.
-    pub(super) fn panel<'a>(
+    pub(super) fn panel<'a, E: Element>(
         &self,
         Panels { panel, compact }: &'a mut Panels,
-        maps: &Maps<'a>,
+        maps: &Maps<'a, E>,
         chunk: Chunk,
         channels: Range<usize>,
     ) -> &'a [f32] {
         if self.direct {
-            return maps.maps(chunk.image, channels);
+            return E::widened(maps.maps(chunk.image, channels), panel);
         }
         self.layout.fill(panel, maps, chunk, channels.clone());
         match &self.compact {

@@ -56,9 +56,9 @@ pub(super) struct Weights<'a> {
 }
 
 /// Where the output goes: pixel (y, x) to `(y·step + row, x·step + column)`.
-pub(super) struct Target<'a> {
+pub(super) struct Target<'a, E> {
     /// Whole maps, which the tasks of a call share: each writes where no other does.
-    pub(super) values: Out<'a>,
+    pub(super) values: Out<'a, E>,
     pub(super) channels: usize,
     pub(super) height: usize,
     pub(super) width: usize,
@@ -67,12 +67,12 @@ pub(super) struct Target<'a> {
     pub(super) column: usize,
 }
 
-impl Target<'_> {
+impl<E> Target<'_, E> {
     /// The address of the first pixel of row `y` of a map.
     ///
     /// # Panics
     /// If it is beyond the maps.
-    pub(super) fn row_of(&self, image: usize, channel: usize, y: usize) -> *mut f32 {
+    pub(super) fn row_of(&self, image: usize, channel: usize, y: usize) -> *mut E {
         let map = image * self.channels + channel;
         self.values.at((map * self.height + y) * self.width)
     }

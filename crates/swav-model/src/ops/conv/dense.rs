@@ -16,6 +16,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::ConvShape;
+use crate::ops::element::Element;
 
 /// A convolution that is worth it.
 pub(super) struct Dense<'a> {
@@ -85,28 +86,35 @@ impl<'a> Dense<'a> {
         matrix
     }
 
-    pub(super) fn forward(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
+    pub(super) fn forward<E: Element>(&self, x: &[E], weight: &[f32]) -> Vec<E> {
         let [rows, columns] = self.size();
         let matrix = self.matrix(weight);
-        product(
+        let room = &mut Vec::new();
+        let x = E::widened(x, room);
+        E::narrowed(product(
             [self.shape.images, columns, rows],
             (x, [columns, 1]),
             (&matrix, [1, columns]),
-        )
+        ))
     }
 
-    pub(super) fn input_gradient(&self, dy: &[f32], weight: &[f32]) -> Vec<f32> {
+    pub(super) fn input_gradient<E: Element>(&self, dy: &[E], weight: &[f32]) -> Vec<E> {
         let [rows, columns] = self.size();
         let matrix = self.matrix(weight);
-        product(
+        let room = &mut Vec::new();
+        let dy = E::widened(dy, room);
+        E::narrowed(product(
             [self.shape.images, rows, columns],
             (dy, [rows, 1]),
             (&matrix, [columns, 1]),
-        )
+        ))
     }
 
-    pub(super) fn weight_gradient(&self, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    pub(super) fn weight_gradient<E: Element>(&self, x: &[E], dy: &[E]) -> Vec<f32> {
         let [rows, columns] = self.size();
+        let rooms = &mut [Vec::new(), Vec::new()];
+        let [room_x, room_dy] = rooms;
+        let (x, dy) = (E::widened(x, room_x), E::widened(dy, room_dy));
         let matrix = product(
             [rows, self.shape.images, columns],
             (dy, [1, rows]),

@@ -1,4 +1,4 @@
-//! Convolution and its two gradients on slices of `f32`, in parallel.
+//! Convolution and its two gradients on slices, in parallel. Maps are `f32` or `bf16`; weights and sums are `f32`.
 //!
 //! With X the matrix of patches of an image, one row for each k = (input channel, tap) and one column
 //! for each output pixel, a convolution and its gradients are three products:
@@ -31,6 +31,8 @@ mod tiles;
 mod winograd;
 
 use std::mem::MaybeUninit;
+
+use super::element::Element;
 
 use correlation::{Correlation, Taps, Target, Weights};
 use dense::Dense;
@@ -80,7 +82,7 @@ impl ConvShape {
         self.input_len() == 0 || self.output_len() == 0
     }
 
-    fn input<'a>(&self, values: &'a [f32]) -> Maps<'a> {
+    fn input<'a, E>(&self, values: &'a [E]) -> Maps<'a, E> {
         assert_eq!(values.len(), self.input_len(), "the input of {self:?}");
         Maps {
             values,
@@ -90,7 +92,7 @@ impl ConvShape {
         }
     }
 
-    fn output<'a>(&self, values: &'a [f32]) -> Maps<'a> {
+    fn output<'a, E>(&self, values: &'a [E]) -> Maps<'a, E> {
         assert_eq!(values.len(), self.output_len(), "the output of {self:?}");
         let [height, width] = self.output_map();
         Maps {
@@ -145,22 +147,29 @@ impl ConvShape {
 }
 
 /// Computes all outputs of a correlation.
-fn correlate(correlation: &Correlation, maps: &Maps, weights: &Weights, target: &Target) {
+fn correlate<E: Element>(
+    correlation: &Correlation,
+    maps: &Maps<E>,
+    weights: &Weights,
+    target: &Target<E>,
+) {
     match Winograd::of(correlation) {
         Some(winograd) if target.step == 1 => winograd.run(maps, weights, target),
         _ => correlation.run(maps, weights, target),
     }
 }
 
-/// The convolution of `x` with `weight`.
+/// The convolution of `x` with `weight`, whose values are rounded to those of a map first.
 ///
 /// # Panics
 /// If a slice has another length than `shape` says.
-pub(crate) fn forward(shape: &ConvShape, x: &[f32], weight: &[f32]) -> Vec<f32> {
+pub(crate) fn forward<E: Element>(shape: &ConvShape, x: &[E], weight: &[f32]) -> Vec<E> {
     assert_eq!(weight.len(), shape.weight_len(), "the weight of {shape:?}");
+    let room = &mut Vec::new();
+    let weight = E::rounded(weight, room);
     let correlation = shape.correlation();
     if shape.is_empty() || correlation.taps() == 0 {
-        return vec![0.0; shape.output_len()];
+        return vec![E::default(); shape.output_len()];
     }
     if let Some(dense) = Dense::of(shape) {
         return dense.forward(x, weight);
@@ -176,7 +185,7 @@ pub(crate) fn forward(shape: &ConvShape, x: &[f32], weight: &[f32]) -> Vec<f32> 
     let [height, width] = shape.output_map();
     let mut y = Vec::with_capacity(shape.output_len());
     let target = Target {
-        values: Out::from(&mut y.spare_capacity_mut()[..shape.output_len()]),
+        values: Out::unwritten(&mut y.spare_capacity_mut()[..shape.output_len()]),
         channels: shape.outputs,
         height,
         width,
@@ -190,15 +199,17 @@ pub(crate) fn forward(shape: &ConvShape, x: &[f32], weight: &[f32]) -> Vec<f32> 
     y
 }
 
-/// The gradient of the input, given the gradient `dy` of the output.
+/// The gradient of the input, given the gradient `dy` of the output. Weights are rounded as in [`forward`].
 ///
 /// # Panics
 /// If a slice has another length than `shape` says.
-pub(crate) fn input_gradient(shape: &ConvShape, dy: &[f32], weight: &[f32]) -> Vec<f32> {
+pub(crate) fn input_gradient<E: Element>(shape: &ConvShape, dy: &[E], weight: &[f32]) -> Vec<E> {
     assert_eq!(weight.len(), shape.weight_len(), "the weight of {shape:?}");
+    let room = &mut Vec::new();
+    let weight = E::rounded(weight, room);
     let len = shape.input_len();
     if shape.is_empty() {
-        return vec![0.0; len];
+        return vec![E::default(); len];
     }
     if let Some(dense) = Dense::of(shape) {
         return dense.input_gradient(dy, weight);
@@ -209,7 +220,7 @@ pub(crate) fn input_gradient(shape: &ConvShape, dy: &[f32], weight: &[f32]) -> V
     let mut dx = Vec::with_capacity(len);
     let unwritten = &mut dx.spare_capacity_mut()[..len];
     if (0..stride).any(|phase| unseen(phase, shape.height) || unseen(phase, shape.width)) {
-        unwritten.fill(MaybeUninit::new(0.0));
+        unwritten.fill(MaybeUninit::new(E::default()));
     }
     let inputs = shape.inputs / shape.groups;
     let area = shape.kernel * shape.kernel;
@@ -237,7 +248,7 @@ pub(crate) fn input_gradient(shape: &ConvShape, dy: &[f32], weight: &[f32]) -> V
             width: (shape.width - column).div_ceil(stride),
         };
         let target = Target {
-            values: Out::from(&mut *unwritten),
+            values: Out::unwritten(&mut *unwritten),
             channels: shape.inputs,
             height: shape.height,
             width: shape.width,
@@ -257,7 +268,7 @@ pub(crate) fn input_gradient(shape: &ConvShape, dy: &[f32], weight: &[f32]) -> V
 ///
 /// # Panics
 /// If a slice has another length than `shape` says.
-pub(crate) fn weight_gradient(shape: &ConvShape, x: &[f32], dy: &[f32]) -> Vec<f32> {
+pub(crate) fn weight_gradient<E: Element>(shape: &ConvShape, x: &[E], dy: &[E]) -> Vec<f32> {
     if !shape.is_empty()
         && let Some(dense) = Dense::of(shape)
     {

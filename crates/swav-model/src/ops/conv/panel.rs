@@ -18,6 +18,7 @@ use std::ops::Range;
 
 use super::kernel::ALIGN;
 use super::out::Out;
+use crate::ops::element::Element;
 
 /// A tap of a kernel: output (y, x) reads input `(y·step + dy, x·step + dx)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,20 +29,20 @@ pub(super) struct Tap {
 
 /// Many images of many channels, contiguous: `[N, channels, height, width]`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Maps<'a> {
-    pub(super) values: &'a [f32],
+pub(super) struct Maps<'a, E> {
+    pub(super) values: &'a [E],
     pub(super) channels: usize,
     pub(super) height: usize,
     pub(super) width: usize,
 }
 
-impl<'a> Maps<'a> {
-    pub(super) fn map(&self, image: usize, channel: usize) -> &'a [f32] {
+impl<'a, E: Element> Maps<'a, E> {
+    pub(super) fn map(&self, image: usize, channel: usize) -> &'a [E] {
         self.maps(image, channel..channel + 1)
     }
 
     /// The maps of some channels of an image, one after the other.
-    pub(super) fn maps(&self, image: usize, channels: Range<usize>) -> &'a [f32] {
+    pub(super) fn maps(&self, image: usize, channels: Range<usize>) -> &'a [E] {
         let size = self.height * self.width;
         let start = image * self.channels;
         &self.values[(start + channels.start) * size..(start + channels.end) * size]
@@ -207,10 +208,10 @@ impl Layout {
     }
 
     /// Fills `panel` with `channels` of the chunk's images. Everything that is not data is zero.
-    pub(super) fn fill(
+    pub(super) fn fill<E: Element>(
         &self,
         panel: &mut Vec<f32>,
-        maps: &Maps,
+        maps: &Maps<E>,
         chunk: Chunk,
         channels: Range<usize>,
     ) {
@@ -234,9 +235,9 @@ impl Layout {
     }
 
     /// What of a map is copied into the planes of a phase, and to where.
-    fn window(
+    fn window<E: Element>(
         &self,
-        maps: &Maps,
+        maps: &Maps<E>,
         chunk: Chunk,
         (phase_y, phase_x): (usize, usize),
     ) -> Option<Window> {
@@ -258,7 +259,7 @@ impl Layout {
         })
     }
 
-    fn fill_plane(&self, plane: &mut [f32], map: &[f32], width: usize, window: &Window) {
+    fn fill_plane<E: Element>(&self, plane: &mut [f32], map: &[E], width: usize, window: &Window) {
         let &Window { rows, length, .. } = window;
         let (mut to, mut from) = (window.to, window.from);
         if self.step == 1 && length == width && self.x.span == length {
@@ -273,17 +274,17 @@ impl Layout {
                 2 => {
                     let (pairs, rest) = map[from..].as_chunks::<2>();
                     for (to, &[pixel, _]) in row.iter_mut().zip(pairs) {
-                        *to = pixel;
+                        *to = pixel.widen();
                     }
                     // At the end of the map the last pixel may have none beside it.
                     if let (Some(to), Some(&pixel)) = (row.get_mut(pairs.len()), rest.first()) {
-                        *to = pixel;
+                        *to = pixel.widen();
                     }
                 }
                 step => {
                     let pixels = map[from..].iter().step_by(step);
                     for (to, &pixel) in row.iter_mut().zip(pixels) {
-                        *to = pixel;
+                        *to = pixel.widen();
                     }
                 }
             }
@@ -307,7 +308,7 @@ struct Window {
 
 /// [`Out::copy_from`] for floats that are initialised.
 #[inline(always)]
-pub(super) fn copy(to: &mut [f32], from: &[f32]) {
+pub(super) fn copy<E: Element>(to: &mut [f32], from: &[E]) {
     Out::from(to).copy_from(from);
 }
 

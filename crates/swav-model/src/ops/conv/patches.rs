@@ -10,6 +10,7 @@ use super::correlation::{Correlation, Target, Weights};
 use super::kernel::{MapProduct, ROWS, WeightProduct};
 use super::out::Out;
 use super::panel::{Chunk, Maps, copy};
+use crate::ops::element::Element;
 
 /// Rows of the matrix of patches that are multiplied at a time: their part under a tile stays in the
 /// first-level cache. Overlapping rows take less of it than separate ones.
@@ -53,7 +54,7 @@ struct Part {
 
 impl Correlation {
     /// Computes all outputs.
-    pub(super) fn run(&self, maps: &Maps, weights: &Weights, target: &Target) {
+    pub(super) fn run<E: Element>(&self, maps: &Maps<E>, weights: &Weights, target: &Target<E>) {
         let packed = self.pack(weights);
         let tasks = TASKS_PER_THREAD * rayon::current_num_threads();
         let depth = if self.taps() > 1 { SHARED_DEPTH } else { DEPTH };
@@ -95,9 +96,11 @@ impl Correlation {
                             let first = chunk.image * target.channels + outputs.start;
                             let range = first * pixels..(first + outputs.len()) * pixels;
                             // SAFETY: whole maps of an image and some blocks of outputs, which no other task has.
-                            let out = unsafe { target.values.part(range) };
-                            self.compute(&plan, maps, &part, &packed, panels, out);
-                            continue;
+                            let mut out = unsafe { target.values.part(range) };
+                            if let Some(out) = out.as_floats() {
+                                self.compute(&plan, maps, &part, &packed, panels, out);
+                                continue;
+                            }
                         }
                         let needed = part.blocks.len() * ROWS * plan.stride();
                         if rows.len() < needed {
@@ -112,10 +115,10 @@ impl Correlation {
     }
 
     /// Fills `out` with the outputs of a part, in rows of the plan.
-    fn compute(
+    fn compute<E: Element>(
         &self,
         plan: &Chunking,
-        maps: &Maps,
+        maps: &Maps<E>,
         part: &Part,
         packed: &[f32],
         panels: &mut Panels,
@@ -153,7 +156,7 @@ impl Correlation {
     }
 
     /// Copies the outputs of a part to where they belong.
-    fn deliver(&self, plan: &Chunking, part: &Part, rows: &[f32], target: &Target) {
+    fn deliver<E: Element>(&self, plan: &Chunking, part: &Part, rows: &[f32], target: &Target<E>) {
         let &Part { chunk, group, .. } = part;
         let outputs = self.rows(part);
         let stride = plan.stride();
@@ -176,7 +179,7 @@ impl Correlation {
                         for (x, &value) in from.iter().enumerate() {
                             // SAFETY: a pixel of a row of the map, since `width` of a correlation is how often `step`
                             // fits; and of this task alone, as above.
-                            unsafe { to.add(x * target.step).write(value) };
+                            unsafe { to.add(x * target.step).write(E::narrow(value)) };
                         }
                     }
                 });
@@ -216,7 +219,12 @@ impl Correlation {
     }
 
     /// The gradient of the weights, from the input and the gradient of the output.
-    pub(super) fn weight_gradient(&self, maps: &Maps, gradient: &Maps, dw: &mut [f32]) {
+    pub(super) fn weight_gradient<E: Element>(
+        &self,
+        maps: &Maps<E>,
+        gradient: &Maps<E>,
+        dw: &mut [f32],
+    ) {
         // The longer the columns, the fewer vectors are summed up: chunks as large as may be.
         let plan = if self.is_pointwise(POINTWISE_SUMS) {
             self.direct_plan(SHARED_DEPTH)
@@ -289,11 +297,11 @@ impl Correlation {
     }
 
     /// The weight gradient of some chunks: `[groups][outputs, padded][inputs][taps]`.
-    fn partial(
+    fn partial<E: Element>(
         &self,
         plan: &Chunking,
-        maps: &Maps,
-        gradient: &Maps,
+        maps: &Maps<E>,
+        gradient: &Maps<E>,
         chunks: &[Chunk],
         groups: Range<usize>,
         inputs: Range<usize>,
@@ -308,7 +316,7 @@ impl Correlation {
             for &chunk in chunks {
                 for (group, sums) in groups.clone().zip(sums.chunks_exact_mut(size)) {
                     let left: &[f32] = if plan.direct {
-                        gradient.maps(chunk.image, 0..self.outputs)
+                        E::widened(gradient.maps(chunk.image, 0..self.outputs), rows)
                     } else {
                         rows.clear();
                         rows.resize(blocks * ROWS * stride, 0.0);
@@ -335,7 +343,14 @@ impl Correlation {
     }
 
     /// Copies the output maps of a group into rows with the gaps of the panel.
-    fn collect(&self, plan: &Chunking, maps: &Maps, chunk: Chunk, group: usize, rows: &mut [f32]) {
+    fn collect<E: Element>(
+        &self,
+        plan: &Chunking,
+        maps: &Maps<E>,
+        chunk: Chunk,
+        group: usize,
+        rows: &mut [f32],
+    ) {
         let stride = plan.stride();
         for (output, row) in rows.chunks_exact_mut(stride).take(self.outputs).enumerate() {
             for image in 0..chunk.images {

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::correlation::{Target, Weights};
 use super::panel::Maps;
+use crate::ops::element::{Element, convert};
 use crate::ops::vectors::{Kernel, Simd, dispatch};
 
 /// Columns of a strip of a right matrix: two of the longest vectors.
@@ -47,7 +48,14 @@ impl Pixels {
     /// # Safety
     /// `S` must be present, the channels must be there, and `to` must have room.
     #[inline(always)]
-    unsafe fn fill<S: Simd>(&self, maps: &Maps, image: usize, channel: usize, to: *mut f32) {
+    unsafe fn fill<S: Simd, E: Element>(
+        &self,
+        maps: &Maps<E>,
+        image: usize,
+        channel: usize,
+        to: *mut f32,
+        room: &mut Vec<f32>,
+    ) {
         let [top, left] = self.first;
         let within = |first: isize, length: usize, size: usize| {
             let low = (-first).clamp(0, length as isize);
@@ -56,8 +64,9 @@ impl Pixels {
         };
         let (low_y, high_y) = within(top, self.height, maps.height);
         let (low_x, high_x) = within(left, self.width, maps.width);
-        let planes = maps.maps(image, channel..channel + S::LANES);
-        let size = maps.height * maps.width;
+        let lines = low_y.saturating_add_signed(top)..high_y.saturating_add_signed(top);
+        let channels = channel..channel + S::LANES;
+        let (planes, size, above) = stretch(maps, image, channels, lines, room);
         // SAFETY: the caller guarantees the instruction set and that `to` has room; `low` and `high` keep to the pixels of
         // `planes`.
         unsafe {
@@ -71,7 +80,7 @@ impl Pixels {
             for y in low_y..high_y {
                 zeros(y * self.width, low_x);
                 zeros(y * self.width + high_x, self.width - high_x);
-                let line = (top + y as isize) as usize * maps.width;
+                let line = ((top + y as isize) as usize - above) * maps.width;
                 let from = planes.as_ptr().add(line + (left + low_x as isize) as usize);
                 let to = to.add((y * self.width + low_x) * S::LANES);
                 let mut x = 0;
@@ -104,21 +113,43 @@ impl Pixels {
 }
 
 /// At least `len` of a buffer; what is in it is anybody's.
-pub(super) fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+pub(super) fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }
     &mut buffer[..len]
 }
 
+/// Some lines of some maps as floats, the size of each map, and how many of its lines are missing above: floats stay where
+/// they lie, and none is missing.
+fn stretch<'a, E: Element>(
+    maps: &Maps<'a, E>,
+    image: usize,
+    channels: Range<usize>,
+    lines: Range<usize>,
+    room: &'a mut Vec<f32>,
+) -> (&'a [f32], usize, usize) {
+    let size = maps.height * maps.width;
+    let planes = maps.maps(image, channels);
+    if E::DTYPE == f32::DTYPE {
+        return (E::widened(planes, room), size, 0);
+    }
+    let pixels = lines.start * maps.width..lines.end * maps.width;
+    room.clear();
+    for plane in planes.chunks_exact(size) {
+        room.extend(plane[pixels.clone()].iter().map(|pixel| pixel.widen()));
+    }
+    (room, pixels.len(), lines.start)
+}
+
 /// Room for pixels, for vectors of any length.
 fn pixels_of(buffer: &mut Vec<f32>, pixels: usize) -> *mut f32 {
-    room(buffer, pixels * LANES).as_mut_ptr()
+    at_least(buffer, pixels * LANES).as_mut_ptr()
 }
 
 /// Maps to windows: `V = Bᵀ d B` of each tile, `[place][tile][channel]`.
-pub(super) struct Inputs<'a> {
-    pub(super) maps: &'a Maps<'a>,
+pub(super) struct Inputs<'a, E> {
+    pub(super) maps: &'a Maps<'a, E>,
     pub(super) parts: &'a [Part],
     /// Tiles of a row.
     pub(super) width: usize,
@@ -126,6 +157,7 @@ pub(super) struct Inputs<'a> {
     /// The places may lie further apart than tiles and channels take.
     pub(super) windows: &'a mut [f32],
     pub(super) pixels: &'a mut Vec<f32>,
+    pub(super) room: &'a mut Vec<f32>,
 }
 
 /// Checks that all tiles of the parts, of `width` a row, have their channels in each place of a buffer.
@@ -135,7 +167,7 @@ fn check(buffer: &[f32], parts: &[Part], width: usize, channels: usize) {
     assert!(channels.is_multiple_of(LANES));
 }
 
-impl Inputs<'_> {
+impl<E: Element> Inputs<'_, E> {
     pub(super) fn run(self) {
         check(self.windows, self.parts, self.width, self.maps.channels);
         dispatch(self);
@@ -156,7 +188,7 @@ impl Inputs<'_> {
     }
 }
 
-impl Kernel for Inputs<'_> {
+impl<E: Element> Kernel for Inputs<'_, E> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let channels = self.maps.channels;
@@ -169,7 +201,7 @@ impl Kernel for Inputs<'_> {
                 // SAFETY: the caller guarantees the instruction set; `run` has checked that windows have room for all
                 // tiles, and `at` has it for the pixels.
                 unsafe {
-                    pixels.fill::<S>(self.maps, part.image, channel, at);
+                    pixels.fill::<S, E>(self.maps, part.image, channel, at, self.room);
                     let mut to = self
                         .windows
                         .as_mut_ptr()
@@ -201,24 +233,25 @@ impl Kernel for Inputs<'_> {
 }
 
 /// The gradient of maps to that of sums: `A dY Aᵀ` of each tile, `[place][tile][channel]`.
-pub(super) struct Gradients<'a> {
-    pub(super) maps: &'a Maps<'a>,
+pub(super) struct Gradients<'a, E> {
+    pub(super) maps: &'a Maps<'a, E>,
     pub(super) parts: &'a [Part],
     /// Tiles of a row.
     pub(super) width: usize,
     /// The places may lie further apart than tiles and channels take.
     pub(super) slopes: &'a mut [f32],
     pub(super) pixels: &'a mut Vec<f32>,
+    pub(super) room: &'a mut Vec<f32>,
 }
 
-impl Gradients<'_> {
+impl<E: Element> Gradients<'_, E> {
     pub(super) fn run(self) {
         check(self.slopes, self.parts, self.width, self.maps.channels);
         dispatch(self);
     }
 }
 
-impl Kernel for Gradients<'_> {
+impl<E: Element> Kernel for Gradients<'_, E> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let channels = self.maps.channels;
@@ -231,7 +264,7 @@ impl Kernel for Gradients<'_> {
                 // SAFETY: the caller guarantees the instruction set; `run` has checked that slopes have room for all
                 // tiles, and `at` has it for the pixels.
                 unsafe {
-                    pixels.fill::<S>(self.maps, part.image, channel, at);
+                    pixels.fill::<S, E>(self.maps, part.image, channel, at, self.room);
                     let mut to = self.slopes.as_mut_ptr().add(part.tile * channels + channel);
                     let zero = S::zero();
                     for y in 0..part.rows.len() {
@@ -260,18 +293,19 @@ impl Kernel for Gradients<'_> {
 }
 
 /// Sums to maps: `Y = Aᵀ M A` of each tile, where M is `[place][tile][channel]`.
-pub(super) struct Outputs<'a> {
+pub(super) struct Outputs<'a, E> {
     /// The places may lie further apart than tiles and channels take.
     pub(super) sums: &'a [f32],
     pub(super) parts: &'a [Part],
     /// Tiles of a row.
     pub(super) width: usize,
     /// Whole maps; the tasks that write into it have parts of their own.
-    pub(super) target: &'a Target<'a>,
+    pub(super) target: &'a Target<'a, E>,
     pub(super) pixels: &'a mut Vec<f32>,
+    pub(super) room: &'a mut Vec<f32>,
 }
 
-impl Outputs<'_> {
+impl<E: Element> Outputs<'_, E> {
     pub(super) fn run(self) {
         let Target {
             channels,
@@ -301,7 +335,7 @@ impl Outputs<'_> {
     }
 }
 
-impl Kernel for Outputs<'_> {
+impl<E: Element> Kernel for Outputs<'_, E> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let Target {
@@ -341,24 +375,32 @@ impl Kernel for Outputs<'_> {
                             }
                         }
                     }
-                    let to = self.target.row_of(part.image, channel, 2 * part.rows.start);
+                    let target = self.target.row_of(part.image, channel, 2 * part.rows.start);
+                    // Maps of floats are written where they lie, others by way of a buffer.
+                    let (to, size) = match E::DTYPE == f32::DTYPE {
+                        true => (target.cast::<f32>(), size),
+                        false => (at_least(self.room, S::LANES * count).as_mut_ptr(), count),
+                    };
                     let mut pixel = 0;
                     while pixel + S::LANES <= count {
                         S::transpose(at.add(pixel * S::LANES), S::LANES, to.add(pixel), size);
                         pixel += S::LANES;
                     }
-                    if pixel == count {
-                        continue;
-                    }
-                    if count >= S::LANES {
+                    if pixel < count && count >= S::LANES {
                         // Some of them once more.
                         let pixel = count - S::LANES;
                         S::transpose(at.add(pixel * S::LANES), S::LANES, to.add(pixel), size);
-                        continue;
+                    } else {
+                        for pixel in pixel..count {
+                            for lane in 0..S::LANES {
+                                *to.add(lane * size + pixel) = *at.add(pixel * S::LANES + lane);
+                            }
+                        }
                     }
-                    for pixel in pixel..count {
-                        for lane in 0..S::LANES {
-                            *to.add(lane * size + pixel) = *at.add(pixel * S::LANES + lane);
+                    if E::DTYPE != f32::DTYPE {
+                        for (lane, row) in self.room.chunks_exact(count).take(S::LANES).enumerate()
+                        {
+                            convert(row, target.add(lane * height * width));
                         }
                     }
                 }

@@ -29,8 +29,10 @@ use super::chunking::{TASKS_PER_THREAD, ranges};
 use super::correlation::{Correlation, Target, Weights};
 use super::panel::{Maps, Tap};
 use super::tiles::{
-    Finish, Gradients, Inputs, KernelTransform, LANES, Outputs, PLACES, Part, Product, STRIP, room,
+    Finish, Gradients, Inputs, KernelTransform, LANES, Outputs, PLACES, Part, Product, STRIP,
+    at_least,
 };
+use crate::ops::element::Element;
 
 /// The side of a map, at least: a tile.
 const MIN_SIDE: usize = 2;
@@ -63,6 +65,7 @@ struct Scratch {
     windows: Vec<f32>,
     sums: Vec<f32>,
     pixels: Vec<f32>,
+    room: Vec<f32>,
 }
 
 thread_local! {
@@ -136,7 +139,14 @@ impl<'a> Winograd<'a> {
     }
 
     /// The windows of a chunk: `[place][tile][input]`.
-    fn windows(&self, maps: &Maps, parts: &[Part], windows: &mut [f32], pixels: &mut Vec<f32>) {
+    fn windows<E: Element>(
+        &self,
+        maps: &Maps<E>,
+        parts: &[Part],
+        windows: &mut [f32],
+        pixels: &mut Vec<f32>,
+        room: &mut Vec<f32>,
+    ) {
         Inputs {
             maps,
             parts,
@@ -144,12 +154,13 @@ impl<'a> Winograd<'a> {
             shift: self.shift,
             windows,
             pixels,
+            room,
         }
         .run();
     }
 
     /// Computes all outputs.
-    pub(super) fn run(&self, maps: &Maps, weights: &Weights, target: &Target) {
+    pub(super) fn run<E: Element>(&self, maps: &Maps<E>, weights: &Weights, target: &Target<E>) {
         let &Correlation {
             inputs, outputs, ..
         } = self.correlation;
@@ -165,9 +176,10 @@ impl<'a> Winograd<'a> {
                 tiles * outputs + PLACE_PADDING,
             );
             SCRATCH.with_borrow_mut(|scratch| {
-                let windows = room(&mut scratch.windows, PLACES * window);
-                let sums = room(&mut scratch.sums, PLACES * sum);
-                self.windows(maps, &parts, windows, &mut scratch.pixels);
+                let windows = at_least(&mut scratch.windows, PLACES * window);
+                let sums = at_least(&mut scratch.sums, PLACES * sum);
+                let (pixels, room) = (&mut scratch.pixels, &mut scratch.room);
+                self.windows(maps, &parts, windows, pixels, room);
                 for (place, sums) in sums.chunks_exact_mut(sum).enumerate() {
                     Product {
                         left: &windows[place * window..][..tiles * inputs],
@@ -189,7 +201,8 @@ impl<'a> Winograd<'a> {
                     parts: &parts,
                     width: self.tiles[1],
                     target,
-                    pixels: &mut scratch.pixels,
+                    pixels,
+                    room,
                 }
                 .run();
             });
@@ -221,7 +234,12 @@ impl<'a> Winograd<'a> {
     }
 
     /// The gradient of the weights, from the input and the gradient of the output, `[output][input][3][3]`.
-    pub(super) fn weight_gradient(&self, maps: &Maps, gradient: &Maps, dw: &mut [f32]) {
+    pub(super) fn weight_gradient<E: Element>(
+        &self,
+        maps: &Maps<E>,
+        gradient: &Maps<E>,
+        dw: &mut [f32],
+    ) {
         let &Correlation {
             inputs, outputs, ..
         } = self.correlation;
@@ -260,7 +278,13 @@ impl<'a> Winograd<'a> {
     }
 
     /// Adds what a chunk gives to the gradient of U, `[place][output][input]`.
-    fn partial(&self, maps: &Maps, gradient: &Maps, chunk: Range<usize>, sums: &mut [f32]) {
+    fn partial<E: Element>(
+        &self,
+        maps: &Maps<E>,
+        gradient: &Maps<E>,
+        chunk: Range<usize>,
+        sums: &mut [f32],
+    ) {
         let &Correlation {
             inputs, outputs, ..
         } = self.correlation;
@@ -271,15 +295,17 @@ impl<'a> Winograd<'a> {
             tiles * outputs + PLACE_PADDING,
         );
         SCRATCH.with_borrow_mut(|scratch| {
-            let windows = room(&mut scratch.windows, PLACES * window);
-            let slopes = room(&mut scratch.sums, PLACES * slope);
-            self.windows(maps, &parts, windows, &mut scratch.pixels);
+            let windows = at_least(&mut scratch.windows, PLACES * window);
+            let slopes = at_least(&mut scratch.sums, PLACES * slope);
+            let (pixels, room) = (&mut scratch.pixels, &mut scratch.room);
+            self.windows(maps, &parts, windows, pixels, room);
             Gradients {
                 maps: gradient,
                 parts: &parts,
                 width: self.tiles[1],
                 slopes,
-                pixels: &mut scratch.pixels,
+                pixels,
+                room,
             }
             .run();
             for (place, sums) in sums.chunks_exact_mut(outputs * inputs).enumerate() {

@@ -1,5 +1,5 @@
-//! Batch normalisation on slices of `f32`, in parallel, with what usually follows it: the addition of
-//! a shortcut and the ReLU.
+//! Batch normalisation on slices, in parallel, with what usually follows it: the addition of a shortcut and the ReLU. Maps are
+//! `f32` or `bf16`; everything else is `f32`.
 //!
 //! On maps of thousands of pixels these operations do next to nothing but move memory, so what counts
 //! is how often a map passes through the processor. Forward: twice in (statistics, then result), once
@@ -9,10 +9,12 @@
 //! Statistics are taken over chunks of images that depend on the shape alone, in single precision
 //! within a chunk and in double precision across chunks, which are added in order.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::ops::element::Element;
 use crate::ops::vectors::{Kernel, Simd, dispatch};
 
 /// Floats of a chunk, about.
@@ -21,6 +23,11 @@ const CHUNK: usize = 16 * 1024;
 const SHORT: usize = 16;
 /// Sums that are kept apart until the end of a block.
 const LANES: usize = 16;
+
+thread_local! {
+    /// Where chunks are widened to, each by itself.
+    static ROOMS: RefCell<[Vec<f32>; 3]> = RefCell::default();
+}
 
 /// `[images, channels, pixels]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +121,7 @@ impl Affine {
 ///
 /// # Panics
 /// If `x` is not of the shape, or is empty.
-pub(crate) fn moments(shape: &NormShape, x: &[f32]) -> Moments {
+pub(crate) fn moments<E: Element>(shape: &NormShape, x: &[E]) -> Moments {
     assert!(
         x.len() == shape.len() && !x.is_empty(),
         "statistics of {shape:?}"
@@ -125,11 +132,13 @@ pub(crate) fn moments(shape: &NormShape, x: &[f32]) -> Moments {
         .map(|x| {
             let mut sums = [vec![0.0; inner.channels], vec![0.0; inner.channels]];
             let [mean, squares] = &mut sums;
-            dispatch(MomentsKernel {
-                shape: inner,
-                x,
-                mean,
-                squares,
+            ROOMS.with_borrow_mut(|[room, ..]| {
+                dispatch(MomentsKernel {
+                    shape: inner,
+                    x: E::widened(x, room),
+                    mean,
+                    squares,
+                });
             });
             sums
         })
@@ -178,14 +187,14 @@ pub(crate) fn moments(shape: &NormShape, x: &[f32]) -> Moments {
 ///
 /// # Panics
 /// If a slice has another length than the shape says.
-pub(crate) fn normalise(
+pub(crate) fn normalise<E: Element>(
     shape: &NormShape,
-    x: &[f32],
+    x: &[E],
     scaling: &Scaling,
     bias: &[f32],
-    shortcut: Option<&[f32]>,
+    shortcut: Option<&[E]>,
     relu: bool,
-) -> Vec<f32> {
+) -> Vec<E> {
     assert!(x.len() == shape.len(), "normalisation of {shape:?}");
     assert!(
         shortcut.is_none_or(|s| s.len() == x.len()),
@@ -193,35 +202,45 @@ pub(crate) fn normalise(
     );
     let affine = &Affine::new(shape, scaling, bias);
     let (inner, size) = (shape.stretched(), shape.chunk());
-    copied(x, size, |i, y| {
+    copied(x, size, |i, y, room| {
         let range = i * size..i * size + y.len();
         dispatch(NormaliseKernel {
             shape: inner,
             affine,
-            shortcut: shortcut.map(|s| &s[range]),
+            shortcut: shortcut.map(|s| E::widened(&s[range], room)),
             relu,
             values: y,
         });
     })
 }
 
-/// A copy of `values`, of which `edit` changes chunk after chunk while it is in the cache.
-fn copied(values: &[f32], size: usize, edit: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+/// A copy of `values`, of which `edit` changes chunk after chunk while it is in the cache. It is lent a buffer.
+fn copied<E: Element>(
+    values: &[E],
+    size: usize,
+    edit: impl Fn(usize, &mut [f32], &mut Vec<f32>) + Sync,
+) -> Vec<E> {
     let mut copy = Vec::with_capacity(values.len());
     let chunks = copy.spare_capacity_mut()[..values.len()].par_chunks_mut(size);
     let chunks = chunks.zip(values.par_chunks(size)).enumerate();
-    chunks.for_each(|(i, (to, from))| edit(i, to.write_copy_of_slice(from)));
+    chunks.for_each(|(i, (to, from))| {
+        ROOMS.with_borrow_mut(|[room, other, _]| {
+            E::edit(to.write_copy_of_slice(from), room, |values| {
+                edit(i, values, other)
+            });
+        });
+    });
     // SAFETY: the chunks are all of it, and each was written.
     unsafe { copy.set_len(values.len()) };
     copy
 }
 
 /// The gradients of [`normalise`] with the statistics of `x` itself.
-pub(crate) struct NormGradients {
+pub(crate) struct NormGradients<E> {
     pub(crate) weight: Vec<f32>,
     pub(crate) bias: Vec<f32>,
     /// Of `x`, unless it was written over the gradient of the output.
-    pub(crate) x: Option<Vec<f32>>,
+    pub(crate) x: Option<Vec<E>>,
 }
 
 /// The gradients of [`normalise`] with the statistics of `x` itself, from the gradient of its output.
@@ -232,14 +251,14 @@ pub(crate) struct NormGradients {
 ///
 /// # Panics
 /// If a slice has another length than the shape says.
-pub(crate) fn gradients(
+pub(crate) fn gradients<E: Element>(
     shape: &NormShape,
-    x: &[f32],
-    y: Option<&[f32]>,
+    x: &[E],
+    y: Option<&[E]>,
     scaling: &Scaling,
-    gradient: &mut [f32],
+    gradient: &mut [E],
     keep: bool,
-) -> NormGradients {
+) -> NormGradients<E> {
     let len = shape.len();
     assert!(
         x.len() == len && gradient.len() == len && len > 0,
@@ -255,14 +274,18 @@ pub(crate) fn gradients(
             let range = i * size..i * size + gradient.len();
             let mut sums = [vec![0.0; inner.channels], vec![0.0; inner.channels]];
             let [plain, centred] = &mut sums;
-            dispatch(SumsKernel {
-                shape: inner,
-                x: &x[range.clone()],
-                y: y.map(|y| &y[range]),
-                mean: &mean,
-                gradient,
-                plain,
-                centred,
+            ROOMS.with_borrow_mut(|[room, room_x, room_y]| {
+                E::edit(gradient, room, |gradient| {
+                    dispatch(SumsKernel {
+                        shape: inner,
+                        x: E::widened(&x[range.clone()], room_x),
+                        y: y.map(|y| E::widened(&y[range], room_y)),
+                        mean: &mean,
+                        gradient,
+                        plain,
+                        centred,
+                    });
+                });
             });
             sums
         })
@@ -300,10 +323,10 @@ pub(crate) fn gradients(
         by_x: shape.stretch(&by_x),
         constant: shape.stretch(&constant),
     };
-    let edit = |i: usize, gradient: &mut [f32]| {
+    let edit = |i: usize, gradient: &mut [f32], room: &mut Vec<f32>| {
         dispatch(InputKernel {
             shape: inner,
-            x: &x[i * size..i * size + gradient.len()],
+            x: E::widened(&x[i * size..i * size + gradient.len()], room),
             step: &step,
             gradient,
         });
@@ -312,7 +335,11 @@ pub(crate) fn gradients(
         result.x = Some(copied(gradient, size, edit));
     } else {
         let chunks = gradient.par_chunks_mut(size).enumerate();
-        chunks.for_each(|(i, gradient)| edit(i, gradient));
+        chunks.for_each(|(i, gradient)| {
+            ROOMS.with_borrow_mut(|[room, other, _]| {
+                E::edit(gradient, room, |gradient| edit(i, gradient, other));
+            });
+        });
     }
     result
 }

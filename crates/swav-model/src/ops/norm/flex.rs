@@ -2,11 +2,13 @@
 
 use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
+use burn::tensor::{DType, bf16};
 use burn_flex::FlexTensor;
 
 use super::cpu::{self, Moments, NormShape, Scaling};
 use super::{Kernels, without_gradients};
-use crate::ops::flex::{tensor, values};
+use crate::ops::element::Element;
+use crate::ops::flex::of_elements;
 
 without_gradients!(Flex);
 
@@ -14,9 +16,10 @@ impl Kernels for Flex {
     fn moments(x: FlexTensor) -> (FlexTensor, FlexTensor) {
         let x = x.to_contiguous();
         let shape = norm_shape(&x);
-        let Moments { mean, variance } = cpu::moments(&shape, values(&x));
+        let Moments { mean, variance } =
+            of_elements!(x.dtype(), E => cpu::moments(&shape, E::values(&x)));
         let channels = [shape.channels];
-        (tensor(mean, channels), tensor(variance, channels))
+        (f32::tensor(mean, channels), f32::tensor(variance, channels))
     }
 
     fn normalise(
@@ -28,7 +31,8 @@ impl Kernels for Flex {
         epsilon: f64,
         relu: bool,
     ) -> FlexTensor {
-        normalise(x, None, [weight, bias, mean, variance], epsilon, relu)
+        let numbers = [weight, bias, mean, variance];
+        of_elements!(x.dtype(), E => normalise::<E>(x, None, numbers, epsilon, relu))
     }
 
     fn normalise_add(
@@ -41,7 +45,7 @@ impl Kernels for Flex {
         epsilon: f64,
     ) -> FlexTensor {
         let numbers = [weight, bias, mean, variance];
-        normalise(x, Some(shortcut), numbers, epsilon, true)
+        of_elements!(x.dtype(), E => normalise::<E>(x, Some(shortcut), numbers, epsilon, true))
     }
 
     fn gradients(
@@ -53,7 +57,9 @@ impl Kernels for Flex {
         epsilon: f64,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let numbers = [weight, mean, variance];
-        let ([x, weight, bias], _) = gradients(x, None, numbers, gradient, epsilon, false);
+        let ([x, weight, bias], _) = of_elements!(x.dtype(), E => {
+            gradients::<E>(x, None, numbers, gradient, epsilon, false)
+        });
         (x, weight, bias)
     }
 
@@ -67,7 +73,9 @@ impl Kernels for Flex {
         epsilon: f64,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let numbers = [weight, mean, variance];
-        let ([x, weight, bias], _) = gradients(x, Some(y), numbers, gradient, epsilon, false);
+        let ([x, weight, bias], _) = of_elements!(x.dtype(), E => {
+            gradients::<E>(x, Some(y), numbers, gradient, epsilon, false)
+        });
         (x, weight, bias)
     }
 
@@ -81,7 +89,9 @@ impl Kernels for Flex {
         epsilon: f64,
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
         let numbers = [weight, mean, variance];
-        let ([x, weight, bias], rest) = gradients(x, Some(y), numbers, gradient, epsilon, true);
+        let ([x, weight, bias], rest) = of_elements!(x.dtype(), E => {
+            gradients::<E>(x, Some(y), numbers, gradient, epsilon, true)
+        });
         let Some(shortcut) = rest else {
             unreachable!("the gradient of the shortcut was asked for")
         };
@@ -100,12 +110,12 @@ fn norm_shape(x: &FlexTensor) -> NormShape {
 
 fn moments(mean: &FlexTensor, variance: &FlexTensor) -> Moments {
     Moments {
-        mean: values(mean).to_vec(),
-        variance: values(variance).to_vec(),
+        mean: f32::values(mean).to_vec(),
+        variance: f32::values(variance).to_vec(),
     }
 }
 
-fn normalise(
+fn normalise<E: Element>(
     x: FlexTensor,
     shortcut: Option<FlexTensor>,
     numbers: [FlexTensor; 4],
@@ -116,18 +126,25 @@ fn normalise(
     let [weight, bias, mean, variance] = numbers.map(|n| n.to_contiguous());
     let scaling = Scaling {
         moments: &moments(&mean, &variance),
-        weight: values(&weight),
+        weight: f32::values(&weight),
         epsilon,
     };
-    let shortcut = shortcut.as_ref().map(values);
+    let shortcut = shortcut.as_ref().map(E::values);
     let shape = norm_shape(&x);
-    let y = cpu::normalise(&shape, values(&x), &scaling, values(&bias), shortcut, relu);
-    tensor(y, x.layout().shape().clone())
+    let y = cpu::normalise(
+        &shape,
+        E::values(&x),
+        &scaling,
+        f32::values(&bias),
+        shortcut,
+        relu,
+    );
+    E::tensor(y, x.layout().shape().clone())
 }
 
 /// Gradients of the input, the weight, the bias and, if it is wanted, the shortcut. `numbers` are weight, mean and
 /// variance.
-fn gradients(
+fn gradients<E: Element>(
     x: FlexTensor,
     y: Option<FlexTensor>,
     numbers: [FlexTensor; 3],
@@ -142,21 +159,24 @@ fn gradients(
     let shape = norm_shape(&x);
     let found = cpu::gradients(
         &shape,
-        values(&x),
-        y.as_ref().map(values),
+        E::values(&x),
+        y.as_ref().map(E::values),
         &Scaling {
             moments: &moments(&mean, &variance),
-            weight: values(&weight),
+            weight: f32::values(&weight),
             epsilon,
         },
-        gradient.storage_mut(),
+        E::values_mut(&mut gradient),
         shortcut,
     );
     let channels = [shape.channels];
-    let (weight, bias) = (tensor(found.weight, channels), tensor(found.bias, channels));
+    let (weight, bias) = (
+        f32::tensor(found.weight, channels),
+        f32::tensor(found.bias, channels),
+    );
     match found.x {
         Some(dx) => {
-            let dx = tensor(dx, x.layout().shape().clone());
+            let dx = E::tensor(dx, x.layout().shape().clone());
             ([dx, weight, bias], Some(gradient))
         }
         None => ([gradient, weight, bias], None),

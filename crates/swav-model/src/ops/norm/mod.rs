@@ -15,7 +15,9 @@ mod flex;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
-use burn::tensor::{DType, Tensor};
+#[cfg(feature = "fusion")]
+use burn::tensor::DType;
+use burn::tensor::Tensor;
 use burn_autodiff::NodeId;
 use burn_autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn_autodiff::grads::Gradients;
@@ -23,14 +25,13 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 
 use super::{Epilogue, Normalised};
 
-/// Returns whether there are kernels for this map, `[N, C, …]`.
+/// Returns whether there are kernels for this map, `[N, C, …]`, or for a number of each of its channels.
 pub(super) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
-    !super::is_plain()
-        && x.dtype() == DType::F32
-        && super::has_kernels(&x.device(), x.shape().num_elements())
+    !super::is_plain() && super::has_kernels(&x.device(), x.shape().num_elements())
 }
 
-/// The passes over a map `x`, `[N, C, …]`, that a backend brings. Weight, bias, mean and variance are `[C]`.
+/// The passes over a map `x`, `[N, C, …]`, that a backend brings. Maps of a call are all `f32` or all `bf16`; weight, bias, mean and
+/// variance are `[C]` and `f32`.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     Cube: cfg(feature = "cube"),
@@ -114,7 +115,7 @@ fn channels(
     x: &burn::backend::fusion::custom::TensorSpec,
 ) -> burn::backend::fusion::custom::TensorSpec {
     let channels = burn::tensor::Shape::from([x.shape[1]]);
-    burn::backend::fusion::custom::TensorSpec::new(channels, x.dtype)
+    burn::backend::fusion::custom::TensorSpec::new(channels, DType::F32)
 }
 
 /// Batch normalisation with the statistics of the batch, as the graph knows it: output, mean and biased variance. The
