@@ -14,6 +14,7 @@ use common::{Space, TINY, TINY_DIM, png};
 use serde_json::{Value, json};
 use swav_train::method::MethodName;
 use swav_train::optim::OptimizerName;
+use swav_train::precision::Bf16;
 use swav_train::{Facts, Plan, Recipe, Span};
 
 const CLASSES: [&str; 3] = ["birds", "boats", "trees"];
@@ -253,6 +254,7 @@ const IMAGENET: Facts = Facts {
     single_labels: true,
     side: 400,
     accelerated: true,
+    bf16: Bf16::Smaller,
     memory: None,
     digest: None,
 };
@@ -592,6 +594,7 @@ fn the_slim_recipes_differ_in_the_method_alone() {
         single_labels: true,
         side: 32,
         accelerated: false,
+        bf16: Bf16::Smaller,
         memory: None,
         digest: None,
     };
@@ -616,6 +619,7 @@ fn the_recipe_for_cifar_takes_the_settings_that_comparisons_are_made_with() {
         single_labels: true,
         side: 32,
         accelerated: false,
+        bf16: Bf16::Smaller,
         memory: None,
         digest: None,
     };

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use swav_data::{DEFAULT_MAX_PIXELS, Format, ShardSize};
 use swav_eval::Share;
 use swav_train::Span;
+use swav_train::precision::Precision;
 
 use crate::device::Choice;
 
@@ -619,6 +620,9 @@ pub struct BenchStep {
     /// Prototypes.
     #[arg(long, default_value = "3000", value_parser = number(2))]
     pub prototypes: usize,
+    /// What crops and activations are computed in: f32 or bf16.
+    #[arg(long, default_value = "f32")]
+    pub precision: Precision,
     /// Seconds after which the clock counts although steps still differ, on a device that tunes its kernels.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub warm_up: u64,

@@ -4,8 +4,9 @@ use std::fmt;
 use std::panic::catch_unwind;
 use std::str::FromStr;
 
-use burn::tensor::{Device, DeviceType};
+use burn::tensor::{DType, Device, DeviceType};
 use swav_train::TrainError;
+use swav_train::precision::Bf16;
 
 use crate::memory::{self, Capacity};
 
@@ -69,6 +70,19 @@ pub struct Found {
     pub memory: Option<Capacity>,
     /// The handle.
     pub device: Device,
+}
+
+impl Found {
+    /// What the device does with maps of 16 bits. It is started to be asked.
+    pub fn bf16(&self) -> Bf16 {
+        match self.choice {
+            // Its kernels multiply in 32 bits.
+            Choice::Cpu => Bf16::Smaller,
+            _ if !self.device.supports_dtype(DType::BF16) => Bf16::Missing,
+            Choice::Cuda(_) => Bf16::Faster,
+            _ => Bf16::Smaller,
+        }
+    }
 }
 
 impl Choice {

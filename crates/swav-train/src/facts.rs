@@ -3,6 +3,7 @@
 use swav_data::{DEFAULT_MAX_PIXELS, Digest, Source, decode};
 
 use crate::TrainError;
+use crate::precision::Bf16;
 
 /// Images of a set that are judged by kNN while training goes on, evenly spread.
 pub const JUDGED: usize = 5000;
@@ -20,6 +21,8 @@ pub struct Facts {
     pub side: usize,
     /// Whether the device is a GPU.
     pub accelerated: bool,
+    /// What the device does with maps of 16 bits.
+    pub bf16: Bf16,
     /// Bytes of memory that training may take, if that is known.
     pub memory: Option<u64>,
     /// What tells the set from others, where it was looked at.
@@ -34,6 +37,7 @@ impl Facts {
     pub fn look(
         source: &dyn Source,
         accelerated: bool,
+        bf16: Bf16,
         memory: Option<u64>,
     ) -> Result<Self, TrainError> {
         const SAMPLES: usize = 9;
@@ -61,6 +65,7 @@ impl Facts {
                 single_labels: spread.any(|index| source.label(index).is_some()),
                 side,
                 accelerated,
+                bf16,
                 memory,
                 digest: Some(Digest::of(source)),
             }),

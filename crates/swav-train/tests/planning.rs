@@ -2,6 +2,7 @@
 
 use swav_train::method::{MethodName, SwavPlan};
 use swav_train::optim::OptimizerName;
+use swav_train::precision::{Bf16, Precision};
 use swav_train::{Facts, Plan, Recipe, TrainError};
 
 const CIFAR: Facts = Facts {
@@ -10,6 +11,7 @@ const CIFAR: Facts = Facts {
     single_labels: true,
     side: 32,
     accelerated: false,
+    bf16: Bf16::Smaller,
     memory: None,
     digest: None,
 };
@@ -19,6 +21,7 @@ const IMAGENET: Facts = Facts {
     single_labels: true,
     side: 375,
     accelerated: true,
+    bf16: Bf16::Faster,
     memory: None,
     digest: None,
 };
@@ -28,6 +31,7 @@ const FOLDER: Facts = Facts {
     single_labels: false,
     side: 600,
     accelerated: false,
+    bf16: Bf16::Smaller,
     memory: None,
     digest: None,
 };
@@ -411,4 +415,36 @@ fn the_parts_of_the_memory_follow_what_they_are_made_of() {
     ]);
     assert_eq!(parted.activations * 4, base.activations);
     assert_eq!(parted.host, base.host);
+}
+
+#[test]
+fn maps_are_of_bf16_where_the_device_is_faster_with_them_and_where_that_is_asked_for() {
+    let derived = |bf16, settings: &[&str]| {
+        let facts = Facts { bf16, ..CIFAR };
+        let plan = plan(settings, &facts).unwrap();
+        let why = plan
+            .notes
+            .iter()
+            .find(|note| note.field == "train.precision");
+        (plan.train.precision, why.map(|note| note.why.clone()))
+    };
+    for (bf16, precision, why) in [
+        (Bf16::Faster, Precision::Bf16, "faster"),
+        (Bf16::Smaller, Precision::F32, "halve the memory"),
+        (Bf16::Missing, Precision::F32, "no bf16"),
+    ] {
+        let (found, note) = derived(bf16, &[]);
+        assert_eq!(found, precision);
+        assert!(note.unwrap().contains(why));
+        let asked = derived(bf16, &["train.precision=f32"]);
+        assert_eq!(asked, (Precision::F32, None));
+    }
+    let asked = derived(Bf16::Smaller, &["train.precision=bf16"]);
+    assert_eq!(asked, (Precision::Bf16, None));
+    let missing = Facts {
+        bf16: Bf16::Missing,
+        ..CIFAR
+    };
+    let refused = refusal(&["train.precision=bf16"], &missing);
+    assert!(refused.contains("train.precision = bf16: the device has no bf16; take f32"));
 }

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use swav_train::comm::Local;
 use swav_train::method::MethodRecipe;
 use swav_train::observe::{self, Event, Observer, Watched};
+use swav_train::precision::Bf16;
 use swav_train::{Facts, Parts, Plan, Recipe, RunDirectory, Stop, TrainError, Trainer, data};
 
 /// A network and a set that take milliseconds a step.
@@ -211,7 +212,7 @@ fn without_notes(plan: &Plan) -> Plan {
 #[test]
 fn any_value_of_any_field_is_refused_by_name_or_makes_a_plan_that_runs() {
     let source = data::open(Path::new("builtin:quickstart/test"), Default::default()).unwrap();
-    let facts = Facts::look(source.as_ref(), false, Some(1 << 30)).unwrap();
+    let facts = Facts::look(source.as_ref(), false, Bf16::Smaller, Some(1 << 30)).unwrap();
     let tiny = Recipe::from_toml(TINY, "tiny").unwrap();
     let (planned, trained) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let cases = std::env::var("SWAV_TEST_CASES").ok();

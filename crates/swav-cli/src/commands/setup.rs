@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use swav_data::{DataError, Format, Source};
 use swav_model::{Network, NetworkConfig};
+use swav_train::precision::{Bf16, Precision};
 use swav_train::{Facts, Plan, Recipe, State, TrainError, checkpoint, data, trained, weights_file};
 
 use burn::tensor::Device;
@@ -69,7 +70,12 @@ pub fn prepare(
     let source = open_labelled(&path, format, recipe.data.labels.as_deref())?;
     let test = open_test(recipe.data.test.as_deref(), source.as_ref())?;
     let available = device.memory.map(|memory| memory.available);
-    let facts = Facts::look(source.as_ref(), device.accelerated, available)?;
+    let facts = Facts::look(
+        source.as_ref(),
+        device.accelerated,
+        device.bf16(),
+        available,
+    )?;
     let plan = match &recipe.model.init {
         None => Plan::derive(recipe, &facts)?,
         Some(init) => {
@@ -92,6 +98,13 @@ pub fn prepare(
 pub fn reopen(recipe: Recipe, plan: Plan, device: &Found) -> Result<Prepared, TrainError> {
     if let Some(memory) = device.memory {
         plan.require_memory(memory.total)?;
+    }
+    if plan.train.precision == Precision::Bf16 && device.bf16() == Bf16::Missing {
+        return Err(TrainError::Recipe(format!(
+            "the run is trained in bf16, which {} does not have: continue it with --set train.precision=f32, or on another \
+             --device",
+            device.choice
+        )));
     }
     let source = training_images(&plan).inspect_err(|error| {
         if matches!(error, TrainError::Data(DataError::NotFound { .. })) {

@@ -131,10 +131,10 @@ fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared
     }
     // Derived from the memory that there was, which may be another now.
     let mut wanted = recipe.clone();
-    wanted
-        .train
-        .accumulate
-        .get_or_insert(saved.train.accumulate);
+    let train = &mut wanted.train;
+    train.accumulate.get_or_insert(saved.train.accumulate);
+    // And from the device, likewise.
+    train.precision.get_or_insert(saved.train.precision);
     // The file of the weights that it began with may be gone.
     let known = (recipe.model.init == saved.init).then_some(&saved.model);
     let mut prepared = setup::prepare(&wanted, found, known)?;
@@ -169,8 +169,8 @@ fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared
     Ok(prepared)
 }
 
-/// What may be another when a run is continued, because no weight depends on it.
-const FREE: [&str; 10] = [
+/// What may be another when a run is continued: no weight depends on it, or, of the precision, only in its last bits.
+const FREE: [&str; 11] = [
     "data.workers",
     "data.prefetch",
     "data.corrupt_budget",
@@ -180,6 +180,7 @@ const FREE: [&str; 10] = [
     "train.knn",
     "train.on_collapse",
     "train.tensorboard",
+    "train.precision",
     "data.test",
 ];
 

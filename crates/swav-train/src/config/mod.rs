@@ -127,7 +127,7 @@ pub struct TrainRecipe {
     pub batch_size: Option<usize>,
     /// Micro-batches that a batch is cut into where memory is short.
     pub accumulate: Option<usize>,
-    /// `f32`.
+    /// `f32` or `bf16`.
     pub precision: Option<Precision>,
     /// Seed of the weights, the order and the augmentation.
     pub seed: Option<u64>,

@@ -10,7 +10,7 @@ use crate::facts::Facts;
 use crate::ledger::Ledger;
 use crate::method::Defaults;
 use crate::optim::{OptimizerName, OptimizerPlan, Schedule};
-use crate::precision::Precision;
+use crate::precision::{Bf16, Precision};
 use crate::span::{Interval, Span};
 
 /// Small images keep their size in two crops; larger ones get small crops besides.
@@ -85,12 +85,27 @@ pub(super) fn train(
         Some(span) => Interval::of(span, steps_per_epoch),
         None => Interval::every(default),
     };
+    let (fastest, why) = match facts.bf16 {
+        Bf16::Faster => (
+            Precision::Bf16,
+            "the device is faster with maps of 16 bits, and they take half of the memory",
+        ),
+        Bf16::Smaller => (
+            Precision::F32,
+            "the device is not faster with bf16, which would halve the memory of the maps",
+        ),
+        Bf16::Missing => (Precision::F32, "the device has no bf16"),
+    };
+    let precision = ledger.or(wanted.precision, "train.precision", fastest, why);
+    ledger.require(precision == fastest || facts.bf16 != Bf16::Missing, || {
+        format!("train.precision = {precision}: the device has no {precision}; take {fastest}")
+    });
     let log_steps = if facts.accelerated { 10 } else { 1 };
     TrainPlan {
         epochs,
         batch_size,
         accumulate,
-        precision: wanted.precision.unwrap_or(Precision::F32),
+        precision,
         seed: wanted.seed.unwrap_or(0),
         steps_per_epoch,
         steps,

@@ -9,6 +9,7 @@ use crate::TrainError;
 use crate::config::Recipe;
 use crate::facts::Facts;
 use crate::method::MethodRecipe;
+use crate::precision::Bf16;
 
 /// Side of the images that networks with this stem are made for.
 fn side(stem: Stem) -> usize {
@@ -36,6 +37,7 @@ impl Plan {
             single_labels: false,
             side,
             accelerated: false,
+            bf16: Bf16::Smaller,
             memory: None,
             digest: None,
         };

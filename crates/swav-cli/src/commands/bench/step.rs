@@ -35,6 +35,7 @@ struct Figures<'a> {
     crops: &'a str,
     batch: usize,
     prototypes: usize,
+    precision: Precision,
     optimizer: &'static str,
     images_per_s: f64,
     step_s: f64,
@@ -91,6 +92,7 @@ pub fn bench_step(args: &BenchStep, stop: &Stop) -> anyhow::Result<()> {
         crops: &args.crops.text,
         batch: args.batch,
         prototypes: args.prototypes,
+        precision: args.precision,
         optimizer: case.rule(),
         images_per_s: args.batch as f64 / step_s,
         step_s,
@@ -144,7 +146,7 @@ impl Training {
         };
         let mut compute = Compute {
             parts: 1,
-            precision: Precision::F32,
+            precision: case.0.precision,
             ranks: &mut Local,
             phase: &mut |phase| clock.lap(phase),
         };
