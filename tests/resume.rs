@@ -307,6 +307,46 @@ fn a_run_with_larc_and_a_queue_survives_being_killed() {
 }
 
 #[test]
+fn runs_of_every_method_in_bf16_survive_being_killed() {
+    let methods: [&[&str]; 5] = [
+        &[
+            "method.queue={length=16,start=\"2 steps\"}",
+            "train.accumulate=2",
+        ],
+        &["method.name=deepcluster-v2", "model.prototypes=[4]"],
+        &["method.name=sela-v2", "model.prototypes=[4]"],
+        &["method.name=simclr"],
+        &["method.name=moco-v2"],
+    ];
+    for settings in methods {
+        let mut case = match settings[0].starts_with("method.name") {
+            true => Case::of_method(settings),
+            false => Case::new(settings),
+        };
+        case.settings.push("train.precision=bf16");
+        case.survives_being_killed_at(&[&[7, 15]]);
+    }
+}
+
+#[test]
+fn a_run_goes_on_in_the_other_precision_when_that_is_asked_for() {
+    let case = Case::new(ADAM);
+    let reference = case.reference();
+    let output = case.signalled("run", "INT", 12);
+    assert_eq!(output.code, Some(130), "{}", output.told());
+    let before = case.space.losses("run").len();
+    let continued = case.resume("run").set("train.precision=bf16").run();
+    let told = "train.precision was \"f32\", is now \"bf16\"";
+    assert!(continued.succeeded().stderr.contains(told));
+    let losses = case.space.losses("run");
+    assert_eq!(losses[..before], reference[..before]);
+    assert_ne!(losses[before..], reference[before..]);
+    // Kept for the next time.
+    let plan = std::fs::read_to_string(case.space.path("run/plan.toml")).unwrap();
+    assert!(plan.contains("precision = \"bf16\""), "{plan}");
+}
+
+#[test]
 fn ctrl_c_saves_the_very_step_of_a_run_with_momentum() {
     Case::new(SGD).survives_ctrl_c();
 }
