@@ -95,7 +95,7 @@ def main():
     parser.add_argument("--arch", default="cifar10-slim")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=256)
-    args = arguments(parser)
+    args = arguments(parser, ("f32", "tf32", "amp"))
     for precision in args.precision:
         print(json.dumps(measure(args, precision)), flush=True)
 

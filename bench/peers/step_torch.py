@@ -4,9 +4,10 @@ and optimizer.
     step_torch.py --arch resnet50 --crops 2x96+4x48 --batch 16 --prototypes 3000 --optimizer larc
     step_torch.py --device cuda --precision amp tf32 …
 
-On the CPU in f32; on a GPU as one would train there, `amp` (bf16 autocast, channels_last) and `tf32` (f32, with TF32 in
-convolutions and products), one after the other. Prints a line of JSON for each precision: images per second and seconds
-per phase of the median step, and the peak of memory. The clock is read when the device is done. On a GPU, which works
+In each of the forms that --precision names, one after the other: `f32` as it comes, `f32-last` (channels_last), `tf32` (f32,
+with TF32 in convolutions and products, on a GPU) and `amp` (bf16 autocast, channels_last); `f32-compiled` and `amp-compiled` are
+`f32-last` and `amp` with the backbone through torch.compile, which needs a C++ compiler. Prints a line of JSON for each: images
+per second and seconds per phase of the median step, and the peak of memory, on the CPU that of the process. The clock is read when the device is done. On a GPU, which works
 while the next operations are queued, the steps and their phases are timed in runs of their own."""
 
 import argparse
@@ -30,7 +31,14 @@ LEAST, MOST, SECONDS = 5, 30, 25
 WARM_UP, BY_PHASE = {"cpu": 2, "cuda": 10}, 5
 # The forms that are measured unless they are named.
 PRECISIONS = {"cpu": ["f32"], "cuda": ["amp", "tf32"]}
-NAMES = {"f32": "", "tf32": " f32 (TF32)", "amp": " AMP bf16"}
+NAMES = {
+    "f32": "",
+    "f32-last": " channels_last",
+    "f32-compiled": " compiled",
+    "tf32": " f32 (TF32)",
+    "amp": " AMP bf16",
+    "amp-compiled": " AMP bf16 compiled",
+}
 
 
 def slim():
@@ -96,7 +104,8 @@ class Training:
     """Network, optimizer and crops, and one step of them."""
 
     def __init__(self, args, precision):
-        self.device, self.amp, self.batch = torch.device(args.device), precision == "amp", args.batch
+        self.device, self.batch = torch.device(args.device), args.batch
+        self.amp = precision.startswith("amp")
         fused = True if self.device.type == "cuda" else None
         torch.manual_seed(0)
         self.body, width = backbone(args.arch)
@@ -105,10 +114,12 @@ class Training:
             nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, 128)
         )
         self.prototypes = nn.Linear(128, args.prototypes, bias=False)
-        layout = torch.channels_last if self.amp else torch.contiguous_format
+        layout = torch.contiguous_format if precision in ("f32", "tf32") else torch.channels_last
         for module in (self.body, self.head, self.prototypes):
             module.to(self.device)
         self.body.to(memory_format=layout)
+        if precision.endswith("compiled"):
+            self.body = torch.compile(self.body, dynamic=False)
         parameters = [p for module in (self.body, self.head, self.prototypes) for p in module.parameters()]
         if args.optimizer == "adam":
             rate = 1e-3 * args.batch / 128
@@ -186,10 +197,10 @@ def measure(args, precision):
     return figures
 
 
-def arguments(parser):
+def arguments(parser, forms):
     """Adds --device and --precision to a parser, parses, makes the device the current one, and fills in what is measured."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
-    parser.add_argument("--precision", nargs="+", choices=NAMES, help="f32 on the CPU, amp and tf32 on a GPU")
+    parser.add_argument("--precision", nargs="+", choices=forms, help="f32 on the CPU, amp and tf32 on a GPU")
     args = parser.parse_args()
     device = torch.device(args.device)
     args.precision = args.precision or PRECISIONS[device.type]
@@ -208,7 +219,7 @@ def main():
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--prototypes", type=int, default=3000)
     parser.add_argument("--optimizer", choices=("adam", "larc"), default="larc")
-    args = arguments(parser)
+    args = arguments(parser, NAMES)
     for precision in args.precision:
         print(json.dumps(measure(args, precision)), flush=True)
 

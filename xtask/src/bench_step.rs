@@ -23,7 +23,11 @@ pub struct Args {
     /// Prototypes.
     #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u32).range(2..))]
     prototypes: u32,
-    /// A Python with torch and torchvision for the peer of bench/peers.
+    /// What crops and activations are computed in: f32 or bf16.
+    #[arg(long, default_value = "f32", value_parser = ["f32", "bf16"])]
+    precision: String,
+    /// A Python with torch and torchvision for the peer of bench/peers, in all the forms that it has for this precision. Its
+    /// compiled forms need a C++ compiler.
     #[arg(long, value_name = "PYTHON")]
     peers: Option<PathBuf>,
     /// Also write the figures to this file.
@@ -59,6 +63,7 @@ struct Figures {
     crops: String,
     batch: u32,
     prototypes: u32,
+    precision: String,
     optimizer: String,
     images_per_s: f64,
     step_s: f64,
@@ -99,7 +104,10 @@ struct Peer {
 /// Builds, measures, and shows.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut program = args.on.bench("step")?;
-    let mut figures: Figures = example::figure(program.args(case(args)), "the benchmark")?;
+    program
+        .args(case(args))
+        .args(["--precision", &args.precision]);
+    let mut figures: Figures = example::figure(&mut program, "the benchmark")?;
     if let Some(python) = &args.peers {
         figures.peers = measure_peers(args, &figures.optimizer, python)?;
     }
@@ -125,24 +133,41 @@ fn case(args: &Args) -> [String; 8] {
     .unwrap_or_else(|_| unreachable!("four flags with a value each"))
 }
 
-/// PyTorch on the same device, on a GPU in two precisions.
+/// PyTorch on the same device, in each of the forms that it has for this precision.
 fn measure_peers(args: &Args, optimizer: &str, python: &Path) -> anyhow::Result<Vec<Peer>> {
-    let mut program = example::peer(python, "step_torch.py");
-    program
-        .args(["--device", &args.on.of_torch()])
-        .args(case(args))
-        .args(["--optimizer", optimizer]);
-    example::figures(&mut program, "the peer")
+    let device = args.on.of_torch();
+    let forms: &[&str] = match (args.precision.as_str(), device.as_str()) {
+        ("f32", "cpu") => &["f32", "f32-last", "f32-compiled"],
+        ("f32", _) => &["f32", "tf32"],
+        _ => &["amp", "amp-compiled"],
+    };
+    let mut peers = Vec::new();
+    // Each in a process of its own, which has a peak of memory of its own.
+    for form in forms {
+        let mut program = example::peer(python, "step_torch.py");
+        program
+            .args(["--device", &device, "--precision", form])
+            .args(case(args))
+            .args(["--optimizer", optimizer]);
+        match example::figures(&mut program, "the peer") {
+            Ok(figures) => peers.extend::<Vec<Peer>>(figures),
+            // A machine may have no compiler.
+            Err(error) if form.ends_with("compiled") => eprintln!("{form} is left out: {error}"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(peers)
 }
 
 fn show(figures: &Figures) {
     println!(
-        "{}, crops {}, batch {}, {} prototypes, {}, on {} ({})",
+        "{}, crops {}, batch {}, {} prototypes, {}, {}, on {} ({})",
         figures.arch,
         figures.crops,
         figures.batch,
         figures.prototypes,
         figures.optimizer,
+        figures.precision,
         figures.device,
         figures.device_name
     );
