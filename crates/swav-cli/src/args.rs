@@ -619,6 +619,9 @@ pub struct BenchStep {
     /// Prototypes.
     #[arg(long, default_value = "3000", value_parser = number(2))]
     pub prototypes: usize,
+    /// Compute activations once more in the backward pass, as with train.checkpoint_activations.
+    #[arg(long)]
+    pub checkpoint_activations: bool,
     /// Seconds after which the clock counts although steps still differ, on a device that tunes its kernels.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub warm_up: u64,

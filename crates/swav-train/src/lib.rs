@@ -55,6 +55,7 @@ pub mod method;
 mod nvrtc;
 pub mod observe;
 pub mod optim;
+mod pass;
 mod plan;
 pub mod precision;
 mod run;

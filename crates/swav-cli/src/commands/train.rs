@@ -170,10 +170,11 @@ fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared
 }
 
 /// What may be another when a run is continued, because no weight depends on it.
-const FREE: [&str; 10] = [
+const FREE: [&str; 11] = [
     "data.workers",
     "data.prefetch",
     "data.corrupt_budget",
+    "train.checkpoint_activations",
     "train.checkpoint",
     "train.keep",
     "train.log",

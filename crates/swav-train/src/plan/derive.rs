@@ -91,6 +91,7 @@ pub(super) fn train(
         batch_size,
         accumulate,
         precision: wanted.precision.unwrap_or(Precision::F32),
+        checkpoint_activations: wanted.checkpoint_activations.unwrap_or(false),
         seed: wanted.seed.unwrap_or(0),
         steps_per_epoch,
         steps,

@@ -36,6 +36,7 @@ struct Figures<'a> {
     batch: usize,
     prototypes: usize,
     optimizer: &'static str,
+    checkpoint_activations: bool,
     images_per_s: f64,
     step_s: f64,
     /// On the CPU, the most memory that the process has held.
@@ -92,6 +93,7 @@ pub fn bench_step(args: &BenchStep, stop: &Stop) -> anyhow::Result<()> {
         batch: args.batch,
         prototypes: args.prototypes,
         optimizer: case.rule(),
+        checkpoint_activations: args.checkpoint_activations,
         images_per_s: args.batch as f64 / step_s,
         step_s,
         peak_rss_mib: cpu.then(peak_rss_mib).flatten(),
@@ -145,6 +147,7 @@ impl Training {
         let mut compute = Compute {
             parts: 1,
             precision: Precision::F32,
+            checkpoint_activations: case.0.checkpoint_activations,
             ranks: &mut Local,
             phase: &mut |phase| clock.lap(phase),
         };
