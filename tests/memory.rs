@@ -55,11 +55,13 @@ fn measured(space: &Space, call: Call) -> f64 {
 
 #[test]
 fn the_estimate_is_what_a_run_takes() {
-    for (backbone, batch, parts) in [
-        ("resnet18", 32, 1),
-        ("resnet18", 32, 4),
-        ("resnet50", 8, 1),
-        ("resnet50", 16, 4),
+    for (backbone, batch, parts, checkpointed) in [
+        ("resnet18", 32, 1, false),
+        ("resnet18", 32, 4, false),
+        ("resnet18", 32, 1, true),
+        ("resnet50", 8, 1, false),
+        ("resnet50", 16, 4, false),
+        ("resnet50", 16, 2, true),
     ] {
         let space = Space::new();
         let settings = [
@@ -67,6 +69,7 @@ fn the_estimate_is_what_a_run_takes() {
             format!("model.backbone={backbone}"),
             format!("train.batch_size={batch}"),
             format!("train.accumulate={parts}"),
+            format!("train.checkpoint_activations={checkpointed}"),
         ];
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
         let call = |words: &str| space.swav(words).sets(SETTINGS).sets(&settings);
@@ -76,7 +79,12 @@ fn the_estimate_is_what_a_run_takes() {
         let mib = |bytes: f64| (bytes / f64::from(1 << 20)).round();
         assert!(
             (ratio - 1.0).abs() <= 0.2,
-            "{backbone}, {batch} images in {parts} parts: {} MiB were reckoned, {} MiB taken",
+            "{backbone}, {batch} images in {parts} parts, activations {}: {} MiB were reckoned, {} MiB taken",
+            if checkpointed {
+                "computed once more"
+            } else {
+                "kept"
+            },
             mib(estimate),
             mib(measured)
         );

@@ -505,6 +505,7 @@ fn what_changes_no_number_may_be_another_when_a_run_is_continued() {
             "train.checkpoint=always",
             "train.on_collapse=warn",
             "train.tensorboard=true",
+            "train.checkpoint_activations=true",
         ])
         .run()
         .succeeded();

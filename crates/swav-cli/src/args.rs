@@ -623,6 +623,9 @@ pub struct BenchStep {
     /// What crops and activations are computed in: f32 or bf16.
     #[arg(long, default_value = "f32")]
     pub precision: Precision,
+    /// Compute activations once more in the backward pass, as with train.checkpoint_activations.
+    #[arg(long)]
+    pub checkpoint_activations: bool,
     /// Seconds after which the clock counts although steps still differ, on a device that tunes its kernels.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub warm_up: u64,

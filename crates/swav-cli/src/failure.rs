@@ -98,7 +98,8 @@ impl Cause {
 }
 
 /// What helps where memory does not suffice.
-const REMEDY: &str = "Lower train.batch_size or raise train.accumulate, which learns from a batch in parts; or take fewer or \
+const REMEDY: &str = "Set train.checkpoint_activations = true, which computes activations once more rather than keep them; lower \
+                      train.batch_size or raise train.accumulate, which learns from a batch in parts; or take fewer or \
                       smaller crops, a smaller model.width or fewer model.prototypes";
 
 /// What is added to the message of an error of a device.
@@ -165,6 +166,11 @@ mod tests {
     #[test]
     fn memory_that_ran_out_is_told_with_what_helps() {
         assert!(Cause::Memory.message().contains("train.accumulate"));
+        assert!(
+            Cause::Memory
+                .message()
+                .contains("train.checkpoint_activations = true")
+        );
         assert!(advice("the device failed: out of memory").contains("train.batch_size"));
     }
 }

@@ -109,11 +109,19 @@ impl Network {
     /// If there is no group, if a group has not three channels, or, while training, if there are too
     /// few images for batch norm (see [`BatchNorm::forward`](crate::BatchNorm::forward)).
     pub fn forward(&self, groups: Vec<Tensor<4>>) -> Outputs {
+        self.outputs(groups.into_iter().map(|x| self.features(x)).collect())
+    }
+
+    /// The end of [`forward`](Self::forward): head and prototypes over the features of each group, `[crops·B, dim of the
+    /// backbone]`.
+    ///
+    /// # Panics
+    /// If there is no group, or one of other features.
+    pub fn outputs(&self, features: Vec<Tensor<2>>) -> Outputs {
         assert!(
-            !groups.is_empty(),
+            !features.is_empty(),
             "a forward pass needs at least one group"
         );
-        let features: Vec<_> = groups.into_iter().map(|x| self.features(x)).collect();
         let projections = self.head.forward(Tensor::cat(features, 0));
         let embeddings = unit(projections.clone(), 1);
         Outputs {

@@ -8,7 +8,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use common::{backbone, host, image, init, relative, small};
 use swav_model::{
-    Architecture, BatchNorm, Draw, HeadConfig, Network, NetworkConfig, PrototypesConfig, Stem,
+    Architecture, Backbone, BatchNorm, Draw, HeadConfig, Network, NetworkConfig, PrototypesConfig,
+    Stem,
 };
 
 /// The larger of two numbers is this share above the other at most.
@@ -87,6 +88,46 @@ fn stored_activations_grow_with_the_area_and_dominate_the_image() {
     assert!(close(large, 4.0 * small as f64, 0.05), "{small} {large}");
     // 11 M of convolution outputs, and twice that again for the ReLUs' inputs and outputs.
     assert!((20_000_000..40_000_000).contains(&large), "{large}");
+}
+
+#[test]
+fn stages_are_the_backbone_and_their_inputs_are_as_large_as_counted() {
+    let device = Device::flex();
+    for (name, stem, size) in [
+        ("resnet18", Stem::Imagenet, 45),
+        ("resnet50", Stem::Cifar, 24),
+    ] {
+        let config = backbone(name, 0.125, stem);
+        let network = config.init(&mut Draw::new(0, &device));
+        let image = image("x", [1, 3, size, size], &device);
+        let (mut inputs, mut map) = (0, image.clone());
+        for stage in 0..Backbone::STAGES {
+            inputs += map.shape().num_elements();
+            map = network.stage(stage, map);
+        }
+        inputs += map.shape().num_elements();
+        assert_eq!(config.stage_inputs(size), inputs as u64, "{name}");
+        let (features, expected) = (Backbone::pool(map), network.forward(image));
+        assert_eq!(features.into_data(), expected.into_data());
+    }
+}
+
+#[test]
+fn a_stage_and_the_inputs_before_it_are_less_than_all_activations() {
+    let config = backbone("resnet50", 1.0, Stem::Imagenet);
+    let (all, most) = (
+        config.activations(224),
+        config.checkpointed_activations(224),
+    );
+    // The first stage of blocks: 3 × 2 × (64 + 64 + 256) channels and the shortcut's 256, of 56 × 56 pixels, behind an image and
+    // a map of 64 channels.
+    let pixels = 56 * 56;
+    let first = (3 * 2 * (64 + 64 + 256) + 256 + 64) * pixels + 3 * 224 * 224;
+    assert_eq!(most, first as u64);
+    assert!(
+        config.stage_inputs(224) < most && most < all / 2,
+        "{most} of {all}"
+    );
 }
 
 #[test]

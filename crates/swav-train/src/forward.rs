@@ -1,6 +1,6 @@
 //! Around a forward pass: a network that leaves no trace, and its outputs by crop.
 
-use burn::module::Module;
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 use swav_model::{Network, Outputs};
 
@@ -15,7 +15,21 @@ pub(crate) fn forward(network: &Network, crops: Vec<Tensor<4>>, precision: Preci
 /// The network with batch statistics as in training but without a graph, and with running
 /// statistics of its own, so that looking at a batch does not count as having trained on it.
 pub(crate) fn untracked(network: &Network) -> Network {
-    network.valid().train().no_grad()
+    network.valid().train().map(&mut Untrack)
+}
+
+/// The network with the graph that [`untracked`] took from it, and with the running statistics that it has now.
+pub(crate) fn tracked(network: &Network) -> Network {
+    network.valid().train()
+}
+
+/// Takes parameters out of the graph, and leaves it to [`Module::train`] to take them in again.
+struct Untrack;
+
+impl ModuleMapper for Untrack {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|value| value.set_require_grad(false))
+    }
 }
 
 /// The embeddings of each crop over all forward passes, `[B, dim]`, without gradients; each pass
@@ -79,6 +93,25 @@ pub(crate) mod tests {
             trained.embeddings.inner().to_data()
         );
         assert_ne!(evaluated(&network, &images), before);
+    }
+
+    #[test]
+    fn a_network_is_tracked_again_with_the_statistics_of_the_untracked_one_and_what_was_frozen_stays_so()
+     {
+        let device = Device::flex().autodiff();
+        let mut network = network(&device);
+        network.prototypes = network.prototypes.freeze();
+        let images = Tensor::random([4, 3, 16, 16], Distribution::Default, &device);
+        let silent = untracked(&network);
+        silent.forward(vec![images.clone()]);
+        let again = tracked(&silent);
+        network.forward(vec![images.clone()]);
+        assert_eq!(evaluated(&again, &images), evaluated(&network, &images));
+        let features = again.features(images.clone()).detach();
+        let outputs = again.outputs(vec![features]);
+        assert!(outputs.embeddings.is_tracked());
+        let unit = outputs.embeddings.detach();
+        assert!(!again.prototypes.forward(unit)[0].is_tracked());
     }
 
     #[test]

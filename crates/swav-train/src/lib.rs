@@ -56,6 +56,7 @@ pub mod method;
 mod nvrtc;
 pub mod observe;
 pub mod optim;
+mod pass;
 mod plan;
 pub mod precision;
 mod run;

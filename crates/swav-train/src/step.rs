@@ -1,6 +1,6 @@
 //! One step of training, whoever takes it: the trainer, a benchmark, a test.
 
-use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
+use burn::optim::{GradientsAccumulator, ModuleOptimizer};
 use burn::tensor::Tensor;
 use swav_model::Network;
 
@@ -8,6 +8,7 @@ use crate::batch::{Batch, rows};
 use crate::comm::Communicator;
 use crate::forward::{by_crop, forward, untracked};
 use crate::method::{Method, TargetInputs, Targets};
+use crate::pass::Pass;
 use crate::precision::Precision;
 
 /// What a step changes.
@@ -26,6 +27,9 @@ pub struct Compute<'a> {
     pub parts: usize,
     /// What crops and activations are computed in.
     pub precision: Precision,
+    /// Whether the backward pass computes activations once more, to save memory; see
+    /// [`TrainPlan`](crate::TrainPlan::checkpoint_activations).
+    pub checkpoint_activations: bool,
     /// The ranks that share the batch.
     pub ranks: &'a mut dyn Communicator,
     /// Told at the end of each phase, in the order of [`Phase`]; with several parts, more than once.
@@ -80,12 +84,14 @@ pub fn step(
     } = learner;
     let (images, parts) = (batch.indices().len(), compute.parts);
     assert_eq!(images % parts, 0, "{images} images in {parts} parts");
-    let precision = compute.precision;
-    let current = method.before_step(network.clone());
+    let (precision, checkpointed) = (compute.precision, compute.checkpoint_activations);
+    let pass_of =
+        |network: &mut Network, crops| Pass::forward(network, crops, precision, checkpointed);
+    let mut current = method.before_step(network.clone());
 
-    let mut whole = (parts == 1).then(|| forward(&current, batch.take_part(0, parts), precision));
+    let mut whole = (parts == 1).then(|| pass_of(&mut current, batch.take_part(0, parts)));
     let embeddings = match &whole {
-        Some(outputs) => by_crop(std::slice::from_ref(outputs), images),
+        Some(pass) => by_crop(std::slice::from_ref(&pass.outputs), images),
         None => {
             // The targets are taken over the whole batch before any part of it is learned from.
             let silent = untracked(&current);
@@ -112,14 +118,14 @@ pub fn step(
     let mut loss = Tensor::<1>::zeros([1], &embeddings[0].device());
     for part in 0..parts {
         // Only the part of a batch that is being learned from is on the device.
-        let outputs = whole
+        let pass = whole
             .take()
-            .unwrap_or_else(|| forward(&current, batch.take_part(part, parts), precision));
-        let partial = method.loss(&outputs, &targets, rows(part, parts, images)) / parts as f64;
+            .unwrap_or_else(|| pass_of(&mut current, batch.take_part(part, parts)));
+        let rows = rows(part, parts, images);
+        let partial = method.loss(&pass.outputs, &targets, rows) / parts as f64;
         loss = loss + partial.clone().inner();
         (compute.phase)(Phase::Loss);
-        let partial = GradientsParams::from_grads(partial.backward(), &current);
-        gradients.accumulate(&current, partial);
+        gradients.accumulate(&current, pass.backward(&partial, &current));
         (compute.phase)(Phase::Backward);
     }
 

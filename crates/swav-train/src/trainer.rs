@@ -159,6 +159,7 @@ impl Trainer {
         let mut compute = Compute {
             parts: self.plan.train.accumulate,
             precision: self.plan.train.precision,
+            checkpoint_activations: self.plan.train.checkpoint_activations,
             ranks: self.ranks.as_mut(),
             phase: &mut |_| {},
         };

@@ -448,3 +448,59 @@ fn maps_are_of_bf16_where_the_device_is_faster_with_them_and_where_that_is_asked
     let refused = refusal(&["train.precision=bf16"], &missing);
     assert!(refused.contains("train.precision = bf16: the device has no bf16; take f32"));
 }
+
+#[test]
+fn activations_that_are_computed_once_more_take_less_memory_and_a_third_more_computation() {
+    let resnet50 = "model.backbone=resnet50";
+    for facts in [FOLDER, IMAGENET] {
+        let kept = plan(&[resnet50], &facts).unwrap();
+        let settings = [resnet50, "train.checkpoint_activations=true"];
+        let checkpointed = plan(&settings, &facts).unwrap();
+        let activations = |plan: &Plan| plan.memory().activations as f64;
+        let ratio = activations(&checkpointed) / activations(&kept);
+        assert!((0.2..0.6).contains(&ratio), "{ratio}");
+        assert_eq!(
+            (checkpointed.memory().weights, checkpointed.memory().host),
+            (kept.memory().weights, kept.memory().host)
+        );
+        assert_eq!(3 * checkpointed.macs_per_step(), 4 * kept.macs_per_step());
+    }
+}
+
+#[test]
+fn computing_activations_once_more_is_the_first_remedy_where_it_helps() {
+    let batch = ["model.backbone=resnet50", "train.batch_size=128"];
+    let checkpointed = plan(
+        &[&batch[..], &["train.checkpoint_activations=true"]].concat(),
+        &IMAGENET,
+    );
+    let total = checkpointed.unwrap().memory().total();
+    let takes = format!("about {}", swav_train::readable_bytes(total));
+    let fits = (total >> 30) + 1;
+    let told = |settings: &[&str], gib| {
+        let settings = [&batch[..], settings].concat();
+        refusal(&settings, &with_memory(&IMAGENET, gib))
+    };
+    let remedy = "train.checkpoint_activations = true";
+
+    let refused = told(&["train.accumulate=1"], fits);
+    let place = |part: &str| refused.find(part).unwrap_or_else(|| panic!("{refused}"));
+    assert!(place(remedy) < place("lower train.batch_size"), "{refused}");
+    assert!(place(remedy) < place(&takes), "{refused}");
+    assert!(refused.contains("a third more computation"), "{refused}");
+
+    // Where it would not fit either, or has been set.
+    let refused = told(&["train.accumulate=1"], fits - 2);
+    assert!(!refused.contains(remedy), "{refused}");
+    let set = ["train.accumulate=1", "train.checkpoint_activations=true"];
+    let refused = told(&set, fits - 2);
+    assert!(!refused.contains(remedy), "{refused}");
+    assert!(refused.contains("Lower train.batch_size"), "{refused}");
+
+    // Where parts are derived, which change what batch norm sees, their reason says so.
+    let parted = plan(&batch, &with_memory(&IMAGENET, fits)).unwrap();
+    assert!(parted.train.accumulate > 1);
+    let is_of_parts = |note: &&swav_train::Note| note.field == "train.accumulate";
+    let why = &parted.notes.iter().find(is_of_parts).unwrap().why;
+    assert!(why.contains(remedy) && why.contains("at once"), "{why}");
+}

@@ -86,6 +86,7 @@ const FIELDS: &[&str] = &[
     "train.batch_size",
     "train.accumulate",
     "train.precision",
+    "train.checkpoint_activations",
     "train.seed",
     "train.checkpoint",
     "train.keep",

@@ -106,6 +106,7 @@ fn three_steps(
         let mut compute = Compute {
             parts,
             precision: Precision::F32,
+            checkpoint_activations: false,
             ranks: &mut Local,
             phase: &mut |phase| phases.push(phase),
         };

@@ -99,6 +99,11 @@ pub fn summary(plan: &Plan, data: &str, found: &Found) -> String {
         plan.optimizer.schedule.base,
         plan.optimizer.schedule.end,
     );
+    if train.checkpoint_activations {
+        text.push_str(
+            "          activations are computed once more in the backward pass, to save memory: about a third more computation\n",
+        );
+    }
     if !plan.notes.is_empty() {
         text.push_str("derived\n");
         for note in &plan.notes {

@@ -170,10 +170,11 @@ fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared
 }
 
 /// What may be another when a run is continued: no weight depends on it, or, of the precision, only in its last bits.
-const FREE: [&str; 11] = [
+const FREE: [&str; 12] = [
     "data.workers",
     "data.prefetch",
     "data.corrupt_budget",
+    "train.checkpoint_activations",
     "train.checkpoint",
     "train.keep",
     "train.log",

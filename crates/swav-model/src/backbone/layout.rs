@@ -104,39 +104,53 @@ pub(super) struct Cost {
     pub(super) parameters: u64,
     pub(super) macs: u64,
     pub(super) activations: u64,
+    pub(super) inputs: u64,
+    pub(super) checkpointed: u64,
     pub(super) largest: u64,
 }
 
 impl Cost {
     pub(super) fn new(layout: &Layout, size: usize) -> Self {
         let mut cost = Self::default();
-        cost.activations += 3 * (size * size) as u64;
-        let (mut size, map) = cost.conv(&layout.stem, size);
+        let image = 3 * (size * size) as u64;
+        (cost.activations, cost.inputs) = (image, image);
+        let (mut size, mut map) = cost.conv(&layout.stem, size);
         cost.activations += map; // the output of batch norm and ReLU
         if layout.pool {
             size = pooled(size);
-            let map = (layout.stem.output * size * size) as u64;
+            map = (layout.stem.output * size * size) as u64;
             cost.activations += 3 * map; // the output, and indices of 64 bits
         }
-        for block in layout.stages.iter().flatten() {
-            size = cost.block(block, size);
+        cost.end_stage(image, map);
+        for stage in &layout.stages {
+            let before = cost.activations;
+            for block in stage {
+                (size, map) = cost.block(block, size);
+            }
+            cost.end_stage(before, map);
         }
         cost
     }
 
-    fn block(&mut self, block: &BlockSpec, size: usize) -> usize {
+    /// After a stage that began with `before` activations and ends with a map of `map` floats.
+    fn end_stage(&mut self, before: u64, map: u64) {
+        let of_stage = self.activations - before;
+        self.checkpointed = self.checkpointed.max(self.inputs + of_stage);
+        self.inputs += map;
+    }
+
+    fn block(&mut self, block: &BlockSpec, size: usize) -> (usize, u64) {
         if let Some(downsample) = &block.downsample {
             self.conv(downsample, size);
         }
-        let mut at = size;
+        let (mut at, mut map) = (size, 0);
         for conv in &block.convs {
-            let (next, map) = self.conv(conv, at);
-            at = next;
+            (at, map) = self.conv(conv, at);
             // A ReLU follows each batch norm, in the last case after the shortcut has been added, and is one with it. Its
             // output is kept, and is what the next convolution keeps.
             self.activations += map;
         }
-        at
+        (at, map)
     }
 
     /// A convolution and the batch norm behind it: the batch norm keeps the convolution's output.

@@ -100,6 +100,18 @@ impl BackboneConfig {
         self.cost(size).activations
     }
 
+    /// Floats that one `[3, size, size]` image keeps alive at the most where only the inputs of the
+    /// [stages](Backbone::stage) are kept from the forward pass: those up to a stage, and the activations of that stage, which
+    /// its backward pass computes once more.
+    pub fn checkpointed_activations(&self, size: usize) -> u64 {
+        self.cost(size).checkpointed
+    }
+
+    /// Floats of the inputs of all stages for one `[3, size, size]` image, and of the last map.
+    pub fn stage_inputs(&self, size: usize) -> u64 {
+        self.cost(size).inputs
+    }
+
     /// Floats of the largest map that one `[3, size, size]` image makes.
     pub fn largest_map(&self, size: usize) -> u64 {
         self.cost(size).largest
@@ -144,6 +156,9 @@ pub struct Backbone {
 }
 
 impl Backbone {
+    /// Number of stages: the stem and four stages of residual blocks.
+    pub const STAGES: usize = 5;
+
     /// `[N, 3, H, W]` to `[N, dim]`: the mean over the pixels of the last map.
     ///
     /// Images are `f32`, or `bf16` for every map to be that too; features are `f32`.
@@ -152,16 +167,35 @@ impl Backbone {
     /// If there are not three channels; while training, if N is 1 and the last map is a single pixel
     /// (see [`BatchNorm::forward`](crate::BatchNorm::forward)).
     pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
-        let shape = x.dims();
-        assert_eq!(shape[1], 3, "a backbone takes [N, 3, H, W], not {shape:?}");
-        let x = self.stem.forward(x);
-        let stages = [&self.layer1, &self.layer2, &self.layer3, &self.layer4];
-        let x = stages
-            .into_iter()
-            .flatten()
-            .fold(x, |x, block| block.forward(x));
-        let [images, channels, height, width] = x.dims();
-        x.cast(DType::F32)
+        Self::pool((0..Self::STAGES).fold(x, |x, stage| self.stage(stage, x)))
+    }
+
+    /// One stage of [`forward`](Self::forward): stage 0, the stem, takes `[N, 3, H, W]`, each other one the map of the stage
+    /// before it.
+    ///
+    /// # Panics
+    /// If there is no such stage, if the channels of `x` are not those that the stage takes, and as [`forward`](Self::forward).
+    pub fn stage(&self, stage: usize, x: Tensor<4>) -> Tensor<4> {
+        let blocks = match stage {
+            0 => {
+                let shape = x.dims();
+                assert_eq!(shape[1], 3, "a backbone takes [N, 3, H, W], not {shape:?}");
+                return self.stem.forward(x);
+            }
+            1 => &self.layer1,
+            2 => &self.layer2,
+            3 => &self.layer3,
+            4 => &self.layer4,
+            _ => panic!("there is no stage {stage}, only 0 to 4"),
+        };
+        blocks.iter().fold(x, |x, block| block.forward(x))
+    }
+
+    /// The end of [`forward`](Self::forward): the map of the last stage, `[N, dim, H, W]`, to its mean over the pixels,
+    /// `[N, dim]`.
+    pub fn pool(map: Tensor<4>) -> Tensor<2> {
+        let [images, channels, height, width] = map.dims();
+        map.cast(DType::F32)
             .reshape([images, channels, height * width])
             .mean_dim(2)
             .reshape([images, channels])

@@ -104,6 +104,7 @@ fn step(device: &Device, extent: Extent) -> Result<Speed, TrainError> {
         let mut compute = step::Compute {
             parts: 1,
             precision: Precision::F32,
+            checkpoint_activations: false,
             ranks: &mut Local,
             phase: &mut |_| {},
         };

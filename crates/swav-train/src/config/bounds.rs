@@ -178,8 +178,8 @@ mod tests {
         let text = format!("{data:?}{model:?}{optimizer:?}{train:?}{evaluation:?}");
         let left_out: Vec<_> = text.matches(": None").collect();
         // path, test, format, labels; init, backbone, stem, head_norm; name, warmup, exclude_bias_and_norm; precision,
-        // checkpoint, log, knn, on_collapse, tensorboard.
-        assert_eq!(left_out.len(), 17, "{text}");
+        // checkpoint_activations, checkpoint, log, knn, on_collapse, tensorboard.
+        assert_eq!(left_out.len(), 18, "{text}");
         let methods = METHODS.map(|method| full(method).method);
         assert_eq!(methods.len(), MethodName::ALL.len());
         for method in methods {

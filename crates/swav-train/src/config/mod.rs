@@ -129,6 +129,8 @@ pub struct TrainRecipe {
     pub accumulate: Option<usize>,
     /// `f32` or `bf16`.
     pub precision: Option<Precision>,
+    /// Whether the backward pass computes activations once more, to save memory.
+    pub checkpoint_activations: Option<bool>,
     /// Seed of the weights, the order and the augmentation.
     pub seed: Option<u64>,
     /// How often everything is saved.

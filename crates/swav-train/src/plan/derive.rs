@@ -106,6 +106,7 @@ pub(super) fn train(
         batch_size,
         accumulate,
         precision,
+        checkpoint_activations: wanted.checkpoint_activations.unwrap_or(false),
         seed: wanted.seed.unwrap_or(0),
         steps_per_epoch,
         steps,

@@ -10,8 +10,8 @@ use crate::optim::OptimizerName;
 pub struct MemoryEstimate {
     /// Weights with their gradients and moments.
     pub weights: u64,
-    /// What a micro-batch keeps from its forward to its backward pass: the maps of the backbone, the crops, and what the
-    /// backward pass works with.
+    /// What a micro-batch keeps from its forward to its backward pass: the maps of the backbone or, where these are computed
+    /// once more, the inputs of its stages and the maps of one; the crops, and what the backward pass works with.
     pub activations: u64,
     /// Scores of the prototypes and what is made of them.
     pub scores: u64,
@@ -47,7 +47,8 @@ impl MemoryEstimate {
         self.device() + self.host + self.program
     }
 
-    pub(super) fn of(plan: &Plan) -> Self {
+    /// Of a plan, with its activations kept, or `checkpointed`.
+    fn of(plan: &Plan, checkpointed: bool) -> Self {
         let train = &plan.train;
         let micro_batch = (train.batch_size / train.accumulate.max(1)).max(1) as u64;
         let moments = match plan.optimizer.name {
@@ -63,7 +64,10 @@ impl MemoryEstimate {
                 .map(|crop| crop.count as u64 * floats(crop.size))
                 .sum()
         };
-        let kept = of_crops(&|size| backbone.activations(size));
+        let kept = match checkpointed {
+            false => of_crops(&|size| backbone.activations(size)),
+            true => checkpointed_activations(plan),
+        };
         let largest = plan
             .crops
             .iter()
@@ -79,13 +83,26 @@ impl MemoryEstimate {
         let batches = (plan.data.prefetch as u64 + 4) * train.batch_size as u64 * pixels;
         Self {
             weights: FLOAT * plan.model.parameters() * (1 + gradients + moments),
-            activations: FLOAT * micro_batch * (kept + IN_HAND * largest),
+            activations: train.precision.bytes() * micro_batch * (kept + IN_HAND * largest),
             scores: FLOAT * micro_batch * scores,
             method: plan.method.memory(&plan.context()),
             host: batches + plan.kept_images(),
             program: PROGRAM,
         }
     }
+}
+
+/// Floats that an image keeps where the activations of a stage are computed once more: the backward pass takes the last
+/// resolution first, while the inputs of all before it are kept.
+fn checkpointed_activations(plan: &Plan) -> u64 {
+    let backbone = &plan.model.backbone;
+    let (mut before, mut most) = (0, 0);
+    for crop in &plan.crops {
+        let count = crop.count as u64;
+        most = most.max(before + count * backbone.checkpointed_activations(crop.size));
+        before += count * backbone.stage_inputs(crop.size);
+    }
+    most
 }
 
 impl Plan {
@@ -99,7 +116,14 @@ impl Plan {
 
     /// The memory that training takes at its peak.
     pub fn memory(&self) -> MemoryEstimate {
-        MemoryEstimate::of(self)
+        MemoryEstimate::of(self, self.train.checkpoint_activations)
+    }
+
+    /// What training would take if activations were computed once more, where it fits into `available` bytes with that and
+    /// does not do so yet.
+    fn checkpointed_within(&self, available: u64) -> Option<u64> {
+        let total = MemoryEstimate::of(self, true).total();
+        (!self.train.checkpoint_activations && total <= available).then_some(total)
     }
 
     /// Refuses the plan where it takes more than `available` bytes.
@@ -121,6 +145,13 @@ impl Plan {
             return;
         }
         let batch = self.train.batch_size;
+        let at_once = match self.checkpointed_within(available) {
+            Some(total) => format!(
+                "; with train.checkpoint_activations = true it fits at once, in {}, for about a third more computation",
+                readable(total)
+            ),
+            None => String::new(),
+        };
         if open {
             for parts in (2..=batch / 2).filter(|&parts| batch.is_multiple_of(parts)) {
                 self.train.accumulate = parts;
@@ -128,7 +159,7 @@ impl Plan {
                     let (whole, available) = (readable(whole), readable(available));
                     let why = format!(
                         "a batch of {batch} at once takes {whole} of memory, there are {available}; batch norm sees \
-                         {} images at a time",
+                         {} images at a time{at_once}",
                         batch / parts
                     );
                     ledger.note("train.accumulate", parts, why);
@@ -143,10 +174,18 @@ impl Plan {
     /// Why the plan does not fit, with the remedies.
     fn too_large(&self, available: u64) -> String {
         let memory = self.memory();
+        let remedy = match self.checkpointed_within(available) {
+            Some(total) => format!(
+                "Set train.checkpoint_activations = true: it takes about {} and learns the same, for about a third more \
+                 computation. Or lower",
+                readable(total)
+            ),
+            None => "Lower".to_string(),
+        };
         format!(
             "training would take about {} of memory, there are {}: {} for weights, gradients and moments, {} for the \
              maps of {} images at a time, {} for scores, {} for what the method remembers, {} for images on the host. \
-             Lower train.batch_size, raise train.accumulate, or take fewer or smaller crops, a smaller model.width or \
+             {remedy} train.batch_size, raise train.accumulate, or take fewer or smaller crops, a smaller model.width or \
              fewer model.prototypes",
             readable(memory.total()),
             readable(available),

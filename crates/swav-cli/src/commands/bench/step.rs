@@ -37,6 +37,7 @@ struct Figures<'a> {
     prototypes: usize,
     precision: Precision,
     optimizer: &'static str,
+    checkpoint_activations: bool,
     images_per_s: f64,
     step_s: f64,
     /// On the CPU, the most memory that the process has held.
@@ -94,6 +95,7 @@ pub fn bench_step(args: &BenchStep, stop: &Stop) -> anyhow::Result<()> {
         prototypes: args.prototypes,
         precision: args.precision,
         optimizer: case.rule(),
+        checkpoint_activations: args.checkpoint_activations,
         images_per_s: args.batch as f64 / step_s,
         step_s,
         peak_rss_mib: cpu.then(peak_rss_mib).flatten(),
@@ -147,6 +149,7 @@ impl Training {
         let mut compute = Compute {
             parts: 1,
             precision: case.0.precision,
+            checkpoint_activations: case.0.checkpoint_activations,
             ranks: &mut Local,
             phase: &mut |phase| clock.lap(phase),
         };
