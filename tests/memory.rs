@@ -55,13 +55,15 @@ fn measured(space: &Space, call: Call) -> f64 {
 
 #[test]
 fn the_estimate_is_what_a_run_takes() {
-    for (backbone, batch, parts, checkpointed) in [
-        ("resnet18", 32, 1, false),
-        ("resnet18", 32, 4, false),
-        ("resnet18", 32, 1, true),
-        ("resnet50", 8, 1, false),
-        ("resnet50", 16, 4, false),
-        ("resnet50", 16, 2, true),
+    for (backbone, batch, parts, checkpointed, precision) in [
+        ("resnet18", 32, 1, false, "f32"),
+        ("resnet18", 32, 4, false, "f32"),
+        ("resnet18", 32, 1, true, "f32"),
+        ("resnet18", 64, 1, false, "bf16"),
+        ("resnet50", 8, 1, false, "f32"),
+        ("resnet50", 16, 4, false, "f32"),
+        ("resnet50", 16, 2, true, "f32"),
+        ("resnet50", 16, 1, false, "bf16"),
     ] {
         let space = Space::new();
         let settings = [
@@ -70,6 +72,7 @@ fn the_estimate_is_what_a_run_takes() {
             format!("train.batch_size={batch}"),
             format!("train.accumulate={parts}"),
             format!("train.checkpoint_activations={checkpointed}"),
+            format!("train.precision={precision}"),
         ];
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
         let call = |words: &str| space.swav(words).sets(SETTINGS).sets(&settings);
@@ -79,7 +82,7 @@ fn the_estimate_is_what_a_run_takes() {
         let mib = |bytes: f64| (bytes / f64::from(1 << 20)).round();
         assert!(
             (ratio - 1.0).abs() <= 0.2,
-            "{backbone}, {batch} images in {parts} parts, activations {}: {} MiB were reckoned, {} MiB taken",
+            "{backbone}, {batch} images in {parts} parts, {precision}, activations {}: {} MiB were reckoned, {} MiB taken",
             if checkpointed {
                 "computed once more"
             } else {

@@ -362,6 +362,7 @@ fn a_batch_that_does_not_fit_is_learned_from_in_as_few_parts_as_do() {
         "model.backbone=resnet50",
         "train.batch_size=256",
         "data.prefetch=1",
+        "train.precision=f32",
     ];
     let whole = plan(&settings, &IMAGENET).unwrap();
     assert_eq!(whole.train.accumulate, 1);
