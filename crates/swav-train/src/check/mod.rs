@@ -2,19 +2,20 @@
 //!
 //! Everything that a training step is made of is computed twice from the same numbers, on the device as training computes it
 //! and on a reference by Burn's own operations, and the results are compared: the upload, matrix products, convolutions of every kind that the backbones have, batch norm, the
-//! head, the codes, the optimizers, and whole steps of ResNet-18 and ResNet-50 with the gradients of all parameters. Then a
-//! step and the assignment are timed.
+//! head, the codes, the optimizers, and whole steps of ResNet-18 and ResNet-50 with the gradients of all parameters; all that has maps
+//! in `bf16` too, if the device has it. Then a step and the assignment are timed.
 
 mod parts;
 mod speed;
 mod steps;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use swav_model::Draw;
 use swav_model::ops::plainly;
 
 use crate::TrainError;
 use crate::device::read;
+use crate::precision::Precision;
 
 pub use speed::{Speed, speeds};
 
@@ -97,6 +98,16 @@ impl Place<'_> {
     fn leaf<const D: usize>(&self, seed: u64, shape: [usize; D]) -> Tensor<D> {
         self.normal(seed, shape).autodiff().require_grad()
     }
+
+    /// The leaf of a map with these values, rounded to `precision`. The reference computes in `f32` with what is left of them.
+    fn map<const D: usize>(&self, values: Tensor<D>, precision: Precision) -> Tensor<D> {
+        let rounded = values.cast(precision.dtype());
+        let map = match self.plain {
+            true => rounded.cast(DType::F32),
+            false => rounded,
+        };
+        map.autodiff().require_grad()
+    }
 }
 
 impl Case {
@@ -134,7 +145,7 @@ fn result<const D: usize>(
     name: impl Into<String>,
     tensor: Tensor<D>,
 ) -> Result<(String, Vec<f32>), TrainError> {
-    Ok((name.into(), read(tensor)?))
+    Ok((name.into(), read(tensor.cast(DType::F32))?))
 }
 
 /// The gradient of a leaf, read back.
@@ -146,6 +157,22 @@ fn gradient<const D: usize>(
     match leaf.grad(gradients) {
         Some(found) => result(format!("gradient of the {name}"), found),
         None => Ok((format!("gradient of the {name}"), vec![f32::NAN])),
+    }
+}
+
+/// What a device can be trained in.
+fn precisions(device: &Device) -> &'static [Precision] {
+    match device.supports_dtype(DType::BF16) {
+        true => &[Precision::F32, Precision::Bf16],
+        false => &[Precision::F32],
+    }
+}
+
+/// The name of a case in a precision: `f32` goes without saying.
+fn named(name: &str, precision: Precision) -> String {
+    match precision {
+        Precision::F32 => name.to_string(),
+        Precision::Bf16 => format!("{name}, {precision}"),
     }
 }
 
@@ -165,10 +192,11 @@ pub fn compare(
     planted: Planted<'_>,
     tell: &mut dyn FnMut(&str, Option<&Finding>),
 ) -> Result<Vec<Finding>, TrainError> {
-    let mut cases = parts::cases();
+    let precisions = precisions(device);
+    let mut cases = parts::cases(precisions);
     // Whether an error is found shows in the parts, and sooner.
     if planted.is_none() {
-        cases.extend(steps::cases(extent));
+        cases.extend(steps::cases(extent, precisions));
     }
     if let Some(name) = planted.filter(|name| cases.iter().all(|case| case.name != *name)) {
         let names: Vec<_> = cases.iter().map(|case| case.name.as_str()).collect();
@@ -255,7 +283,7 @@ mod tests {
     #[test]
     fn the_kernels_of_the_cpu_agree_with_burns_operations() {
         let findings = findings(None).unwrap();
-        assert!(findings.len() > 15);
+        assert!(findings.len() > 30);
         for finding in findings {
             assert!(finding.is_ok(), "{finding:?}");
         }
@@ -263,8 +291,10 @@ mod tests {
 
     #[test]
     fn an_error_of_one_percent_is_found_where_it_is() {
-        for wrong in findings(Some("batch norm, ReLU")).unwrap() {
-            assert_eq!(wrong.is_ok(), wrong.name != "batch norm, ReLU", "{wrong:?}");
+        for planted in ["batch norm, ReLU", "convolution 3×3, bf16"] {
+            for wrong in findings(Some(planted)).unwrap() {
+                assert_eq!(wrong.is_ok(), wrong.name != planted, "{wrong:?}");
+            }
         }
     }
 

@@ -6,9 +6,10 @@ use swav_data::CropGroup;
 use swav_model::ops::{Epilogue, batch_norm, batch_norm_train, conv2d};
 use swav_ot::{Implementation, Local, SinkhornConfig, sinkhorn_with};
 
-use super::{Case, Place, Results, gradient, result};
+use super::{Case, Place, Results, gradient, named, result};
 use crate::TrainError;
 use crate::optim::{Adam, Larc, Sgd};
+use crate::precision::Precision;
 use crate::upload::{Normalisation, Uploader};
 
 /// What a convolution of the backbones is like.
@@ -40,22 +41,33 @@ const KINDS: &[Kind] = &[
 const IMAGES: usize = 8;
 const EPSILON: f64 = 1e-5;
 
-pub(super) fn cases() -> Vec<Case> {
+/// Of maps of 16 bits: each value is off by up to one part in 512, their sum by less.
+const ROUNDED: [f64; 2] = [5e-3, 5e-3];
+
+pub(super) fn cases(precisions: &'static [Precision]) -> Vec<Case> {
     let mut cases = vec![
         Case::exact("upload", upload),
         Case::product("matrix product", product),
     ];
-    cases.extend(
-        KINDS
-            .iter()
-            .map(|kind| Case::product(kind.name, |place| convolution(kind, place))),
-    );
-    for (name, follow) in [
-        ("batch norm", Follow::Nothing),
-        ("batch norm, ReLU", Follow::Relu),
-        ("batch norm, shortcut, ReLU", Follow::AddRelu),
-    ] {
-        cases.push(Case::exact(name, move |place| normalisation(follow, place)));
+    for &precision in precisions {
+        for kind in KINDS {
+            let convolution = move |place: &Place| convolution(kind, precision, place);
+            cases.push(match precision {
+                Precision::F32 => Case::product(kind.name, convolution),
+                Precision::Bf16 => Case::bounded(named(kind.name, precision), ROUNDED, convolution),
+            });
+        }
+        for (name, follow) in [
+            ("batch norm", Follow::Nothing),
+            ("batch norm, ReLU", Follow::Relu),
+            ("batch norm, shortcut, ReLU", Follow::AddRelu),
+        ] {
+            let normalisation = move |place: &Place| normalisation(follow, precision, place);
+            cases.push(match precision {
+                Precision::F32 => Case::exact(name, normalisation),
+                Precision::Bf16 => Case::bounded(named(name, precision), ROUNDED, normalisation),
+            });
+        }
     }
     cases.extend([
         Case::exact("batch norm of rows", rows),
@@ -88,18 +100,23 @@ fn product(place: &Place) -> Result<Results, TrainError> {
     Ok(vec![result("product", left.matmul(right))?])
 }
 
-fn convolution(kind: &Kind, place: &Place) -> Result<Results, TrainError> {
-    let x = place.leaf(1, [IMAGES, kind.inputs, kind.size, kind.size]);
+fn convolution(kind: &Kind, precision: Precision, place: &Place) -> Result<Results, TrainError> {
+    let map = |seed, shape| place.map::<4>(place.normal(seed, shape), precision);
+    let x = map(1, [IMAGES, kind.inputs, kind.size, kind.size]);
     let shape = [
         kind.outputs,
         kind.inputs / kind.groups,
         kind.kernel,
         kind.kernel,
     ];
-    let weight = place.leaf(2, shape);
+    // Rounded on its way in; the reference gets what is left.
+    let weight = match place.plain {
+        true => map(2, shape),
+        false => place.leaf(2, shape),
+    };
     let (input, kernel) = (x.clone(), weight.clone());
     let y = conv2d(input, kernel, kind.stride, kind.kernel / 2, kind.groups);
-    let probe = place.normal(3, y.dims()).autodiff();
+    let probe = map(3, y.dims());
     let gradients = (y.clone() * probe).sum().backward();
     Ok(vec![
         result("output", y)?,
@@ -115,11 +132,16 @@ enum Follow {
     AddRelu,
 }
 
-fn normalisation(follow: Follow, place: &Place) -> Result<Results, TrainError> {
+fn normalisation(
+    follow: Follow,
+    precision: Precision,
+    place: &Place,
+) -> Result<Results, TrainError> {
     // More channels than a tile has, and rows that no chunk divides.
     let shape = [IMAGES, 37, 13, 13];
-    let x = place.leaf(1, shape);
-    let shortcut = place.leaf(2, shape);
+    // A mean that is large beside the deviation.
+    let x = place.map::<4>(place.normal(1, shape) * 0.5 + 3.0, precision);
+    let shortcut = place.map(place.normal(2, shape), precision);
     let weight = place.leaf(3, [37]);
     let bias = place.leaf(4, [37]);
     let then = match follow {
@@ -127,10 +149,8 @@ fn normalisation(follow: Follow, place: &Place) -> Result<Results, TrainError> {
         Follow::Relu => Epilogue::Relu,
         Follow::AddRelu => Epilogue::AddRelu(shortcut.clone()),
     };
-    // A mean that is large beside the deviation.
-    let input = x.clone() * 0.5 + 3.0;
-    let batch = batch_norm_train(input, weight.clone(), bias.clone(), EPSILON, then);
-    let probe = place.normal(5, shape).autodiff();
+    let batch = batch_norm_train(x.clone(), weight.clone(), bias.clone(), EPSILON, then);
+    let probe = place.map(place.normal(5, shape), precision);
     let gradients = (batch.output.clone() * probe).sum().backward();
     let mut results = vec![
         result("output", batch.output)?,

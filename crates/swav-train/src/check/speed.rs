@@ -6,8 +6,8 @@ use burn::tensor::{Device, Distribution, Tensor};
 use swav_model::Stem;
 use swav_ot::{SinkhornConfig, sinkhorn};
 
-use super::Extent;
 use super::steps::{method, network};
+use super::{Extent, precisions};
 use crate::TrainError;
 use crate::batch::DeviceBatch;
 use crate::comm::Local;
@@ -39,7 +39,11 @@ const SECONDS: f64 = 3.0;
 /// # Errors
 /// If the device fails.
 pub fn speeds(device: &Device, extent: Extent) -> Result<Vec<Speed>, TrainError> {
-    Ok(vec![assignment(device, extent)?, step(device, extent)?])
+    let mut speeds = vec![assignment(device, extent)?];
+    for &precision in precisions(device) {
+        speeds.push(step(device, extent, precision)?);
+    }
+    Ok(speeds)
 }
 
 fn assignment(device: &Device, extent: Extent) -> Result<Speed, TrainError> {
@@ -65,7 +69,7 @@ fn assignment(device: &Device, extent: Extent) -> Result<Speed, TrainError> {
     })
 }
 
-fn step(device: &Device, extent: Extent) -> Result<Speed, TrainError> {
+fn step(device: &Device, extent: Extent, precision: Precision) -> Result<Speed, TrainError> {
     let (batch, prototypes) = match extent {
         Extent::Full => (64, 300),
         Extent::Slim => (16, 100),
@@ -103,7 +107,7 @@ fn step(device: &Device, extent: Extent) -> Result<Speed, TrainError> {
         };
         let mut compute = step::Compute {
             parts: 1,
-            precision: Precision::F32,
+            precision,
             checkpoint_activations: false,
             ranks: &mut Local,
             phase: &mut |_| {},
@@ -113,7 +117,7 @@ fn step(device: &Device, extent: Extent) -> Result<Speed, TrainError> {
     })?;
     Ok(Speed {
         name: format!(
-            "step of resnet18, width {}, 2x32+4x20, batch {batch}, f32",
+            "step of resnet18, width {}, 2x32+4x20, batch {batch}, {precision}",
             extent.width()
         ),
         seconds,
