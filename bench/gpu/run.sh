@@ -20,6 +20,7 @@
 #   log                    the same to read, with all messages
 #   nvidia-smi.csv         memory, load and clocks of the card, each second
 #   autotune.log.gz        the kernels that were found fastest
+#   profile.txt            kernel by kernel, what the last step of a ResNet-50 in bf16 took: a table for each phase
 #   cubecl-cache.tar.gz.*  tuning results and compiled kernels, in parts of 15 MiB
 set -uo pipefail
 
@@ -63,9 +64,15 @@ case $device in
   *) of_torch=cuda ;;
 esac
 
+# In software there is no bf16.
+small=f32
+[ "$device" != cpu ] || small=bf16
+
 # Seconds that are kept for packing the cache, and that a step needs at least to be begun.
 readonly RESERVE=15 LEAST=10
 work=$(mktemp -d)
+# Where steps are taken.
+place=$work
 sampler=
 
 # CubeCL reads this in the folder that it is started in, or in one above it. There is no variable for the folder of its cache.
@@ -87,6 +94,9 @@ cache = true
 level = "minimal"
 file = '$work/autotune.log'
 TOML
+# The same, for a run whose kernels are timed one by one.
+mkdir "$work/profiled"
+{ cat "$work/cubecl.toml"; printf "\n[profiling.logger]\nlevel = 'basic'\nfile = '%s'\n" "$work/profile.log"; } >"$work/profiled/cubecl.toml"
 export CUBECL_AUTOTUNE_LEVEL=$level RUST_BACKTRACE=1 PYTHONUNBUFFERED=1
 
 say() {
@@ -129,7 +139,7 @@ step() {
   [ "$limit" -le "$left" ] || limit=$left
   say "$name, at most $limit s: $*"
   begun=$(date +%s.%N)
-  (cd "$work" && exec timeout --kill-after=5 "$limit" "$@") >"$work/printed" 2>>"$log" </dev/null
+  (cd "$place" && exec timeout --kill-after=5 "$limit" "$@") >"$work/printed" 2>>"$log" </dev/null
   code=$?
   ended=$(date +%s.%N)
   cat "$work/printed" | tee -a "$log"
@@ -150,11 +160,35 @@ peer() {
   step "$name" "$limit" python3 "$root/bench/peers/$script" --device "$of_torch" "$@"
 }
 
-# A step of training beside PyTorch's: train NAME LIMIT WARM-UP OPTIMIZER ARCH CROPS BATCH
+# A step of training beside PyTorch's in the same precision: train NAME LIMIT WARM-UP OPTIMIZER ARCH CROPS BATCH PRECISION FORM
 train() {
   local case=(--arch "$5" --crops "$6" --batch "$7")
-  swav "step-$1" "$2" bench step --device "$device" --warm-up "$3" "${case[@]}"
-  peer "step-$1-torch" 60 step_torch.py --optimizer "$4" "${case[@]}"
+  swav "step-$1-$8" "$2" bench step --device "$device" --warm-up "$3" "${case[@]}" --precision "$8"
+  peer "step-$1-$9-torch" 60 step_torch.py --optimizer "$4" "${case[@]}" --precision "$9"
+}
+
+# The same again, kernel by kernel, each waited for: profile ARCH CROPS BATCH PRECISION
+profile() {
+  place=$work/profiled
+  swav profile 60 bench step --device "$device" --warm-up 20 --arch "$1" --crops "$2" --batch "$3" --precision "$4"
+  place=$work
+  [ -s "$work/profile.log" ] || return 0
+  python3 - "$work/profile.log" <<'PYTHON' >"$out/profile.txt" || say "profile.txt could not be made of CubeCL's log"
+import sys
+
+# Between the launches there is a table each time that the device was waited for: at the end of a phase.
+tables = []
+for line in open(sys.argv[1], errors="replace"):
+    fields = [field.strip() for field in line.strip().strip("|").rsplit("|", 3)]
+    if fields[0] == "Name":
+        tables.append([])
+    elif tables and len(fields) == 4 and fields[3].endswith("%"):
+        tables[-1].append(fields)
+for phase, table in zip(("forward", "codes", "loss", "backward", "update"), tables[-5:]):
+    print(f"{phase}\n{'':>8} {'launches':>9} {'':>14}")
+    for name, duration, launches, share in table:
+        print(f"{share:>8} {launches:>9} {duration:>14}  {name[:160]}")
+PYTHON
 }
 
 finish() {
@@ -163,7 +197,6 @@ finish() {
   [ ! -s "$work/autotune.log" ] || gzip -c "$work/autotune.log" >"$out/autotune.log.gz"
   if [ -n "$(ls -A "$work/cubecl")" ]; then
     rm -f "$out"/cubecl-cache.tar.gz.*
-    # The third file of a database is memory that its processes share.
     # What its processes share of a database is of no use to others.
     tar -C "$work" --exclude='*-tshm' -cz cubecl | split -b 15M -d - "$out/cubecl-cache.tar.gz."
   fi
@@ -196,8 +229,10 @@ if [ -z "$quick" ]; then
   swav quickstart 70 quickstart --device "$device" --plain --json --out "$work/quickstart" --set train.epochs=2
   swav sinkhorn 40 bench sinkhorn --device "$device" --sizes 4096x3000,16384x3000
   peer sinkhorn-torch 40 sinkhorn_torch.py 4096,3000 16384,3000
-  train resnet18 100 60 adam resnet18 2x32+4x20 256
-  train resnet50 150 90 larc resnet50 2x224+6x96 32
+  train resnet18 70 40 adam resnet18 2x32+4x20 256 bf16 amp
+  train resnet50 130 90 larc resnet50 2x224+6x96 64 bf16 amp
+  profile resnet50 2x224+6x96 64 bf16
+  train resnet18 60 40 adam resnet18 2x32+4x20 256 f32 tf32
   # Two thousand JPEGs of noise, smoothed to the size of a photograph's file, and weights that nobody has trained.
   step embed-input 40 python3 -c '
 import io, tarfile
@@ -226,6 +261,7 @@ else
     --set data.path=builtin:quickstart/test
   swav sinkhorn 40 bench sinkhorn --device "$device" --sizes 256x300
   peer sinkhorn-torch 40 sinkhorn_torch.py 256,300
-  train slim 90 30 adam cifar10-slim 2x16 8
+  train slim 90 30 adam cifar10-slim 2x16 8 "$small" f32
+  profile cifar10-slim 2x16 8 "$small"
   swav embed 60 embed "$work/quickstart" --data builtin:quickstart/test --device "$device" --out features.npy --json
 fi
