@@ -165,7 +165,7 @@ pub fn compare(
     planted: Planted<'_>,
     tell: &mut dyn FnMut(&str, Option<&Finding>),
 ) -> Result<Vec<Finding>, TrainError> {
-    let mut cases = parts::cases();
+    let mut cases = parts::cases(device);
     // Whether an error is found shows in the parts, and sooner.
     if planted.is_none() {
         cases.extend(steps::cases(extent));

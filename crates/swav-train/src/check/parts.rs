@@ -1,9 +1,9 @@
 //! The parts of a step, each by itself.
 
 use burn::optim::Optimizer;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Device, Tensor};
 use swav_data::CropGroup;
-use swav_model::ops::{Epilogue, batch_norm, batch_norm_train, conv2d};
+use swav_model::ops::{Epilogue, batch_norm, batch_norm_train, conv2d, has_maps_of};
 use swav_ot::{Implementation, Local, SinkhornConfig, sinkhorn_with};
 
 use super::{Case, Place, Results, gradient, result};
@@ -40,7 +40,12 @@ const KINDS: &[Kind] = &[
 const IMAGES: usize = 8;
 const EPSILON: f64 = 1e-5;
 
-pub(super) fn cases() -> Vec<Case> {
+/// Bounds for maps of `bf16`: results are rounded to 8 bits, some of them more than once. Sums that are rounded at each step are
+/// further off.
+const ROUNDED: [f64; 2] = [5e-3, 5e-3];
+
+/// The cases for a device: those with maps of `bf16` if it has them.
+pub(super) fn cases(device: &Device) -> Vec<Case> {
     let mut cases = vec![
         Case::exact("upload", upload),
         Case::product("matrix product", product),
@@ -48,14 +53,25 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(
         KINDS
             .iter()
-            .map(|kind| Case::product(kind.name, |place| convolution(kind, place))),
+            .map(|kind| Case::product(kind.name, |place| convolution(kind, DType::F32, place))),
     );
-    for (name, follow) in [
-        ("batch norm", Follow::Nothing),
-        ("batch norm, ReLU", Follow::Relu),
-        ("batch norm, shortcut, ReLU", Follow::AddRelu),
-    ] {
-        cases.push(Case::exact(name, move |place| normalisation(follow, place)));
+    for (name, follow) in FOLLOWS {
+        cases.push(Case::exact(name, move |place| {
+            normalisation(follow, DType::F32, place)
+        }));
+    }
+    if has_maps_of(device, DType::BF16) {
+        cases.extend(KINDS.iter().map(|kind| {
+            let name = format!("{}, bf16", kind.name);
+            Case::bounded(name, ROUNDED, |place| convolution(kind, DType::BF16, place))
+        }));
+        for (name, follow) in FOLLOWS {
+            cases.push(Case::bounded(
+                format!("{name}, bf16"),
+                ROUNDED,
+                move |place| normalisation(follow, DType::BF16, place),
+            ));
+        }
     }
     cases.extend([
         Case::exact("batch norm of rows", rows),
@@ -88,7 +104,8 @@ fn product(place: &Place) -> Result<Results, TrainError> {
     Ok(vec![result("product", left.matmul(right))?])
 }
 
-fn convolution(kind: &Kind, place: &Place) -> Result<Results, TrainError> {
+/// With maps of a type. Results are compared as `f32`.
+fn convolution(kind: &Kind, maps: DType, place: &Place) -> Result<Results, TrainError> {
     let x = place.leaf(1, [IMAGES, kind.inputs, kind.size, kind.size]);
     let shape = [
         kind.outputs,
@@ -97,8 +114,9 @@ fn convolution(kind: &Kind, place: &Place) -> Result<Results, TrainError> {
         kind.kernel,
     ];
     let weight = place.leaf(2, shape);
-    let (input, kernel) = (x.clone(), weight.clone());
+    let (input, kernel) = (x.clone().cast(maps), weight.clone());
     let y = conv2d(input, kernel, kind.stride, kind.kernel / 2, kind.groups);
+    let y = y.cast(DType::F32);
     let probe = place.normal(3, y.dims()).autodiff();
     let gradients = (y.clone() * probe).sum().backward();
     Ok(vec![
@@ -115,7 +133,13 @@ enum Follow {
     AddRelu,
 }
 
-fn normalisation(follow: Follow, place: &Place) -> Result<Results, TrainError> {
+const FOLLOWS: [(&str, Follow); 3] = [
+    ("batch norm", Follow::Nothing),
+    ("batch norm, ReLU", Follow::Relu),
+    ("batch norm, shortcut, ReLU", Follow::AddRelu),
+];
+
+fn normalisation(follow: Follow, maps: DType, place: &Place) -> Result<Results, TrainError> {
     // More channels than a tile has, and rows that no chunk divides.
     let shape = [IMAGES, 37, 13, 13];
     let x = place.leaf(1, shape);
@@ -125,15 +149,16 @@ fn normalisation(follow: Follow, place: &Place) -> Result<Results, TrainError> {
     let then = match follow {
         Follow::Nothing => Epilogue::None,
         Follow::Relu => Epilogue::Relu,
-        Follow::AddRelu => Epilogue::AddRelu(shortcut.clone()),
+        Follow::AddRelu => Epilogue::AddRelu(shortcut.clone().cast(maps)),
     };
     // A mean that is large beside the deviation.
-    let input = x.clone() * 0.5 + 3.0;
+    let input = (x.clone() * 0.5 + 3.0).cast(maps);
     let batch = batch_norm_train(input, weight.clone(), bias.clone(), EPSILON, then);
+    let output = batch.output.cast(DType::F32);
     let probe = place.normal(5, shape).autodiff();
-    let gradients = (batch.output.clone() * probe).sum().backward();
+    let gradients = (output.clone() * probe).sum().backward();
     let mut results = vec![
-        result("output", batch.output)?,
+        result("output", output)?,
         result("mean", batch.mean)?,
         result("variance", batch.variance)?,
         gradient("input", &x, &gradients)?,
