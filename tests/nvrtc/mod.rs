@@ -71,7 +71,7 @@ impl Gpu {
         }
     }
 
-    /// Compiles a kernel for cubes of so many threads. The constructor `new` of a kernel takes the three arguments of `kernel`, then an
+    /// Compiles a kernel for cubes of so many threads, to PTX. The constructor `new` of a kernel takes the three arguments of `kernel`, then an
     /// argument for each of its parameters that are known when it runs, then those that are known now.
     ///
     /// # Panics
@@ -81,7 +81,7 @@ impl Gpu {
         &mut self,
         cube: CubeDim,
         kernel: impl FnOnce(KernelSettings, Arc<DeviceProperties>, Arc<TargetProperties>) -> K,
-    ) {
+    ) -> String {
         let settings = KernelSettings::new(cube.into(), ExecutionMode::Checked, AddressType::U32);
         let kernel = kernel(settings, self.device.clone(), self.target.clone());
         let name = kernel.name();
@@ -89,16 +89,18 @@ impl Gpu {
             Ok(source) => source,
             Err(error) => panic!("{name} does not become CUDA C++: {error}"),
         };
-        match self.nvrtc(&source) {
-            Ok(bytes) => println!("sm_{} {name}: {bytes} bytes of PTX", self.capability),
+        let ptx = match self.nvrtc(&source) {
+            Ok(ptx) => ptx,
             Err(CompileError::CompileError { log, .. }) => panic!(
                 "NVRTC refuses {name} for sm_{}:\n{}\n{source}",
                 self.capability,
                 log.to_string_lossy()
             ),
             Err(error) => panic!("NVRTC fails on {name}: {error}"),
-        }
+        };
+        println!("sm_{} {name}: {} bytes of PTX", self.capability, ptx.len());
         self.compiled.insert(TypeId::of::<K>());
+        ptx
     }
 
     /// The kernel as CUDA C++.
@@ -121,8 +123,8 @@ impl Gpu {
             .map_err(|error| error.to_string())
     }
 
-    /// Compiles CUDA C++ to machine code, and says how many bytes of PTX were on the way.
-    fn nvrtc(&self, source: &str) -> Result<usize, CompileError> {
+    /// Compiles CUDA C++ to PTX.
+    fn nvrtc(&self, source: &str) -> Result<String, CompileError> {
         let suffix = if self.capability >= 90 { "a" } else { "" };
         let toolkit = ["SWAV_CUDA_PATH", "CUDA_PATH"]
             .into_iter()
@@ -139,8 +141,7 @@ impl Gpu {
             ],
             ..CompileOptions::default()
         };
-        let ptx = compile_ptx_with_opts(source, options)?;
-        Ok(ptx.as_bytes().map_or(0, <[u8]>::len))
+        Ok(compile_ptx_with_opts(source, options)?.to_src())
     }
 }
 

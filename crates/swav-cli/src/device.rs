@@ -5,6 +5,7 @@ use std::panic::catch_unwind;
 use std::str::FromStr;
 
 use burn::tensor::{DType, Device, DeviceType};
+use swav_model::ops::has_maps_of;
 use swav_train::TrainError;
 use swav_train::precision::Bf16;
 
@@ -78,7 +79,7 @@ impl Found {
         match self.choice {
             // Its kernels multiply in 32 bits.
             Choice::Cpu => Bf16::Smaller,
-            _ if !self.device.supports_dtype(DType::BF16) => Bf16::Missing,
+            _ if !has_maps_of(&self.device, DType::BF16) => Bf16::Missing,
             Choice::Cuda(_) => Bf16::Faster,
             _ => Bf16::Smaller,
         }

@@ -8,7 +8,7 @@ mod common;
 use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Tensor, module};
 use common::{host, image, relative};
-use swav_model::ops::{Epilogue, Normalised, batch_norm, batch_norm_train};
+use swav_model::ops::{Epilogue, Normalised, batch_norm, batch_norm_train, has_maps_of};
 
 const EPSILON: f64 = 1e-5;
 /// Single precision, and another order of the sums.
@@ -198,6 +198,18 @@ fn maps_of_bf16_are_widened_and_their_results_rounded() {
                     "{shape:?} {follow:?}: {which} is off by {error:.1e}"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn maps_can_be_of_f32_everywhere_and_of_bf16_on_the_cpu_but_not_with_wgpu() {
+    for device in devices() {
+        for device in [device.clone(), device.autodiff()] {
+            assert!(has_maps_of(&device, DType::F32), "{device:?}");
+            assert!(!has_maps_of(&device, DType::F16), "{device:?}");
+            let is_cpu = device.clone().inner() == Device::flex();
+            assert_eq!(has_maps_of(&device, DType::BF16), is_cpu, "{device:?}");
         }
     }
 }

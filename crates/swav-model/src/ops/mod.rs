@@ -66,6 +66,14 @@ pub fn has_kernels(device: &Device, values: usize) -> bool {
     false
 }
 
+/// Returns whether maps of this type can be computed with on this device: whether [`conv2d`] and [`batch_norm`] take them there.
+///
+/// Maps of `f32` can be on every device. Maps of `bf16` can be on the CPU and on GPUs with CUDA; WGSL does not have the type, and Vulkan has no
+/// arithmetic of it.
+pub fn has_maps_of(device: &Device, dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::BF16) && device.supports_dtype(dtype)
+}
+
 /// A convolution without bias, with a square kernel: `[N, C, H, W]` with weights
 /// `[O, C / groups, k, k]` to `[N, O, (H + 2·padding − k) / stride + 1, …]`.
 ///
@@ -98,9 +106,23 @@ pub fn conv2d(
         return flex::conv2d(x, weight, stride, padding, groups);
     }
     let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups);
-    let weight = weight.cast(x.dtype());
-    module::conv2d(x, weight, None, options)
+    let maps = x.dtype();
+    // Rounded as the maps are, then perhaps widened.
+    let weight = weight.cast(maps);
+    let inside = if groups == 1 && i >= MIN_INPUTS {
+        maps
+    } else {
+        DType::F32
+    };
+    module::conv2d(x.cast(inside), weight.cast(inside), None, options).cast(maps)
 }
+
+/// From so many inputs of a group on, tensor cores are of use to a convolution.
+///
+/// Burn times several kernels and takes the fastest. Those for tensor cores add up in `f32`, but its direct kernels in the type of the
+/// maps, and a weight's gradient is a sum over all pixels of a batch: in `bf16` its error may be as large as the sum. A direct kernel may be
+/// the fastest for the colours of an image, and is the only one for groups, so these are computed in `f32`.
+const MIN_INPUTS: usize = 8;
 
 /// What follows a batch normalisation and is fused with it: done in the same pass over the map.
 #[derive(Clone, Debug)]

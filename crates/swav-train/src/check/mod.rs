@@ -11,7 +11,7 @@ mod steps;
 
 use burn::tensor::{DType, Device, Tensor};
 use swav_model::Draw;
-use swav_model::ops::plainly;
+use swav_model::ops::{has_maps_of, plainly};
 
 use crate::TrainError;
 use crate::device::read;
@@ -162,7 +162,7 @@ fn gradient<const D: usize>(
 
 /// What a device can be trained in.
 fn precisions(device: &Device) -> &'static [Precision] {
-    match device.supports_dtype(DType::BF16) {
+    match has_maps_of(device, DType::BF16) {
         true => &[Precision::F32, Precision::Bf16],
         false => &[Precision::F32],
     }

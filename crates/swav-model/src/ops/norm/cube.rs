@@ -5,6 +5,8 @@
 //! thread stays in its column and takes every [`LINES`]-th row of the cube's chunk, so that threads side by side read
 //! neighbours, and what belongs to a channel is read once.
 //!
+//! Maps are `f32` or `bf16`, all else is `f32`: a value of a map is widened when it is read and rounded when it is written.
+//!
 //! | pass | reads | writes |
 //! |---|---|---|
 //! | moments | x | two numbers a channel and chunk |
@@ -20,6 +22,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::ops::{permute_nchw_to_nhwc, permute_nhwc_to_nchw};
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
+use cubecl::ir::FloatKind;
 use cubecl::prelude::*;
 
 use super::{Kernels, without_gradients};
@@ -38,6 +41,12 @@ const CHUNKS: usize = 512;
 const ROWS: usize = 4;
 /// Rows that are added up before their sum goes into a larger one.
 const BLOCK: u32 = 64;
+
+/// A value of a map, widened.
+#[cube]
+fn value_at<E: Float>(map: &Tensor<E>, at: usize) -> f32 {
+    f32::cast_from(map[at])
+}
 
 /// The rows of this cube's chunk: the first of this thread, and the end.
 #[cube]
@@ -113,13 +122,14 @@ fn merge_lines(n: f32, mean: f32, squares: f32, shared: &mut Shared<[f32]>) -> (
 /// Of each column and chunk of `x`, the mean and the sum of squared deviations from it. A thread measures from its
 /// first value, so that a large mean takes nothing from a small variance.
 #[cube(launch)]
-fn moments_kernel(
-    x: &Tensor<f32>,
+fn moments_kernel<E: Float>(
+    x: &Tensor<E>,
     means: &mut Tensor<f32>,
     squares: &mut Tensor<f32>,
     channels: u32,
     rows: u32,
     chunk: u32,
+    #[define(E)] _element: ElemType,
 ) {
     let mut shared = Shared::<[f32]>::new_slice(3 * THREADS);
     let c = ABSOLUTE_POS_X;
@@ -128,7 +138,7 @@ fn moments_kernel(
     let mut mean = 0.0f32.runtime();
     let mut square = 0.0f32.runtime();
     if c < channels && first < end {
-        let origin = x[(first * channels + c) as usize];
+        let origin = value_at(x, (first * channels + c) as usize);
         let mut sum = 0.0f32.runtime();
         let mut row = first;
         while row < end {
@@ -136,7 +146,7 @@ fn moments_kernel(
             let mut part = 0.0f32.runtime();
             let mut part_square = 0.0f32.runtime();
             while row < stop {
-                let d = x[(row * channels + c) as usize] - origin;
+                let d = value_at(x, (row * channels + c) as usize) - origin;
                 part += d;
                 part_square += d * d;
                 n += 1.0f32;
@@ -207,18 +217,19 @@ fn inverse_deviation(variance: f32, epsilon: f32) -> f32 {
 
 /// `y = (x − mean) / √(variance + ε) · weight + bias`, and what follows.
 #[cube(launch)]
-fn normalise_kernel(
-    x: &Tensor<f32>,
+fn normalise_kernel<E: Float>(
+    x: &Tensor<E>,
     weight: &Tensor<f32>,
     bias: &Tensor<f32>,
     mean: &Tensor<f32>,
     variance: &Tensor<f32>,
-    y: &mut Tensor<f32>,
+    y: &mut Tensor<E>,
     channels: u32,
     rows: u32,
     chunk: u32,
     epsilon: f32,
     #[comptime] relu: bool,
+    #[define(E)] _element: ElemType,
 ) {
     let c = ABSOLUTE_POS_X;
     if c < channels {
@@ -229,12 +240,13 @@ fn normalise_kernel(
         let mut row = first;
         while row < end {
             let at = (row * channels + c) as usize;
-            let value = (x[at] - centre) * scale + bias;
-            y[at] = if comptime!(relu) {
+            let value = (value_at(x, at) - centre) * scale + bias;
+            let value = if comptime!(relu) {
                 rectified(value)
             } else {
                 value
             };
+            y[at] = E::cast_from(value);
             row += LINES;
         }
     }
@@ -242,18 +254,19 @@ fn normalise_kernel(
 
 /// [`normalise_kernel`], plus a shortcut, through the ReLU.
 #[cube(launch)]
-fn normalise_add_kernel(
-    x: &Tensor<f32>,
-    shortcut: &Tensor<f32>,
+fn normalise_add_kernel<E: Float>(
+    x: &Tensor<E>,
+    shortcut: &Tensor<E>,
     weight: &Tensor<f32>,
     bias: &Tensor<f32>,
     mean: &Tensor<f32>,
     variance: &Tensor<f32>,
-    y: &mut Tensor<f32>,
+    y: &mut Tensor<E>,
     channels: u32,
     rows: u32,
     chunk: u32,
     epsilon: f32,
+    #[define(E)] _element: ElemType,
 ) {
     let c = ABSOLUTE_POS_X;
     if c < channels {
@@ -264,7 +277,8 @@ fn normalise_add_kernel(
         let mut row = first;
         while row < end {
             let at = (row * channels + c) as usize;
-            y[at] = rectified((x[at] - centre) * scale + bias + shortcut[at]);
+            let value = (value_at(x, at) - centre) * scale + bias;
+            y[at] = E::cast_from(rectified(value + value_at(shortcut, at)));
             row += LINES;
         }
     }
@@ -272,20 +286,26 @@ fn normalise_add_kernel(
 
 /// What comes back through the ReLU, if there is one, which made `y`.
 #[cube]
-fn returned(gradient: f32, y: &Tensor<f32>, at: usize, #[comptime] relu: bool) -> f32 {
+fn returned<E: Float>(
+    gradient: &Tensor<E>,
+    y: &Tensor<E>,
+    at: usize,
+    #[comptime] relu: bool,
+) -> f32 {
+    let g = value_at(gradient, at);
     if comptime!(relu) {
-        select(y[at] > 0.0f32, gradient, 0.0f32)
+        select(value_at(y, at) > 0.0f32, g, 0.0f32)
     } else {
-        gradient
+        g
     }
 }
 
 /// Of each column and chunk, the sums `Σ g` and `Σ g·(x − mean)`, where g is what came back through the ReLU.
 #[cube]
-fn sum_gradient(
-    x: &Tensor<f32>,
-    y: &Tensor<f32>,
-    gradient: &Tensor<f32>,
+fn sum_gradient<E: Float>(
+    x: &Tensor<E>,
+    y: &Tensor<E>,
+    gradient: &Tensor<E>,
     mean: &Tensor<f32>,
     sums: &mut Tensor<f32>,
     products: &mut Tensor<f32>,
@@ -308,9 +328,9 @@ fn sum_gradient(
             let mut part_product = 0.0f32.runtime();
             while row < stop {
                 let at = (row * channels + c) as usize;
-                let g = returned(gradient[at], y, at, relu);
+                let g = returned(gradient, y, at, relu);
                 part += g;
-                part_product += g * (x[at] - centre);
+                part_product += g * (value_at(x, at) - centre);
                 row += LINES;
             }
             sum += part;
@@ -326,15 +346,16 @@ fn sum_gradient(
 }
 
 #[cube(launch)]
-fn sums_kernel(
-    x: &Tensor<f32>,
-    gradient: &Tensor<f32>,
+fn sums_kernel<E: Float>(
+    x: &Tensor<E>,
+    gradient: &Tensor<E>,
     mean: &Tensor<f32>,
     sums: &mut Tensor<f32>,
     products: &mut Tensor<f32>,
     channels: u32,
     rows: u32,
     chunk: u32,
+    #[define(E)] _element: ElemType,
 ) {
     sum_gradient(
         x, gradient, gradient, mean, sums, products, channels, rows, chunk, false,
@@ -342,16 +363,17 @@ fn sums_kernel(
 }
 
 #[cube(launch)]
-fn sums_relu_kernel(
-    x: &Tensor<f32>,
-    y: &Tensor<f32>,
-    gradient: &Tensor<f32>,
+fn sums_relu_kernel<E: Float>(
+    x: &Tensor<E>,
+    y: &Tensor<E>,
+    gradient: &Tensor<E>,
     mean: &Tensor<f32>,
     sums: &mut Tensor<f32>,
     products: &mut Tensor<f32>,
     channels: u32,
     rows: u32,
     chunk: u32,
+    #[define(E)] _element: ElemType,
 ) {
     sum_gradient(
         x, y, gradient, mean, sums, products, channels, rows, chunk, true,
@@ -426,14 +448,15 @@ fn column_of(column: &Tensor<f32>, channels: u32, c: u32) -> (f32, f32, f32, f32
 }
 
 #[cube(launch)]
-fn input_gradient_kernel(
-    x: &Tensor<f32>,
-    gradient: &Tensor<f32>,
+fn input_gradient_kernel<E: Float>(
+    x: &Tensor<E>,
+    gradient: &Tensor<E>,
     column: &Tensor<f32>,
-    dx: &mut Tensor<f32>,
+    dx: &mut Tensor<E>,
     channels: u32,
     rows: u32,
     chunk: u32,
+    #[define(E)] _element: ElemType,
 ) {
     let c = ABSOLUTE_POS_X;
     if c < channels {
@@ -442,7 +465,8 @@ fn input_gradient_kernel(
         let mut row = first;
         while row < end {
             let at = (row * channels + c) as usize;
-            dx[at] = input_gradient(x[at], gradient[at], column);
+            let g = value_at(gradient, at);
+            dx[at] = E::cast_from(input_gradient(value_at(x, at), g, column));
             row += LINES;
         }
     }
@@ -450,15 +474,16 @@ fn input_gradient_kernel(
 
 /// [`input_gradient_kernel`] behind a ReLU.
 #[cube(launch)]
-fn input_gradient_relu_kernel(
-    x: &Tensor<f32>,
-    y: &Tensor<f32>,
-    gradient: &Tensor<f32>,
+fn input_gradient_relu_kernel<E: Float>(
+    x: &Tensor<E>,
+    y: &Tensor<E>,
+    gradient: &Tensor<E>,
     column: &Tensor<f32>,
-    dx: &mut Tensor<f32>,
+    dx: &mut Tensor<E>,
     channels: u32,
     rows: u32,
     chunk: u32,
+    #[define(E)] _element: ElemType,
 ) {
     let c = ABSOLUTE_POS_X;
     if c < channels {
@@ -467,8 +492,8 @@ fn input_gradient_relu_kernel(
         let mut row = first;
         while row < end {
             let at = (row * channels + c) as usize;
-            let g = returned(gradient[at], y, at, true);
-            dx[at] = input_gradient(x[at], g, column);
+            let g = returned(gradient, y, at, true);
+            dx[at] = E::cast_from(input_gradient(value_at(x, at), g, column));
             row += LINES;
         }
     }
@@ -476,16 +501,17 @@ fn input_gradient_relu_kernel(
 
 /// [`input_gradient_relu_kernel`], and the gradient of the shortcut: what came back through the ReLU.
 #[cube(launch)]
-fn input_gradient_add_kernel(
-    x: &Tensor<f32>,
-    y: &Tensor<f32>,
-    gradient: &Tensor<f32>,
+fn input_gradient_add_kernel<E: Float>(
+    x: &Tensor<E>,
+    y: &Tensor<E>,
+    gradient: &Tensor<E>,
     column: &Tensor<f32>,
-    dx: &mut Tensor<f32>,
-    shortcut: &mut Tensor<f32>,
+    dx: &mut Tensor<E>,
+    shortcut: &mut Tensor<E>,
     channels: u32,
     rows: u32,
     chunk: u32,
+    #[define(E)] _element: ElemType,
 ) {
     let c = ABSOLUTE_POS_X;
     if c < channels {
@@ -494,11 +520,26 @@ fn input_gradient_add_kernel(
         let mut row = first;
         while row < end {
             let at = (row * channels + c) as usize;
-            let g = returned(gradient[at], y, at, true);
-            dx[at] = input_gradient(x[at], g, column);
-            shortcut[at] = g;
+            let g = returned(gradient, y, at, true);
+            dx[at] = E::cast_from(input_gradient(value_at(x, at), g, column));
+            shortcut[at] = E::cast_from(g);
             row += LINES;
         }
+    }
+}
+
+/// What kernels call the elements of a map.
+///
+/// # Panics
+/// If they are not those of a map.
+fn element_of(dtype: DType) -> ElemType {
+    match dtype {
+        DType::F32 => ElemType::Float(FloatKind::F32),
+        DType::BF16 => ElemType::Float(FloatKind::BF16),
+        // Instead of bf16, which software devices do not have.
+        #[cfg(test)]
+        DType::F16 => ElemType::Float(FloatKind::F16),
+        other => panic!("maps are f32 or bf16, not {other:?}"),
     }
 }
 
@@ -506,6 +547,7 @@ fn input_gradient_add_kernel(
 struct Matrix {
     /// `[N, …, C]`, contiguous.
     x: CubeTensor,
+    element: ElemType,
     channels: u32,
     rows: u32,
     chunk: u32,
@@ -513,6 +555,7 @@ struct Matrix {
 
 impl Matrix {
     fn new(x: CubeTensor) -> Self {
+        let element = element_of(x.dtype);
         let x = rows_last(x);
         let shape = x.meta.shape();
         let channels = shape[shape.num_dims() - 1];
@@ -524,6 +567,7 @@ impl Matrix {
             .max(least);
         Self {
             x,
+            element,
             channels: channels as u32,
             rows: rows as u32,
             chunk: chunk as u32,
@@ -548,27 +592,39 @@ impl Matrix {
         CubeCount::Static(self.channels.div_ceil(LANES), 1, 1)
     }
 
-    fn empty(&self, shape: Shape) -> CubeTensor {
+    fn empty(&self, shape: Shape, dtype: DType) -> CubeTensor {
         let (client, device) = (self.x.client.clone(), self.x.device.clone());
-        empty_device_contiguous_dtype(client, device, shape, DType::F32)
+        empty_device_contiguous_dtype(client, device, shape, dtype)
     }
 
-    /// A map of the shape of this one, `[N, …, C]`.
+    /// A map of the shape and the elements of this one, `[N, …, C]`.
     fn like(&self) -> CubeTensor {
-        self.empty(self.x.meta.shape().clone())
+        self.empty(self.x.meta.shape().clone(), self.x.dtype)
     }
 
     /// A number of each channel.
     fn numbers(&self) -> CubeTensor {
-        self.empty(Shape::from([self.channels as usize]))
+        self.empty(Shape::from([self.channels as usize]), DType::F32)
+    }
+
+    /// So many numbers of each channel.
+    fn table(&self, rows: u32) -> CubeTensor {
+        let shape = Shape::from([rows as usize, self.channels as usize]);
+        self.empty(shape, DType::F32)
     }
 
     /// A number of each channel and chunk.
     fn parts(&self) -> CubeTensor {
-        self.empty(Shape::from([
-            self.chunks() as usize,
-            self.channels as usize,
-        ]))
+        self.table(self.chunks())
+    }
+
+    /// Another map that belongs to this one, as its kernels read it.
+    ///
+    /// # Panics
+    /// If it has other elements: kernels would misread them.
+    fn beside(&self, map: CubeTensor) -> CubeTensor {
+        assert_eq!(map.dtype, self.x.dtype, "maps of a call are of one type");
+        rows_last(map)
     }
 
     fn moments(&self) -> (CubeTensor, CubeTensor) {
@@ -583,6 +639,7 @@ impl Matrix {
             self.channels,
             self.rows,
             self.chunk,
+            self.element,
         );
         let (mean, variance) = (self.numbers(), self.numbers());
         merge_kernel::launch(
@@ -609,7 +666,7 @@ impl Matrix {
         numbers: [CubeTensor; 3],
         epsilon: f64,
     ) -> [CubeTensor; 3] {
-        let [weight, mean, variance] = numbers.map(into_contiguous);
+        let [weight, mean, variance] = numbers.map(number);
         let (sums, products) = (self.parts(), self.parts());
         match y {
             None => sums_kernel::launch(
@@ -624,6 +681,7 @@ impl Matrix {
                 self.channels,
                 self.rows,
                 self.chunk,
+                self.element,
             ),
             Some(y) => sums_relu_kernel::launch(
                 self.client(),
@@ -638,10 +696,11 @@ impl Matrix {
                 self.channels,
                 self.rows,
                 self.chunk,
+                self.element,
             ),
         }
         let (of_weight, of_bias) = (self.numbers(), self.numbers());
-        let column = self.empty(Shape::from([4, self.channels as usize]));
+        let column = self.table(4);
         gather_kernel::launch(
             self.client(),
             self.columns(),
@@ -666,6 +725,15 @@ impl Matrix {
 /// Threads of a cube.
 const DIM: CubeDim = CubeDim::new_2d(LANES, LINES);
 
+/// A number of each channel, as kernels read it.
+///
+/// # Panics
+/// If it is not of `f32`: kernels would misread it.
+fn number(tensor: CubeTensor) -> CubeTensor {
+    assert_eq!(tensor.dtype, DType::F32, "what belongs to a channel is f32");
+    into_contiguous(tensor)
+}
+
 /// `[N, C, …]` as `[N, …, C]`, contiguous: a copy only if it does not lie so already.
 fn rows_last(x: CubeTensor) -> CubeTensor {
     into_contiguous(permute_nchw_to_nhwc(x))
@@ -688,7 +756,7 @@ impl Kernels for CubeBackend {
         relu: bool,
     ) -> CubeTensor {
         let matrix = Matrix::new(x);
-        let [weight, bias, mean, variance] = [weight, bias, mean, variance].map(into_contiguous);
+        let [weight, bias, mean, variance] = [weight, bias, mean, variance].map(number);
         let y = matrix.like();
         normalise_kernel::launch(
             matrix.client(),
@@ -705,6 +773,7 @@ impl Kernels for CubeBackend {
             matrix.chunk,
             epsilon as f32,
             relu,
+            matrix.element,
         );
         permute_nhwc_to_nchw(y)
     }
@@ -719,14 +788,14 @@ impl Kernels for CubeBackend {
         epsilon: f64,
     ) -> CubeTensor {
         let matrix = Matrix::new(x);
-        let [weight, bias, mean, variance] = [weight, bias, mean, variance].map(into_contiguous);
+        let [weight, bias, mean, variance] = [weight, bias, mean, variance].map(number);
         let y = matrix.like();
         normalise_add_kernel::launch(
             matrix.client(),
             matrix.cubes(),
             DIM,
             matrix.x.clone().into_tensor_arg(),
-            rows_last(shortcut).into_tensor_arg(),
+            matrix.beside(shortcut).into_tensor_arg(),
             weight.into_tensor_arg(),
             bias.into_tensor_arg(),
             mean.into_tensor_arg(),
@@ -736,6 +805,7 @@ impl Kernels for CubeBackend {
             matrix.rows,
             matrix.chunk,
             epsilon as f32,
+            matrix.element,
         );
         permute_nhwc_to_nchw(y)
     }
@@ -802,11 +872,12 @@ fn gradients(
     gradient: CubeTensor,
     epsilon: f64,
 ) -> ([CubeTensor; 3], Option<CubeTensor>) {
-    let (matrix, gradient) = (Matrix::new(x), rows_last(gradient));
+    let matrix = Matrix::new(x);
+    let gradient = matrix.beside(gradient);
     let (y, has_shortcut) = match behind {
         Behind::Nothing => (None, false),
-        Behind::Relu(y) => (Some(rows_last(y)), false),
-        Behind::AddRelu(y) => (Some(rows_last(y)), true),
+        Behind::Relu(y) => (Some(matrix.beside(y)), false),
+        Behind::AddRelu(y) => (Some(matrix.beside(y)), true),
     };
     let [of_weight, of_bias, column] = matrix.sums(y.as_ref(), &gradient, numbers, epsilon);
     let dx = matrix.like();
@@ -823,6 +894,7 @@ fn gradients(
             matrix.channels,
             matrix.rows,
             matrix.chunk,
+            matrix.element,
         ),
         (Some(y), None) => input_gradient_relu_kernel::launch(
             matrix.client(),
@@ -836,6 +908,7 @@ fn gradients(
             matrix.channels,
             matrix.rows,
             matrix.chunk,
+            matrix.element,
         ),
         (Some(y), Some(shortcut)) => input_gradient_add_kernel::launch(
             matrix.client(),
@@ -850,6 +923,7 @@ fn gradients(
             matrix.channels,
             matrix.rows,
             matrix.chunk,
+            matrix.element,
         ),
     }
     (
@@ -858,89 +932,116 @@ fn gradients(
     )
 }
 
+#[cfg(all(test, feature = "wgpu"))]
+#[allow(clippy::unwrap_used)] // `allow-unwrap-in-tests` does not reach helpers
+mod tests {
+    use burn::tensor::{Device, DeviceKind, Tensor};
+
+    use super::super::batch_norm_train;
+    use super::*;
+    use crate::Draw;
+    use crate::ops::Epilogue;
+
+    /// `f16` instead of bf16, which software devices do not have.
+    #[test]
+    fn maps_of_16_bits_are_widened_and_their_results_rounded() {
+        let device = Device::wgpu(DeviceKind::DefaultDevice);
+        if !device.supports_dtype(DType::F16) {
+            println!("skipped: {device:?} has no f16");
+            return;
+        }
+        for shape in [[4, 3, 1], [5, 16, 49], [70, 33, 16], [3, 5, 9000]] {
+            for follow in [Follow::Nothing, Follow::Relu, Follow::AddRelu] {
+                let found = results(shape, follow, DType::F16, &device);
+                let wanted = results(shape, follow, DType::F32, &device);
+                for ((name, found), (_, wanted)) in found.iter().zip(&wanted) {
+                    let same = found.iter().zip(wanted).all(|(f, w)| f == w);
+                    assert!(
+                        same && found.len() == wanted.len(),
+                        "{shape:?} {follow:?}: {name}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Follow {
+        Nothing,
+        Relu,
+        AddRelu,
+    }
+
+    /// What comes of maps of this type, with values that `f16` has.
+    fn results(
+        shape: [usize; 3],
+        follow: Follow,
+        dtype: DType,
+        device: &Device,
+    ) -> Vec<(&'static str, Vec<f32>)> {
+        fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+            x.into_data().try_to_vec().unwrap()
+        }
+        let rounded = |x: Tensor<3>| x.cast(DType::F16).cast(DType::F32);
+        let mut draw = Draw::new(7, &device.clone().autodiff());
+        let mut map = || rounded(draw.normal(1.0, shape)).cast(dtype).require_grad();
+        let (x, shortcut, probe) = (map(), map(), map().detach());
+        let mut number = || draw.normal(1.0, [shape[1]]).require_grad();
+        let (weight, bias) = (number(), number());
+        let epilogue = match follow {
+            Follow::Nothing => Epilogue::None,
+            Follow::Relu => Epilogue::Relu,
+            Follow::AddRelu => Epilogue::AddRelu(shortcut.clone()),
+        };
+        let batch = batch_norm_train(x.clone(), weight.clone(), bias.clone(), 1e-5, epilogue);
+        assert_eq!(batch.output.dtype(), dtype);
+        let gradients = (batch.output.clone() * probe).sum().backward();
+        let dx = x.grad(&gradients).unwrap();
+        assert_eq!(dx.dtype(), dtype);
+        let mut results = vec![
+            ("output", host(rounded(batch.output))),
+            ("gradient of the input", host(rounded(dx))),
+            ("mean", host(batch.mean)),
+            ("variance", host(batch.variance)),
+            (
+                "gradient of the weight",
+                host(weight.grad(&gradients).unwrap()),
+            ),
+            ("gradient of the bias", host(bias.grad(&gradients).unwrap())),
+        ];
+        if follow == Follow::AddRelu {
+            let gradient = shortcut.grad(&gradients).unwrap();
+            results.push(("gradient of the shortcut", host(rounded(gradient))));
+        }
+        results
+    }
+
+    #[test]
+    #[should_panic(expected = "maps are f32 or bf16, not F64")]
+    fn maps_of_other_types_are_refused() {
+        element_of(DType::F64);
+    }
+}
+
 /// For NVIDIA GPUs, without one.
 #[cfg(all(test, feature = "nvrtc"))]
 mod cuda {
     use super::*;
-    use crate::nvrtc::{check, tensor};
+    use crate::nvrtc::{Gpu, check, tensor};
+
+    // Tensors in order, then a number for each `()`, then what is known when a kernel is compiled.
 
     #[test]
     #[ignore = "needs NVRTC: cargo xtask nvrtc"]
     fn nvrtc_compiles_every_kernel() {
-        // One of each kernel: tensors in order, then a number for each `()`.
         check(include_str!("cube.rs"), |gpu| {
-            gpu.compile(DIM, |s, d, t| {
-                let (x, means, squares) = (tensor(), tensor(), tensor());
-                moments_kernel::MomentsKernel::new(s, d, t, x, means, squares, (), (), ())
-            });
+            kernels_of_maps(gpu, element_of(DType::F32));
+            for ptx in kernels_of_maps(gpu, element_of(DType::BF16)) {
+                assert_that_bf16_is_only_converted(&ptx);
+            }
             gpu.compile(DIM, |s, d, t| {
                 let (means, squares, mean, variance) = (tensor(), tensor(), tensor(), tensor());
                 merge_kernel::MergeKernel::new(s, d, t, means, squares, mean, variance, (), (), ())
-            });
-            for relu in [false, true] {
-                gpu.compile(DIM, |s, d, t| {
-                    let (x, weight, bias) = (tensor(), tensor(), tensor());
-                    let (mean, variance, y) = (tensor(), tensor(), tensor());
-                    normalise_kernel::NormaliseKernel::new(
-                        s,
-                        d,
-                        t,
-                        x,
-                        weight,
-                        bias,
-                        mean,
-                        variance,
-                        y,
-                        (),
-                        (),
-                        (),
-                        (),
-                        relu,
-                    )
-                });
-            }
-            gpu.compile(DIM, |s, d, t| {
-                let (x, shortcut, weight, bias) = (tensor(), tensor(), tensor(), tensor());
-                let (mean, variance, y) = (tensor(), tensor(), tensor());
-                normalise_add_kernel::NormaliseAddKernel::new(
-                    s,
-                    d,
-                    t,
-                    x,
-                    shortcut,
-                    weight,
-                    bias,
-                    mean,
-                    variance,
-                    y,
-                    (),
-                    (),
-                    (),
-                    (),
-                )
-            });
-            gpu.compile(DIM, |s, d, t| {
-                let (x, gradient, mean) = (tensor(), tensor(), tensor());
-                let (sums, products) = (tensor(), tensor());
-                sums_kernel::SumsKernel::new(s, d, t, x, gradient, mean, sums, products, (), (), ())
-            });
-            gpu.compile(DIM, |s, d, t| {
-                let (x, y, gradient, mean) = (tensor(), tensor(), tensor(), tensor());
-                let (sums, products) = (tensor(), tensor());
-                sums_relu_kernel::SumsReluKernel::new(
-                    s,
-                    d,
-                    t,
-                    x,
-                    y,
-                    gradient,
-                    mean,
-                    sums,
-                    products,
-                    (),
-                    (),
-                    (),
-                )
             });
             gpu.compile(DIM, |s, d, t| {
                 let (sums, products, weight) = (tensor(), tensor(), tensor());
@@ -964,6 +1065,97 @@ mod cuda {
                     (),
                 )
             });
+        });
+    }
+
+    /// PTX of the kernels that know of maps.
+    fn kernels_of_maps(gpu: &mut Gpu, element: ElemType) -> Vec<String> {
+        let normalise = [false, true].map(|relu| {
+            gpu.compile(DIM, |s, d, t| {
+                let (x, weight, bias) = (tensor(), tensor(), tensor());
+                let (mean, variance, y) = (tensor(), tensor(), tensor());
+                normalise_kernel::NormaliseKernel::new(
+                    s,
+                    d,
+                    t,
+                    x,
+                    weight,
+                    bias,
+                    mean,
+                    variance,
+                    y,
+                    (),
+                    (),
+                    (),
+                    (),
+                    relu,
+                    element,
+                )
+            })
+        });
+        let others = [
+            gpu.compile(DIM, |s, d, t| {
+                let (x, means, squares) = (tensor(), tensor(), tensor());
+                moments_kernel::MomentsKernel::new(s, d, t, x, means, squares, (), (), (), element)
+            }),
+            gpu.compile(DIM, |s, d, t| {
+                let (x, shortcut, weight, bias) = (tensor(), tensor(), tensor(), tensor());
+                let (mean, variance, y) = (tensor(), tensor(), tensor());
+                normalise_add_kernel::NormaliseAddKernel::new(
+                    s,
+                    d,
+                    t,
+                    x,
+                    shortcut,
+                    weight,
+                    bias,
+                    mean,
+                    variance,
+                    y,
+                    (),
+                    (),
+                    (),
+                    (),
+                    element,
+                )
+            }),
+            gpu.compile(DIM, |s, d, t| {
+                let (x, gradient, mean) = (tensor(), tensor(), tensor());
+                let (sums, products) = (tensor(), tensor());
+                sums_kernel::SumsKernel::new(
+                    s,
+                    d,
+                    t,
+                    x,
+                    gradient,
+                    mean,
+                    sums,
+                    products,
+                    (),
+                    (),
+                    (),
+                    element,
+                )
+            }),
+            gpu.compile(DIM, |s, d, t| {
+                let (x, y, gradient, mean) = (tensor(), tensor(), tensor(), tensor());
+                let (sums, products) = (tensor(), tensor());
+                sums_relu_kernel::SumsReluKernel::new(
+                    s,
+                    d,
+                    t,
+                    x,
+                    y,
+                    gradient,
+                    mean,
+                    sums,
+                    products,
+                    (),
+                    (),
+                    (),
+                    element,
+                )
+            }),
             gpu.compile(DIM, |s, d, t| {
                 let (x, gradient, column, dx) = (tensor(), tensor(), tensor(), tensor());
                 input_gradient_kernel::InputGradientKernel::new(
@@ -977,8 +1169,9 @@ mod cuda {
                     (),
                     (),
                     (),
+                    element,
                 )
-            });
+            }),
             gpu.compile(DIM, |s, d, t| {
                 let (x, y, gradient) = (tensor(), tensor(), tensor());
                 let (column, dx) = (tensor(), tensor());
@@ -994,8 +1187,9 @@ mod cuda {
                     (),
                     (),
                     (),
+                    element,
                 )
-            });
+            }),
             gpu.compile(DIM, |s, d, t| {
                 let (x, y, gradient) = (tensor(), tensor(), tensor());
                 let (column, dx, shortcut) = (tensor(), tensor(), tensor());
@@ -1012,8 +1206,19 @@ mod cuda {
                     (),
                     (),
                     (),
+                    element,
                 )
-            });
-        });
+            }),
+        ];
+        normalise.into_iter().chain(others).collect()
+    }
+
+    /// Values of bf16 are widened after they are read and rounded before they are written; nothing is computed with them.
+    #[track_caller]
+    fn assert_that_bf16_is_only_converted(ptx: &str) {
+        let words = ptx.split(|c: char| c.is_whitespace() || "{};".contains(c));
+        for instruction in words.filter(|word| word.contains(".bf16")) {
+            assert!(instruction.starts_with("cvt."), "{instruction} in {ptx}");
+        }
     }
 }
