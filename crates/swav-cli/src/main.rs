@@ -2,6 +2,7 @@
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
+mod allocator;
 mod args;
 mod commands;
 mod device;
@@ -19,6 +20,9 @@ use swav_train::{Stop, TrainError};
 
 use args::{Cli, Command, Data, Eval};
 use failure::Cause;
+
+#[global_allocator]
+static ALLOCATOR: allocator::HugePages = allocator::HugePages;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

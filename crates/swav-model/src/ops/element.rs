@@ -157,10 +157,11 @@ fn converted<E: Element, F: Element>(from: &[E], mut room: Vec<F>) -> Vec<F> {
     room
 }
 
-/// Writes the values of `from` to `to` in another format.
+/// Writes the values of `from` to `to`, perhaps in another format.
 ///
 /// # Safety
 /// There must be room for as many, and the two must not overlap.
+#[inline]
 pub(crate) unsafe fn convert<E: Element, F: Element>(from: &[E], to: *mut F) {
     struct Convert<'a, E, F>(&'a [E], *mut F);
     impl<E: Element, F: Element> Kernel for Convert<'_, E, F> {
@@ -172,6 +173,11 @@ pub(crate) unsafe fn convert<E: Element, F: Element>(from: &[E], to: *mut F) {
                 unsafe { to.add(i).write(F::narrow(value.widen())) };
             }
         }
+    }
+    if E::DTYPE == F::DTYPE {
+        // SAFETY: it is one type, and the caller guarantees room for as many that do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr().cast(), to, from.len()) };
+        return;
     }
     dispatch(Convert(from, to));
 }

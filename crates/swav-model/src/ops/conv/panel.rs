@@ -215,6 +215,10 @@ impl Layout {
         chunk: Chunk,
         channels: Range<usize>,
     ) {
+        if self.is_plain(maps, chunk) {
+            self.fill_plain(panel, maps, chunk, channels);
+            return;
+        }
         panel.clear();
         panel.resize(self.len(channels.len()), 0.0);
         let phases = self.phases.iter();
@@ -231,6 +235,34 @@ impl Layout {
                     self.fill_plane(to, map, maps.width, window);
                 }
             }
+        }
+    }
+
+    /// Whether the planes of a chunk are nothing but its maps, one after the other: as of 1×1 kernels with stride 1.
+    fn is_plain<E: Element>(&self, maps: &Maps<E>, chunk: Chunk) -> bool {
+        let in_place = self.taps == [(0, 0)] && (self.y.shifts, self.x.shifts) == ((0, 0), (0, 0));
+        let whole = maps.width == self.width && chunk.row + chunk.rows <= maps.height;
+        self.step == 1 && in_place && whole && self.columns() == self.pixels()
+    }
+
+    /// [`fill`](Self::fill) of such planes: what is written over need not be cleared.
+    fn fill_plain<E: Element>(
+        &self,
+        panel: &mut Vec<f32>,
+        maps: &Maps<E>,
+        chunk: Chunk,
+        channels: Range<usize>,
+    ) {
+        panel.resize(self.len(channels.len()), 0.0);
+        let rows = chunk.row * maps.width..(chunk.row + chunk.rows) * maps.width;
+        for (plane, channel) in panel.chunks_exact_mut(self.plane).zip(channels) {
+            let mut rest = plane;
+            for image in chunk.image..chunk.image + chunk.images {
+                let (to, after) = rest.split_at_mut(rows.len());
+                copy(to, &maps.map(image, channel)[rows.clone()]);
+                rest = after;
+            }
+            rest.fill(0.0);
         }
     }
 

@@ -205,6 +205,23 @@ impl Correlation {
                 let row = |r: usize| &weights.values[start + r.min(rows - 1) * weights.output..];
                 let [a, b, c, d, e, f]: [&[f32]; ROWS] = std::array::from_fn(row);
                 let (ks, _) = block.as_chunks_mut::<ROWS>();
+                if self.taps.area == 1 && weights.output == 1 && rows == ROWS {
+                    // The rows lie side by side: the gradient of the input of a 1×1 kernel.
+                    let columns = weights.values[start..].chunks(weights.input);
+                    for (k, column) in ks.iter_mut().zip(columns) {
+                        if let Some(column) = column.first_chunk() {
+                            *k = *column;
+                        }
+                    }
+                    return;
+                }
+                if self.taps.area == 1 && weights.input == 1 {
+                    let ab = a.iter().zip(b).zip(c.iter().zip(d)).zip(e.iter().zip(f));
+                    for (k, (((a, b), (c, d)), (e, f))) in ks.iter_mut().zip(ab) {
+                        *k = [*a, *b, *c, *d, *e, *f];
+                    }
+                    return;
+                }
                 for (input, ks) in ks.chunks_exact_mut(taps).enumerate() {
                     let from = input * weights.input;
                     let window = from..from + self.taps.area;
