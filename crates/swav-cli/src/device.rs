@@ -1,7 +1,7 @@
 //! Which device a command runs on. The only place that names a backend.
 
 use std::fmt;
-use std::panic::catch_unwind;
+use std::panic::{UnwindSafe, catch_unwind};
 use std::str::FromStr;
 
 use burn::tensor::{DType, Device, DeviceType};
@@ -80,7 +80,8 @@ impl Found {
             // Its kernels multiply in 32 bits.
             Choice::Cpu => Bf16::Smaller,
             _ if !has_maps_of(&self.device, DType::BF16) => Bf16::Missing,
-            Choice::Cuda(_) => Bf16::Faster,
+            #[cfg(feature = "cuda")]
+            Choice::Cuda(index) if cuda_generation(index) >= Some(AMPERE) => Bf16::Faster,
             _ => Bf16::Smaller,
         }
     }
@@ -232,15 +233,40 @@ fn memory_of(choice: Choice) -> Option<Capacity> {
 /// All memory of a card, less a part for the driver and what else draws on it.
 #[cfg(feature = "cuda")]
 fn cuda_memory(index: usize) -> Option<Capacity> {
+    let total = ask_card(index, |card| {
+        // SAFETY: the driver has just given the handle.
+        unsafe { cudarc::driver::result::device::total_mem(card) }.ok()
+    })?;
+    let total = total as u64 / 20 * 19;
+    let available = total;
+    Some(Capacity { total, available })
+}
+
+/// The first compute capability whose tensor cores multiply `bf16`.
+#[cfg(feature = "cuda")]
+const AMPERE: i32 = 8;
+
+/// The major number of a card's compute capability.
+#[cfg(feature = "cuda")]
+fn cuda_generation(index: usize) -> Option<i32> {
+    use cudarc::driver::{result, sys::CUdevice_attribute_enum as Attribute};
+    ask_card(index, |card| {
+        let major = Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
+        // SAFETY: the driver has just given the handle.
+        unsafe { result::device::get_attribute(card, major) }.ok()
+    })
+}
+
+/// What the driver answers about a card; nothing where there is no driver or no such card.
+#[cfg(feature = "cuda")]
+fn ask_card<T>(
+    index: usize,
+    ask: impl FnOnce(cudarc::driver::sys::CUdevice) -> Option<T> + UnwindSafe,
+) -> Option<T> {
     use cudarc::driver::result;
     quietly(move || {
         result::init().ok()?;
-        let card = result::device::get(i32::try_from(index).ok()?).ok()?;
-        // SAFETY: the driver has just given the handle.
-        let total = unsafe { result::device::total_mem(card) }.ok()?;
-        let total = total as u64 / 20 * 19;
-        let available = total;
-        Some(Capacity { total, available })
+        ask(result::device::get(i32::try_from(index).ok()?).ok()?)
     })
     .flatten()
 }
@@ -260,7 +286,7 @@ fn hardware_name(device: &Device) -> String {
 
 /// Runs what may panic for want of a driver, without a word on the terminal.
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "flex"))]
-fn quietly<T>(call: impl FnOnce() -> T + std::panic::UnwindSafe) -> Option<T> {
+fn quietly<T>(call: impl FnOnce() -> T + UnwindSafe) -> Option<T> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let result = catch_unwind(call);

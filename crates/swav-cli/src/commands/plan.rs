@@ -80,7 +80,7 @@ pub fn summary(plan: &Plan, data: &str, found: &Found) -> String {
          network   {}, {} → {} → {} → {:?} prototypes, {:.1} M weights\n\
          crops     {}\n\
          method    {}: {}\n\
-         training  {} epochs of {} steps of {} images; {:?}, lr {:.3e} → {:.3e}\n",
+         training  {} epochs of {} steps of {} images in {}; {:?}, lr {:.3e} → {:.3e}\n",
         found.name,
         found.choice,
         plan.model.backbone.name,
@@ -95,6 +95,7 @@ pub fn summary(plan: &Plan, data: &str, found: &Found) -> String {
         train.epochs,
         train.steps_per_epoch,
         train.batch_size,
+        train.precision,
         plan.optimizer.name,
         plan.optimizer.schedule.base,
         plan.optimizer.schedule.end,
