@@ -175,13 +175,13 @@ fn show(figures: &Figures) {
         println!("the time of a step had not settled when the clock began to count");
     }
     println!(
-        "{:<26} {:>8} {:>10} {:>10} {:>9} {:>9} {:>10} {:>9}",
+        "{:<34} {:>8} {:>10} {:>10} {:>9} {:>9} {:>10} {:>9}",
         "", "images/s", "memory", "forward", "codes", "loss", "backward", "update"
     );
     let row = |name: &str, rate: f64, memory: Option<f64>, phases: &Phases| {
         let ms = |seconds: f64| format!("{:.1} ms", seconds * 1e3);
         println!(
-            "{name:<26} {rate:>8.1} {:>10} {:>10} {:>9} {:>9} {:>10} {:>9}",
+            "{name:<34} {rate:>8.1} {:>10} {:>10} {:>9} {:>9} {:>10} {:>9}",
             example::mib(memory),
             ms(phases.forward),
             ms(phases.codes),
@@ -204,7 +204,7 @@ fn show(figures: &Figures) {
             &peer.phases_s,
         );
         println!(
-            "{:<26} {:>7.2}x",
+            "{:<34} {:>7.2}x",
             "  as fast",
             figures.images_per_s / peer.images_per_s
         );
