@@ -44,6 +44,15 @@ const QUEUE: &[&str] = &[
     "method.queue={length=16,start=\"2 steps\"}",
 ];
 
+/// Every method, each with what it remembers.
+const METHODS: &[&[&str]] = &[
+    &["method.queue={length=16,start=\"2 steps\"}"],
+    &["method.name=deepcluster-v2", "model.prototypes=[4]"],
+    &["method.name=sela-v2", "model.prototypes=[4]"],
+    &["method.name=simclr"],
+    &["method.name=moco-v2"],
+];
+
 /// Where the set is, and what one command line starts a run with.
 struct Case {
     space: Space,
@@ -68,6 +77,14 @@ impl Case {
         case.settings.retain(|setting| !swavs_own(setting));
         case.settings.extend(own);
         case
+    }
+
+    /// A case of whichever method the settings name.
+    fn of(settings: &[&'static str]) -> Self {
+        match settings.iter().any(|s| s.starts_with("method.name")) {
+            true => Self::of_method(settings),
+            false => Self::new(settings),
+        }
     }
 
     fn start(&self, run: &str) -> common::Call {
@@ -98,7 +115,13 @@ impl Case {
         self.signalled_often(run, &[signal], step)
     }
 
-    /// The same with several signals at once.
+    /// Starts `run` and interrupts it as Ctrl-C does as soon as `step` is done.
+    fn interrupted(&self, run: &str, step: u64) {
+        let output = self.signalled(run, "INT", step);
+        assert_eq!(output.code, Some(130), "{}", output.told());
+    }
+
+    /// [`signalled`](Self::signalled) with several signals at once.
     fn signalled_often(&self, run: &str, signals: &[&str], step: u64) -> Output {
         let mut child = self.start(run).arg("--json").spawn();
         self.wait_for(run, step, &mut child);
@@ -308,21 +331,11 @@ fn a_run_with_larc_and_a_queue_survives_being_killed() {
 
 #[test]
 fn runs_of_every_method_in_bf16_survive_being_killed() {
-    let methods: [&[&str]; 5] = [
-        &[
-            "method.queue={length=16,start=\"2 steps\"}",
-            "train.accumulate=2",
-        ],
-        &["method.name=deepcluster-v2", "model.prototypes=[4]"],
-        &["method.name=sela-v2", "model.prototypes=[4]"],
-        &["method.name=simclr"],
-        &["method.name=moco-v2"],
-    ];
-    for settings in methods {
-        let mut case = match settings[0].starts_with("method.name") {
-            true => Case::of_method(settings),
-            false => Case::new(settings),
-        };
+    for settings in METHODS {
+        let mut case = Case::of(settings);
+        if *settings == METHODS[0] {
+            case.settings.push("train.accumulate=2");
+        }
         case.settings.push("train.precision=bf16");
         case.survives_being_killed_at(&[&[7, 15]]);
     }
@@ -332,8 +345,7 @@ fn runs_of_every_method_in_bf16_survive_being_killed() {
 fn a_run_goes_on_in_the_other_precision_when_that_is_asked_for() {
     let case = Case::new(ADAM);
     let reference = case.reference();
-    let output = case.signalled("run", "INT", 12);
-    assert_eq!(output.code, Some(130), "{}", output.told());
+    case.interrupted("run", 12);
     let before = case.space.losses("run").len();
     let continued = case.resume("run").set("train.precision=bf16").run();
     let told = "train.precision was \"f32\", is now \"bf16\"";
@@ -436,18 +448,8 @@ fn a_run_whose_terminal_is_closed_saves_its_state() {
 
 #[test]
 fn runs_of_every_method_survive_being_killed_at_any_moment() {
-    let methods: [&[&str]; 5] = [
-        &["method.queue={length=16,start=\"2 steps\"}"],
-        &["method.name=deepcluster-v2", "model.prototypes=[4]"],
-        &["method.name=sela-v2", "model.prototypes=[4]"],
-        &["method.name=simclr"],
-        &["method.name=moco-v2"],
-    ];
-    for settings in methods {
-        let mut case = match settings.len() {
-            1 if settings[0].starts_with("method.queue") => Case::new(settings),
-            _ => Case::of_method(settings),
-        };
+    for settings in METHODS {
+        let mut case = Case::of(settings);
         // One checkpoint, at every step: a save is under way most of the time.
         case.settings
             .extend(["train.keep=1", "train.checkpoint=always"]);
@@ -494,8 +496,7 @@ fn two_processes_do_not_train_in_one_directory() {
 fn what_changes_no_number_may_be_another_when_a_run_is_continued() {
     let case = Case::new(ADAM);
     let reference = case.reference();
-    let output = case.signalled("run", "INT", 4);
-    assert_eq!(output.code, Some(130), "{}", output.told());
+    case.interrupted("run", 4);
     let output = case
         .resume("run")
         .sets(&[
@@ -633,8 +634,7 @@ fn only_the_last_checkpoints_are_kept() {
 fn what_a_killed_save_left_behind_is_removed_and_does_no_harm() {
     let case = Case::new(ADAM);
     let reference = case.reference();
-    let output = case.signalled("run", "INT", 4);
-    assert_eq!(output.code, Some(130), "{}", output.told());
+    case.interrupted("run", 4);
     let leftover = "run/checkpoints/.partial-x1y2z3";
     case.space
         .file(&format!("{leftover}/model.bpk"), "half of it");
@@ -672,8 +672,7 @@ fn a_run_killed_before_its_plan_was_written_is_started_by_resume() {
 fn a_checkpoint_of_a_run_continues_from_any_directory_and_after_a_move() {
     let case = Case::new(ADAM);
     let reference = case.reference();
-    let output = case.signalled("first", "INT", 4);
-    assert_eq!(output.code, Some(130), "{}", output.told());
+    case.interrupted("first", 4);
     std::fs::rename(case.space.path("first"), case.space.path("moved")).unwrap();
     let elsewhere = case.space.folder("elsewhere");
     case.space
@@ -687,8 +686,7 @@ fn a_checkpoint_of_a_run_continues_from_any_directory_and_after_a_move() {
 #[test]
 fn to_resume_with_other_settings_is_refused_by_the_name_of_the_field() {
     let case = Case::new(ADAM);
-    let output = case.signalled("run", "INT", 4);
-    assert_eq!(output.code, Some(130), "{}", output.told());
+    case.interrupted("run", 4);
     let before = std::fs::read(case.space.path("run/metrics.jsonl")).unwrap();
     for (assignment, field) in [
         ("train.epochs=9", "train.epochs was 6, is now 9"),
@@ -710,8 +708,7 @@ fn to_resume_with_other_settings_is_refused_by_the_name_of_the_field() {
 #[test]
 fn to_resume_on_another_number_of_images_is_refused() {
     let case = Case::new(ADAM);
-    let output = case.signalled("run", "INT", 4);
-    assert_eq!(output.code, Some(130), "{}", output.told());
+    case.interrupted("run", 4);
     std::fs::remove_file(case.space.path("set/a/000.png")).unwrap();
     case.resume("run")
         .run()
@@ -753,8 +750,7 @@ fn to_resume_where_there_is_no_run_and_nothing_to_start_is_refused() {
 fn data_that_have_moved_are_found_again_and_others_are_refused() {
     let case = Case::new(ADAM);
     let reference = case.reference();
-    let output = case.signalled("run", "INT", 4);
-    assert_eq!(output.code, Some(130), "{}", output.told());
+    case.interrupted("run", 4);
     let set = case.space.path("set");
     let put_back = case.space.path("as-it-was");
     common::copy(&set, &put_back);

@@ -64,9 +64,9 @@ case $device in
   *) of_torch=cuda ;;
 esac
 
-# In software there is no bf16.
-small=f32
-[ "$device" != cpu ] || small=bf16
+# What --quick trains in, and the form of PyTorch's beside it: in software there is no bf16.
+small=(f32 f32)
+[ "$device" != cpu ] || small=(bf16 amp)
 
 # Seconds that are kept for packing the cache, and that a step needs at least to be begun.
 readonly RESERVE=15 LEAST=10
@@ -261,7 +261,7 @@ else
     --set data.path=builtin:quickstart/test
   swav sinkhorn 40 bench sinkhorn --device "$device" --sizes 256x300
   peer sinkhorn-torch 40 sinkhorn_torch.py 256,300
-  train slim 90 30 adam cifar10-slim 2x16 8 "$small" f32
-  profile cifar10-slim 2x16 8 "$small"
+  train slim 90 30 adam cifar10-slim 2x16 8 "${small[@]}"
+  profile cifar10-slim 2x16 8 "${small[0]}"
   swav embed 60 embed "$work/quickstart" --data builtin:quickstart/test --device "$device" --out features.npy --json
 fi

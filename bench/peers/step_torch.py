@@ -7,8 +7,9 @@ and optimizer.
 In each of the forms that --precision names, one after the other: `f32` as it comes, `f32-last` (channels_last), `tf32` (f32,
 with TF32 in convolutions and products, on a GPU) and `amp` (bf16 autocast, channels_last); `f32-compiled` and `amp-compiled` are
 `f32-last` and `amp` with the backbone through torch.compile, which needs a C++ compiler. Prints a line of JSON for each: images
-per second and seconds per phase of the median step, and the peak of memory, on the CPU that of the process. The clock is read when the device is done. On a GPU, which works
-while the next operations are queued, the steps and their phases are timed in runs of their own."""
+per second and seconds per phase of the median step, and the peak of memory, on the CPU that of the process. The clock is read
+when the device is done. On a GPU, which works while the next operations are queued, the steps and their phases are timed in runs
+of their own."""
 
 import argparse
 import json

@@ -6,9 +6,8 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{DType, Device, Gradients, Tensor};
-use common::{host, image};
+use burn::tensor::{DType, Device, Tensor};
+use common::{gradients, image, relative};
 use swav_model::ops::plainly;
 use swav_model::{Network, NetworkConfig, Stem};
 
@@ -24,23 +23,8 @@ fn network(name: &str, width: f64, stem: Stem) -> NetworkConfig {
     }
 }
 
-/// The gradient of each parameter, by its number.
-struct Collect<'a> {
-    gradients: &'a Gradients,
-    found: Vec<Vec<f32>>,
-}
-
-impl ModuleVisitor for Collect<'_> {
-    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
-        if let Some(gradient) = parameter.val().grad(self.gradients) {
-            assert_eq!(gradient.dtype(), DType::F32);
-            self.found.push(host(gradient));
-        }
-    }
-}
-
 /// The loss of a batch, and its gradients.
-fn learn(network: &Network, dtype: DType, device: &Device) -> (f64, Vec<Vec<f32>>) {
+fn learn(network: &Network, dtype: DType, device: &Device) -> (f64, BTreeMap<String, Vec<f32>>) {
     let crops = [("large", 2, 32), ("small", 3, 24)];
     let crops = crops.map(|(name, count, side)| {
         let crops: Tensor<4> = image(name, [count * BATCH, 3, side, side], device);
@@ -57,13 +41,9 @@ fn learn(network: &Network, dtype: DType, device: &Device) -> (f64, Vec<Vec<f32>
     let scores = outputs.scores[0].clone() / 0.1;
     let wanted: Tensor<2> = image("wanted", scores.dims(), device);
     let loss = (scores - wanted).square().mean();
-    let gradients = loss.backward();
-    let mut collect = Collect {
-        gradients: &gradients,
-        found: Vec::new(),
-    };
-    network.visit(&mut collect);
-    (loss.into_scalar(), collect.found)
+    let found = gradients(network, &loss.backward()).into_iter();
+    let found = found.map(|(name, values)| (name, values.try_to_vec().unwrap()));
+    (loss.into_scalar(), found.collect())
 }
 
 /// Burn's own convolutions of `bf16`, each rounded on its own, are as far from `f32` as rounding makes them; the kernels must not
@@ -89,21 +69,20 @@ fn gradients_of_each_layer_are_as_near_to_those_in_f32_as_rounding_allows() {
         let mut worst: BTreeMap<u64, String> = BTreeMap::new();
         let length = |values: &[f32]| values.iter().map(|v| f64::from(v * v)).sum::<f64>().sqrt();
         let all = exact
-            .iter()
+            .values()
             .map(|layer| length(layer).powi(2))
             .sum::<f64>()
             .sqrt();
-        for (layer, exact) in exact.iter().enumerate() {
+        for (name, exact) in &exact {
             // A bias before a batch norm has no gradient but rounding's.
             if length(exact) < 1e-5 * all {
                 continue;
             }
-            let [error, allowed] =
-                [&ours, &plain].map(|found| common::relative(&found[layer], exact));
+            let [error, allowed] = [&ours, &plain].map(|found| relative(&found[name], exact));
             let ratio = error / allowed.max(1e-2);
             worst.insert(
                 (ratio * 1e3) as u64,
-                format!("parameter {layer}: {error:.1e} and {allowed:.1e}"),
+                format!("{name}: {error:.1e} and {allowed:.1e}"),
             );
         }
         let (&ratio, text) = worst.last_key_value().unwrap();

@@ -7,9 +7,9 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
-use common::{backbone, host, image, relative, uniform};
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use common::{backbone, gradients, host, image, relative, uniform};
 use swav_model::weights::{self, Tensors};
 use swav_model::{BackboneConfig, Network, NetworkConfig, Stem};
 
@@ -95,34 +95,6 @@ fn strided(tensors: &Tensors, stride: usize, keep: impl Fn(&str) -> bool) -> Vec
     let kept = tensors.iter().filter(|(name, _)| keep(name));
     let values = kept.flat_map(|(_, data)| data.try_to_vec::<f32>().unwrap());
     values.step_by(stride).collect()
-}
-
-/// The gradients of a network under torchvision's names: put in the place of the weights, so that
-/// the export names and transposes them.
-fn gradients(network: &Network, gradients: &Gradients) -> Tensors {
-    struct Collect<'a>(&'a Gradients, BTreeMap<ParamId, TensorData>);
-    impl ModuleVisitor for Collect<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = param.val().grad(self.0) {
-                self.1.insert(param.id, gradient.into_data());
-            }
-        }
-    }
-    struct Replace(BTreeMap<ParamId, TensorData>);
-    impl burn::module::ModuleMapper for Replace {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            match self.0.remove(&param.id) {
-                Some(gradient) => param.map(|w| Tensor::from_data(gradient, &w.device())),
-                None => param,
-            }
-        }
-    }
-    let mut collect = Collect(gradients, BTreeMap::new());
-    network.visit(&mut collect);
-    let network = network.clone().map(&mut Replace(collect.1));
-    let mut gradients = weights::export(&network);
-    gradients.retain(|name, _| !name.contains("running_"));
-    gradients
 }
 
 /// A backbone by itself, and which of its numbers model.py keeps.

@@ -96,13 +96,7 @@ impl Case {
             momentum: 0.9,
             weight_decay: 1e-4,
             exclude_bias_and_norm: false,
-            schedule: Schedule {
-                start: rate,
-                base: rate,
-                end: rate,
-                warmup: 0,
-                steps: STEPS,
-            },
+            schedule: Schedule::constant(rate, STEPS),
         }
     }
 

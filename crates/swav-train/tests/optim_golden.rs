@@ -99,13 +99,7 @@ fn five_steps(file: &str, run: &str, name: OptimizerName, decay: &str) {
         momentum: golden.number("momentum"),
         weight_decay: golden.number(decay),
         exclude_bias_and_norm: false,
-        schedule: Schedule {
-            start: 0.0,
-            base: 0.0,
-            end: 0.0,
-            warmup: 0,
-            steps: 5,
-        },
+        schedule: Schedule::constant(0.0, 5),
     };
     let mut parameters = Parameters::start(&golden, &device.clone().autodiff());
     let mut optimizer = plan.init(&parameters);
@@ -140,13 +134,7 @@ fn biases_and_norms_can_be_left_out_of_decay_and_scaling() {
         momentum: 0.9,
         weight_decay: 0.05,
         exclude_bias_and_norm,
-        schedule: Schedule {
-            start: 0.0,
-            base: 0.0,
-            end: 0.0,
-            warmup: 0,
-            steps: 1,
-        },
+        schedule: Schedule::constant(0.0, 1),
     };
     let start = Parameters::start(&golden, &device.clone().autodiff());
     let step = |exclude| {

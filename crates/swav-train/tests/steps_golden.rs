@@ -65,13 +65,7 @@ fn optimizer(golden: &Golden, name: OptimizerName) -> OptimizerPlan {
         momentum: 0.9,
         weight_decay: golden.number("decay"),
         exclude_bias_and_norm: false,
-        schedule: Schedule {
-            start: rate,
-            base: rate,
-            end: rate,
-            warmup: 0,
-            steps: STEPS,
-        },
+        schedule: Schedule::constant(rate, STEPS),
     }
 }
 

@@ -169,7 +169,7 @@ fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared
     Ok(prepared)
 }
 
-/// What may be another when a run is continued: no weight depends on it, or, of the precision, only in its last bits.
+/// What may be another when a run is continued: no weight depends on it, or, of the precision, only as rounding goes.
 const FREE: [&str; 12] = [
     "data.workers",
     "data.prefetch",

@@ -82,7 +82,7 @@ pub fn has_maps_of(device: &Device, dtype: DType) -> bool {
 ///
 /// # Panics
 /// If the channels of `x` are not `C`, if `groups` does not divide `C` and `O`, if the stride is 0, if
-/// the kernel is not square, or if it is larger than the padded map.
+/// the kernel is not square, or if it is larger than the padded map. Where this crate has a kernel, if maps are of another type.
 pub fn conv2d(
     x: Tensor<4>,
     weight: Tensor<4>,
@@ -184,7 +184,8 @@ pub struct Normalised<const D: usize> {
 /// Maps are `f32` or `bf16`, in and out; all else is `f32`, also what happens in between.
 ///
 /// # Panics
-/// If `weight` or `bias` have not C values, or the shortcut not the shape of `x`.
+/// If `weight` or `bias` have not C values, or the shortcut not the shape of `x`. Where this crate has a kernel, if maps are of
+/// another type.
 pub fn batch_norm_train<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<1>,
@@ -210,7 +211,8 @@ pub fn batch_norm_train<const D: usize>(
 /// Batch normalisation of `[N, C, …]` with given statistics, and an epilogue. Formats are those of [`batch_norm_train`].
 ///
 /// # Panics
-/// If `weight`, `bias`, `mean` or `variance` have not C values, or the shortcut not the shape of `x`.
+/// If `weight`, `bias`, `mean` or `variance` have not C values, or the shortcut not the shape of `x`. Where this crate has a
+/// kernel, if maps are of another type.
 pub fn batch_norm<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<1>,

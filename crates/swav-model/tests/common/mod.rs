@@ -2,7 +2,11 @@
 
 #![allow(dead_code)] // each test binary uses a part
 
-use burn::tensor::{Device, Tensor};
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use swav_model::weights::{self, Tensors};
 use swav_model::{BackboneConfig, Network, NetworkConfig, Stem};
 
 pub fn backbone(name: &str, width: f64, stem: Stem) -> BackboneConfig {
@@ -56,4 +60,32 @@ pub fn relative(a: &[f32], b: &[f32]) -> f64 {
     let norm = |it: &mut dyn Iterator<Item = f64>| it.map(|x| x * x).sum::<f64>().sqrt();
     let difference = norm(&mut a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b)));
     difference / norm(&mut b.iter().map(|&b| f64::from(b)))
+}
+
+/// The gradients of a network under torchvision's names: put in the place of the weights, so that
+/// the export names and transposes them.
+pub fn gradients(network: &Network, gradients: &Gradients) -> Tensors {
+    struct Collect<'a>(&'a Gradients, BTreeMap<ParamId, TensorData>);
+    impl ModuleVisitor for Collect<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = param.val().grad(self.0) {
+                self.1.insert(param.id, gradient.into_data());
+            }
+        }
+    }
+    struct Replace(BTreeMap<ParamId, TensorData>);
+    impl ModuleMapper for Replace {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            match self.0.remove(&param.id) {
+                Some(gradient) => param.map(|w| Tensor::from_data(gradient, &w.device())),
+                None => param,
+            }
+        }
+    }
+    let mut collect = Collect(gradients, BTreeMap::new());
+    network.visit(&mut collect);
+    let network = network.clone().map(&mut Replace(collect.1));
+    let mut gradients = weights::export(&network);
+    gradients.retain(|name, _| !name.contains("running_"));
+    gradients
 }

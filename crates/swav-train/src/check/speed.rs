@@ -82,13 +82,7 @@ fn step(device: &Device, extent: Extent, precision: Precision) -> Result<Speed, 
         momentum: 0.9,
         weight_decay: 1e-6,
         exclude_bias_and_norm: false,
-        schedule: Schedule {
-            start: rate,
-            base: rate,
-            end: rate,
-            warmup: 0,
-            steps: 1,
-        },
+        schedule: Schedule::constant(rate, 1),
     }
     .init(&network);
     let crops: Vec<Tensor<4>> = [(2, 32), (4, 20)]

@@ -27,6 +27,17 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// The same learning rate in all of so many steps.
+    pub fn constant(rate: f64, steps: u64) -> Self {
+        Self {
+            start: rate,
+            base: rate,
+            end: rate,
+            warmup: 0,
+            steps,
+        }
+    }
+
     /// The learning rate of step `step`, counted from 0.
     pub fn at(&self, step: u64) -> f64 {
         if step < self.warmup {
