@@ -57,7 +57,8 @@ const CHECKS: &[Check] = &[
         ON_WGPU,
         &[
             GPU_TESTS,
-            &["--lib", "--test", "gpu", "--test", "ops_batch_norm"],
+            &["--lib", "--test", "gpu"],
+            &["--test", "ops_batch_norm", "--test", "ops_products"],
             &["--test", "kernels", "--test", "sinkhorn_golden"],
             &["--test", "sinkhorn_properties", "--test", "transport"],
             &["--test", "code_diagnostics"],

@@ -7,7 +7,7 @@ use burn::tensor::activation::relu;
 
 use crate::batch_norm::BatchNorm;
 use crate::draw::Draw;
-use crate::ops::Epilogue;
+use crate::ops::{self, Epilogue};
 
 /// Sizes of a [`ProjectionHead`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl ProjectionHead {
     /// If the second axis is not `input`; while training, if N is 1 (see [`BatchNorm::forward`]).
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let mut x = match &self.first {
-            Some(first) => first.forward(x),
+            Some(first) => ops::linear(x, first),
             None => x,
         };
         let Some(second) = &self.second else {
@@ -89,7 +89,7 @@ impl ProjectionHead {
             Some(norm) => norm.forward_with(x, Epilogue::Relu),
             None => relu(x),
         };
-        second.forward(x)
+        ops::linear(x, second)
     }
 }
 

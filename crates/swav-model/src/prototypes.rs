@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 
 use crate::draw::Draw;
 use crate::head::{linear, unit};
+use crate::ops;
 
 /// Sizes of [`Prototypes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl Prototypes {
     /// # Panics
     /// If the second axis is not `dim`.
     pub fn forward(&self, embeddings: Tensor<2>) -> Vec<Tensor<2>> {
-        let score = |head: &Linear| head.forward(embeddings.clone());
+        let score = |head: &Linear| ops::linear(embeddings.clone(), head);
         self.heads.iter().map(score).collect()
     }
 

@@ -4,15 +4,16 @@
 //! kernel runs; elsewhere Burn's operations do.
 //!
 //! Convolution has kernels on the CPU (Burn's Flex, crate feature `flex`): there Burn has no backward pass of it, and
-//! makes do with a convolution whose kernel is as large as a map. Batch norm has kernels on the CPU and on whatever
+//! makes do with a convolution whose kernel is as large as a map. On NVIDIA GPUs with tensor cores for `bf16` (feature `cube`)
+//! it is computed by kernels that need not be tuned, and so are linear layers. Batch norm has kernels on the CPU and on whatever
 //! CubeCL runs on (feature `cube`): Burn's goes two dozen times over the map, and turns it around on the way.
 
 #[cfg(feature = "flex")]
 mod conv;
+#[cfg(any(feature = "flex", feature = "cube"))]
+mod convolution;
 #[cfg(feature = "flex")]
 mod element;
-#[cfg(feature = "flex")]
-mod flex;
 #[cfg(any(feature = "flex", feature = "cube"))]
 mod norm;
 #[cfg(feature = "flex")]
@@ -22,12 +23,15 @@ use std::cell::Cell;
 
 #[cfg(feature = "cube")]
 use burn::backend::DispatchDevice;
+use burn::nn::Linear;
 use burn::tensor::activation::relu;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Tensor, module};
 
 thread_local! {
     static PLAIN: Cell<bool> = const { Cell::new(false) };
+    #[cfg(feature = "cube")]
+    static AS_ON_TENSOR_CORES: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `compute` with Burn's own operations on this thread, whether or not there are kernels: the slow way that the kernels
@@ -102,8 +106,12 @@ pub fn conv2d(
         "a kernel of {k} does not fit into {h}×{w} padded by {padding}"
     );
     #[cfg(feature = "flex")]
-    if flex::serves(&x) {
-        return flex::conv2d(x, weight, stride, padding, groups);
+    if !is_plain() && x.device() == Device::flex() {
+        return convolution::conv2d(x, weight, stride, padding, groups);
+    }
+    #[cfg(feature = "cube")]
+    if groups == 1 && o % TENSOR_CORES == 0 && stride <= 2 && padding < k && on_tensor_cores(&x) {
+        return convolution::conv2d_on_tensor_cores(x, weight, stride, padding);
     }
     let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups);
     let maps = x.dtype();
@@ -123,6 +131,53 @@ pub fn conv2d(
 /// maps, and a weight's gradient is a sum over all pixels of a batch: in `bf16` its error may be as large as the sum. A direct kernel may be
 /// the fastest for the colours of an image, and is the only one for groups, so these are computed in `f32`.
 const MIN_INPUTS: usize = 8;
+
+/// A linear layer: `[N, I]` to `[N, O]`.
+///
+/// # Panics
+/// If `x` has not as many columns as the layer has inputs.
+pub(crate) fn linear(x: Tensor<2>, layer: &Linear) -> Tensor<2> {
+    #[cfg(feature = "cube")]
+    {
+        let ([n, i], [_, o]) = (x.dims(), layer.weight.dims());
+        let maps = x.clone().reshape([n, i, 1, 1]);
+        if o % TENSOR_CORES == 0 && on_tensor_cores(&maps) {
+            // A product whose kernel need not be looked for.
+            let weight = layer.weight.val().transpose().reshape([o, i, 1, 1]);
+            let y = convolution::conv2d_on_tensor_cores(maps, weight, 1, 0).reshape([n, o]);
+            return match &layer.bias {
+                Some(bias) => y + bias.val().unsqueeze(),
+                None => y,
+            };
+        }
+    }
+    layer.forward(x)
+}
+
+/// Channels that tensor cores take at a time.
+#[cfg(feature = "cube")]
+const TENSOR_CORES: usize = 8;
+
+/// Whether convolutions are products on tensor cores on this device: on NVIDIA GPUs that compute with `bf16`.
+#[cfg(feature = "cube")]
+fn on_tensor_cores(x: &Tensor<4>) -> bool {
+    let device = x.device().inner();
+    !is_plain()
+        && matches!(device.as_dispatch(), DispatchDevice::Cube(_))
+        && has_kernels(&device, x.shape().num_elements())
+        && (AS_ON_TENSOR_CORES.get() || device.supports_dtype(DType::BF16))
+}
+
+/// Runs `compute` with convolutions on this thread as they are on GPUs with tensor cores, for tests on others: the same way with
+/// products that every GPU has.
+#[cfg(feature = "cube")]
+#[doc(hidden)]
+pub fn as_on_tensor_cores<T>(compute: impl FnOnce() -> T) -> T {
+    AS_ON_TENSOR_CORES.set(true);
+    let result = compute();
+    AS_ON_TENSOR_CORES.set(false);
+    result
+}
 
 /// What follows a batch normalisation and is fused with it: done in the same pass over the map.
 #[derive(Clone, Debug)]

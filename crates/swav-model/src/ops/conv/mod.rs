@@ -32,6 +32,7 @@ mod winograd;
 
 use std::mem::MaybeUninit;
 
+use super::convolution::ConvShape;
 use super::element::Element;
 
 use correlation::{Correlation, Taps, Target, Weights};
@@ -40,31 +41,7 @@ use out::Out;
 use panel::Maps;
 use winograd::Winograd;
 
-/// The numbers that define a convolution of `[images, inputs, height, width]` with weights
-/// `[outputs, inputs / groups, kernel, kernel]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ConvShape {
-    pub(crate) images: usize,
-    pub(crate) inputs: usize,
-    pub(crate) outputs: usize,
-    pub(crate) height: usize,
-    pub(crate) width: usize,
-    pub(crate) kernel: usize,
-    pub(crate) stride: usize,
-    pub(crate) padding: usize,
-    pub(crate) groups: usize,
-}
-
 impl ConvShape {
-    fn output_size(&self, size: usize) -> usize {
-        (size + 2 * self.padding - self.kernel) / self.stride + 1
-    }
-
-    /// Height and width of the output.
-    pub(crate) fn output_map(&self) -> [usize; 2] {
-        [self.output_size(self.height), self.output_size(self.width)]
-    }
-
     fn input_len(&self) -> usize {
         self.images * self.inputs * self.height * self.width
     }

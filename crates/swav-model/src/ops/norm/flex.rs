@@ -7,8 +7,8 @@ use burn_flex::FlexTensor;
 
 use super::cpu::{self, Moments, NormShape, Scaling};
 use super::{Kernels, without_gradients};
+use crate::ops::convolution::of_elements;
 use crate::ops::element::Element;
-use crate::ops::flex::of_elements;
 
 without_gradients!(Flex);
 
