@@ -5,7 +5,7 @@
 
 mod common;
 
-use burn::tensor::{Device, DeviceType, Tensor};
+use burn::tensor::{Device, DeviceType};
 use common::{host, image, relative};
 use swav_model::ops::{as_on_tensor_cores, conv2d};
 

@@ -32,7 +32,10 @@ use cubecl::zspace::{metadata::Metadata, strides};
 use cubek::convolution::{
     AcceleratedTileKind, ConvAlgorithm, ConvolutionArgs, ConvolutionInputs, Strategy,
 };
-use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
+use cubek::matmul::{
+    self,
+    definition::{MatmulElems, MatmulGlobalElems},
+};
 use cubek::std::InputBinding;
 
 use super::{ConvShape, Products, without_gradients};
@@ -232,7 +235,7 @@ fn parts(pixels: usize, most: usize) -> usize {
     let most = most.min(pixels / PIXELS).max(1);
     (1..=most)
         .rev()
-        .find(|parts| pixels % parts == 0)
+        .find(|parts| pixels.is_multiple_of(*parts))
         .unwrap_or(1)
 }
 
@@ -354,26 +357,32 @@ fn product(maps: CubeTensor, weight: CubeTensor, padding: usize) -> CubeTensor {
 }
 
 /// The matrix products of two stacks of matrices, into `out`. Maps are multiplied as they are, and added up in `f32`.
+///
+/// In nearly every shape of a ResNet-50 the first kernel was two to four times as fast on an H100 as the one that cubek takes where it is
+/// told none; that one needs no tensor cores.
 fn matrix_product(lhs: CubeTensor, rhs: CubeTensor, out: &CubeTensor) {
     let element = element_of(lhs.dtype);
-    let (lhs, rhs) = (lhs.binding(), rhs.binding());
-    let done = cubek::matmul::launch::launch_ref(
-        &cubek::matmul::strategy::Strategy::Auto,
-        &out.client,
-        InputBinding::new(lhs, element),
-        InputBinding::new(rhs, element),
-        out.clone().binding(),
-        &mut elements(element, element_of(DType::F32)),
-    );
+    let multiply = |kernel: &matmul::strategy::Strategy| {
+        matmul::launch::launch_ref(
+            kernel,
+            &out.client,
+            InputBinding::new(lhs.clone().binding(), element),
+            InputBinding::new(rhs.clone().binding(), element),
+            out.clone().binding(),
+            &mut elements(element, element_of(DType::F32)),
+        )
+    };
+    let fastest = matmul::multi_level::Strategy::SimpleCyclicMma(Default::default());
+    let done = multiply(&fastest.into()).or_else(|_| multiply(&matmul::strategy::Strategy::Auto));
     done.unwrap_or_else(|error| panic!("a matrix product failed: {error:?}"));
 }
 
 /// The types of a product.
 fn elements(operands: ElemType, out: ElemType) -> MatmulElems {
     MatmulElems::from_globals(&MatmulGlobalElems {
-        lhs: operands.into(),
-        rhs: operands.into(),
-        out: out.into(),
+        lhs: operands,
+        rhs: operands,
+        out,
     })
 }
 
