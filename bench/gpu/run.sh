@@ -226,12 +226,13 @@ swav devices 30 devices --json
 # Not as JSON, which comes at the end: what has been found is kept if the time is over.
 swav check 90 devices --check --device "$device"
 if [ -z "$quick" ]; then
+  # The first step of a process with nothing tuned takes about two minutes.
+  train resnet50 170 140 larc resnet50 2x224+6x96 64 bf16 amp
+  profile resnet50 2x224+6x96 64 bf16
   swav quickstart 70 quickstart --device "$device" --plain --json --out "$work/quickstart" --set train.epochs=2
   swav sinkhorn 40 bench sinkhorn --device "$device" --sizes 4096x3000,16384x3000
   peer sinkhorn-torch 40 sinkhorn_torch.py 4096,3000 16384,3000
   train resnet18 70 40 adam resnet18 2x32+4x20 256 bf16 amp
-  train resnet50 130 90 larc resnet50 2x224+6x96 64 bf16 amp
-  profile resnet50 2x224+6x96 64 bf16
   train resnet18 60 40 adam resnet18 2x32+4x20 256 f32 tf32
   # Two thousand JPEGs of noise, smoothed to the size of a photograph's file, and weights that nobody has trained.
   step embed-input 40 python3 -c '
