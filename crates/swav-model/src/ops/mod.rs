@@ -12,6 +12,8 @@
 mod conv;
 #[cfg(any(feature = "flex", feature = "cube"))]
 mod convolution;
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod element;
 #[cfg(any(feature = "flex", feature = "cube"))]
@@ -20,6 +22,7 @@ mod norm;
 mod vectors;
 
 use std::cell::Cell;
+use std::thread::LocalKey;
 
 #[cfg(feature = "cube")]
 use burn::backend::DispatchDevice;
@@ -37,14 +40,19 @@ thread_local! {
 /// Runs `compute` with Burn's own operations on this thread, whether or not there are kernels: the slow way that the kernels
 /// are compared with.
 pub fn plainly<T>(compute: impl FnOnce() -> T) -> T {
+    with(&PLAIN, compute)
+}
+
+/// Runs `compute` while `flag` is set on this thread.
+fn with<T>(flag: &'static LocalKey<Cell<bool>>, compute: impl FnOnce() -> T) -> T {
     /// Puts back what was, also when `compute` panics.
-    struct Restore(bool);
+    struct Restore(&'static LocalKey<Cell<bool>>, bool);
     impl Drop for Restore {
         fn drop(&mut self) {
-            PLAIN.set(self.0);
+            self.0.set(self.1);
         }
     }
-    let _restore = Restore(PLAIN.replace(true));
+    let _restore = Restore(flag, flag.replace(true));
     compute()
 }
 
@@ -173,10 +181,7 @@ fn on_tensor_cores(x: &Tensor<4>) -> bool {
 #[cfg(feature = "cube")]
 #[doc(hidden)]
 pub fn as_on_tensor_cores<T>(compute: impl FnOnce() -> T) -> T {
-    AS_ON_TENSOR_CORES.set(true);
-    let result = compute();
-    AS_ON_TENSOR_CORES.set(false);
-    result
+    with(&AS_ON_TENSOR_CORES, compute)
 }
 
 /// What follows a batch normalisation and is fused with it: done in the same pass over the map.

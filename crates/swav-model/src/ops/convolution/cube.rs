@@ -24,9 +24,8 @@ use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::conv::{ConvStrategy, conv_forward_nhwc};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
-use burn_cubecl::ops::{permute_nchw_to_nhwc, permute_nhwc_to_nchw};
+use burn_cubecl::ops::permute_nhwc_to_nchw;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
-use cubecl::ir::FloatKind;
 use cubecl::prelude::*;
 use cubecl::zspace::{metadata::Metadata, strides};
 use cubek::convolution::{
@@ -39,6 +38,7 @@ use cubek::matmul::{
 use cubek::std::InputBinding;
 
 use super::{ConvShape, Products, without_gradients};
+use crate::ops::cube::{element_of, rows_last};
 
 /// Threads of a cube.
 const THREADS: u32 = 256;
@@ -146,12 +146,16 @@ without_gradients!(CubeBackend);
 impl Products for CubeBackend {
     fn output(x: CubeTensor, weight: CubeTensor, shape: ConvShape) -> CubeTensor {
         let weight = arranged(weight, &shape, x.dtype, false);
-        product(pixels(x), weight, shape.padding)
+        product(rows_last(x), weight, shape.padding)
     }
 
     fn input_gradient(gradient: CubeTensor, weight: CubeTensor, shape: ConvShape) -> CubeTensor {
         let weight = arranged(weight, &shape, gradient.dtype, true);
-        product(pixels(gradient), weight, shape.kernel - 1 - shape.padding)
+        product(
+            rows_last(gradient),
+            weight,
+            shape.kernel - 1 - shape.padding,
+        )
     }
 
     fn weight_gradient(x: CubeTensor, gradient: CubeTensor, shape: ConvShape) -> CubeTensor {
@@ -166,7 +170,7 @@ impl Products for CubeBackend {
         let rows = shape.images * height * width;
         // Taps of a row of the kernel whose inputs lie side by side.
         let together = if inputs < TILE { kernel } else { 1 };
-        let (mut x, mut gradient) = (pixels(x), pixels(gradient));
+        let (mut x, mut gradient) = (rows_last(x), rows_last(gradient));
         if kernel > 1 {
             let beyond = (kernel - 1) * width + kernel - together;
             let grid = [height, width];
@@ -214,20 +218,6 @@ impl Products for CubeBackend {
 /// Cubes of [`THREADS`] for so many values.
 fn cubes(values: usize) -> CubeCount {
     CubeCount::Static(values.div_ceil(THREADS as usize) as u32, 1, 1)
-}
-
-/// `[N, C, H, W]` as `[N, H, W, C]`, contiguous: a copy only if it does not lie so already.
-fn pixels(map: CubeTensor) -> CubeTensor {
-    into_contiguous(permute_nchw_to_nhwc(map))
-}
-
-/// What kernels call the elements of a map.
-fn element_of(dtype: DType) -> ElemType {
-    match dtype {
-        DType::F32 => ElemType::Float(FloatKind::F32),
-        DType::BF16 => ElemType::Float(FloatKind::BF16),
-        other => panic!("maps are f32 or bf16, not {other:?}"),
-    }
 }
 
 /// Into how many parts of equal length, no more than `most`, so many pixels are cut.

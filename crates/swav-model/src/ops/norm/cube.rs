@@ -20,12 +20,12 @@
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
-use burn_cubecl::ops::{permute_nchw_to_nhwc, permute_nhwc_to_nchw};
+use burn_cubecl::ops::permute_nhwc_to_nchw;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
-use cubecl::ir::FloatKind;
 use cubecl::prelude::*;
 
 use super::{Kernels, without_gradients};
+use crate::ops::cube::{element_of, rows_last};
 use burn::backend::tensor::FloatTensor;
 
 /// Columns of a cube, and its threads along them.
@@ -528,21 +528,6 @@ fn input_gradient_add_kernel<E: Float>(
     }
 }
 
-/// What kernels call the elements of a map.
-///
-/// # Panics
-/// If they are not those of a map.
-fn element_of(dtype: DType) -> ElemType {
-    match dtype {
-        DType::F32 => ElemType::Float(FloatKind::F32),
-        DType::BF16 => ElemType::Float(FloatKind::BF16),
-        // Instead of bf16, which software devices do not have.
-        #[cfg(test)]
-        DType::F16 => ElemType::Float(FloatKind::F16),
-        other => panic!("maps are f32 or bf16, not {other:?}"),
-    }
-}
-
 /// A map as a matrix, and how it is cut up.
 struct Matrix {
     /// `[N, …, C]`, contiguous.
@@ -732,11 +717,6 @@ const DIM: CubeDim = CubeDim::new_2d(LANES, LINES);
 fn number(tensor: CubeTensor) -> CubeTensor {
     assert_eq!(tensor.dtype, DType::F32, "what belongs to a channel is f32");
     into_contiguous(tensor)
-}
-
-/// `[N, C, …]` as `[N, …, C]`, contiguous: a copy only if it does not lie so already.
-fn rows_last(x: CubeTensor) -> CubeTensor {
-    into_contiguous(permute_nchw_to_nhwc(x))
 }
 
 without_gradients!(CubeBackend);
