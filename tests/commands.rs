@@ -256,6 +256,7 @@ const IMAGENET: Facts = Facts {
     accelerated: true,
     bf16: Bf16::Smaller,
     memory: None,
+    ranks: 1,
     digest: None,
 };
 
@@ -596,6 +597,7 @@ fn the_slim_recipes_differ_in_the_method_alone() {
         accelerated: false,
         bf16: Bf16::Smaller,
         memory: None,
+        ranks: 1,
         digest: None,
     };
     let swav = planned("cifar10-slim.toml", &facts);
@@ -621,6 +623,7 @@ fn the_recipe_for_cifar_takes_the_settings_that_comparisons_are_made_with() {
         accelerated: false,
         bf16: Bf16::Smaller,
         memory: None,
+        ranks: 1,
         digest: None,
     };
     let plan = planned("cifar10-slim.toml", &facts);

@@ -10,6 +10,7 @@ use swav_train::TrainError;
 use swav_train::precision::Bf16;
 
 use crate::memory::{self, Capacity};
+use crate::ranks::Ranks;
 
 /// `--device auto|cpu|wgpu[:i]|cuda[:i]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +96,29 @@ impl Choice {
     pub fn open(self) -> Result<Found, TrainError> {
         let found = self.find()?;
         found.choice.make_default();
+        Ok(found)
+    }
+
+    /// The device that a rank of a run is to take: of the cards of a machine that of its number, and of the memory of a machine
+    /// its share.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_for(self, ranks: &Ranks) -> Result<Found, TrainError> {
+        let own = match self {
+            Self::Cuda(0) => Self::Cuda(ranks.local_rank()),
+            Self::Auto if ranks.world() > 1 => match best(all())?.choice {
+                Self::Cuda(_) => Self::Cuda(ranks.local_rank()),
+                other => other,
+            },
+            other => other,
+        };
+        let mut found = own.open()?;
+        if !matches!(own, Self::Cuda(_)) {
+            found.memory = found
+                .memory
+                .map(|memory| memory.share(ranks.local_world() as u64));
+        }
         Ok(found)
     }
 

@@ -9,17 +9,19 @@ mod device;
 mod failure;
 mod memory;
 mod output;
+mod ranks;
 mod signals;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
-use swav_train::observe::display::say;
+use swav_train::observe::display::{insist, leave_it_to_another};
 use swav_train::{Stop, TrainError};
 
 use args::{Cli, Command, Data, Eval};
 use failure::Cause;
+use ranks::Ranks;
 
 #[global_allocator]
 static ALLOCATOR: allocator::HugePages = allocator::HugePages;
@@ -30,31 +32,45 @@ fn main() -> ExitCode {
     quieten_drivers();
     failure::listen();
     let stop = signals::listen();
-    match catch_unwind(AssertUnwindSafe(|| run(cli, &stop))) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+    let ranks = match Ranks::start() {
+        Ok(ranks) => ranks,
+        Err(error) => {
+            insist(format_args!("error: {error}"));
+            return ExitCode::from(error.exit_code());
+        }
+    };
+    if ranks.rank() > 0 {
+        leave_it_to_another();
+    }
+    let (code, own, message) = match catch_unwind(AssertUnwindSafe(|| run(cli, &ranks, &stop))) {
+        Ok(Ok(())) => (0, false, String::new()),
         // The panic's own message has been printed; a device that fails in the middle ends here too.
         Err(_) => {
             let cause = Cause::of_panic();
-            say(cause.message());
-            ExitCode::from(match cause {
+            let code = match cause {
                 Cause::Memory | Cause::Device => DEVICE,
                 Cause::Defect => DEFECT,
-            })
+            };
+            (code, true, cause.message())
         }
         Ok(Err(error)) => {
-            let code = error
-                .downcast_ref::<TrainError>()
-                .map_or(1, TrainError::exit_code);
-            let advice = match error.downcast_ref() {
+            let known = error.downcast_ref::<TrainError>();
+            let code = known.map_or(1, TrainError::exit_code);
+            let advice = match known {
                 Some(TrainError::Device(text)) => failure::advice(text),
                 _ => String::new(),
             };
-            if code != INTERRUPTED {
-                say(format_args!("error: {}{advice}", told(&error)));
-            }
-            ExitCode::from(code)
+            let elsewhere = matches!(known, Some(TrainError::Rank { .. }));
+            let own = code != INTERRUPTED && !elsewhere;
+            (code, own, format!("error: {}{advice}", told(&error)))
         }
-    }
+    };
+    let message = match ranks.world() {
+        1 => message,
+        _ => format!("rank {}: {message}", ranks.rank()),
+    };
+    ranks.end(own.then_some(code), || insist(message));
+    ExitCode::from(code)
 }
 
 /// The error with its causes, each said once: some tell of their cause themselves.
@@ -72,10 +88,15 @@ const DEVICE: u8 = 4;
 const INTERRUPTED: u8 = 130;
 const DEFECT: u8 = 70;
 
-fn run(cli: Cli, stop: &Stop) -> anyhow::Result<()> {
+fn run(cli: Cli, ranks: &Ranks, stop: &Stop) -> anyhow::Result<()> {
+    if ranks.world() > 1 && !matches!(cli.command, Command::Train(_)) {
+        let problem =
+            "only swav train can share its work among several processes: start this command once";
+        return Err(TrainError::Recipe(problem.to_string()).into());
+    }
     match cli.command {
-        Command::Quickstart(args) => commands::quickstart(&args, stop),
-        Command::Train(args) => commands::train(&args, stop),
+        Command::Quickstart(args) => commands::quickstart(&args, ranks, stop),
+        Command::Train(args) => commands::train(&args, ranks, stop),
         Command::Plan(args) => commands::plan(&args),
         Command::Eval(Eval::Knn(args)) => commands::eval_knn(&args, stop),
         Command::Eval(Eval::Linear(args)) => commands::eval_linear(&args, stop),

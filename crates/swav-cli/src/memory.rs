@@ -13,6 +13,14 @@ pub struct Capacity {
 }
 
 impl Capacity {
+    /// One of so many parts of it.
+    pub fn share(self, parts: u64) -> Self {
+        Self {
+            total: self.total / parts,
+            available: self.available / parts,
+        }
+    }
+
     fn least(self, other: Self) -> Self {
         Self {
             total: self.total.min(other.total),

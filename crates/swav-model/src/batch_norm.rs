@@ -8,6 +8,7 @@ use burn::module::{
 };
 use burn::tensor::{Device, Tensor};
 
+use crate::Ranks;
 use crate::ops::{self, Epilogue};
 
 /// Share of the newest batch in the running statistics.
@@ -36,6 +37,8 @@ pub struct BatchNorm {
     training: Param<Flag>,
     running_mean: RunningStatistic,
     running_var: RunningStatistic,
+    #[module(skip)]
+    ranks: Ranks,
 }
 
 impl BatchNorm {
@@ -47,6 +50,7 @@ impl BatchNorm {
             training: Param::from_bool(true),
             running_mean: RunningStatistic::new(Tensor::zeros([channels], device)),
             running_var: RunningStatistic::new(Tensor::ones([channels], device)),
+            ranks: Ranks::default(),
         }
     }
 
@@ -93,16 +97,22 @@ impl BatchNorm {
 
     fn forward_train<const D: usize>(&self, x: Tensor<D>, epilogue: Epilogue<D>) -> Tensor<D> {
         let shape = x.dims();
-        let values = shape.iter().product::<usize>() / shape[1];
+        let values = shape.iter().product::<usize>() / shape[1] * self.ranks.count();
         assert!(
             values > 1,
             "batch norm cannot train on a single value per channel, was given {shape:?}"
         );
         let unbias = values as f64 / (values - 1) as f64;
-        let batch = ops::batch_norm_train(x, self.weight.val(), self.bias.val(), EPSILON, epilogue);
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        let batch = ops::batch_norm_train(x, weight, bias, EPSILON, epilogue, &self.ranks);
         self.running_mean.absorb(batch.mean);
         self.running_var.absorb(batch.variance.mul_scalar(unbias));
         batch.output
+    }
+
+    /// From now on, statistics are taken over the images of all `ranks`, each of which has as many.
+    pub(crate) fn synchronise(&mut self, ranks: &Ranks) {
+        self.ranks = ranks.clone();
     }
 
     /// The running mean, `[channels]`.

@@ -8,6 +8,7 @@ use burn::tensor::activation::relu;
 use crate::batch_norm::BatchNorm;
 use crate::draw::Draw;
 use crate::ops::{self, Epilogue};
+use crate::ranks::Ranks;
 
 /// Sizes of a [`ProjectionHead`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +91,12 @@ impl ProjectionHead {
             None => relu(x),
         };
         ops::linear(x, second)
+    }
+
+    pub(crate) fn synchronise(&mut self, ranks: &Ranks) {
+        if let Some(norm) = &mut self.norm {
+            norm.synchronise(ranks);
+        }
     }
 }
 

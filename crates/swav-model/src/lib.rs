@@ -90,6 +90,7 @@ mod network;
 mod nvrtc;
 pub mod ops;
 mod prototypes;
+mod ranks;
 pub mod weights;
 
 pub use backbone::{Architecture, Backbone, BackboneConfig, Block, Stem, UnknownArchitecture};
@@ -99,3 +100,4 @@ pub use draw::Draw;
 pub use head::{HeadConfig, ProjectionHead};
 pub use network::{Network, NetworkConfig, Outputs};
 pub use prototypes::{Prototypes, PrototypesConfig};
+pub use ranks::{Ranks, SumOverRanks};

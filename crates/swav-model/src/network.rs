@@ -8,6 +8,7 @@ use crate::backbone::{Backbone, BackboneConfig};
 use crate::draw::Draw;
 use crate::head::{HeadConfig, ProjectionHead, unit};
 use crate::prototypes::{Prototypes, PrototypesConfig};
+use crate::ranks::Ranks;
 
 /// Everything that defines a [`Network`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -137,6 +138,12 @@ impl Network {
     /// As [`Network::forward`].
     pub fn features(&self, x: Tensor<4>) -> Tensor<2> {
         self.backbone.forward(x)
+    }
+
+    /// From now on, all batch norms take their statistics over the images of all `ranks`, each of which has as many.
+    pub fn synchronise(&mut self, ranks: &Ranks) {
+        self.backbone.synchronise(ranks);
+        self.head.synchronise(ranks);
     }
 
     /// What the network was built from.

@@ -8,6 +8,7 @@ mod common;
 use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Tensor, module};
 use common::{host, image, relative};
+use swav_model::Ranks;
 use swav_model::ops::{Epilogue, Normalised, batch_norm, batch_norm_train, has_maps_of};
 
 const EPSILON: f64 = 1e-5;
@@ -59,7 +60,14 @@ fn ours(
     weight: Tensor<1>,
     bias: Tensor<1>,
 ) -> Normalised<3> {
-    batch_norm_train(x, weight, bias, EPSILON, follow.then(shortcut))
+    batch_norm_train(
+        x,
+        weight,
+        bias,
+        EPSILON,
+        follow.then(shortcut),
+        &Ranks::default(),
+    )
 }
 
 fn burns(
@@ -236,7 +244,14 @@ fn a_map_with_its_channels_last_in_memory_is_the_same_map() {
             .mul_scalar(1.0)
             .permute([0, 2, 1]);
         let [plain, turned] = [x, turned].map(|x| {
-            let batch = batch_norm_train(x, weight.clone(), bias.clone(), EPSILON, Epilogue::Relu);
+            let batch = batch_norm_train(
+                x,
+                weight.clone(),
+                bias.clone(),
+                EPSILON,
+                Epilogue::Relu,
+                &Ranks::default(),
+            );
             host(batch.output)
         });
         assert!(relative(&turned, &plain) <= 1e-6, "{device:?}");
@@ -378,5 +393,5 @@ fn a_shortcut_of_another_shape_is_refused() {
     let device = Device::flex();
     let (x, _, weight, bias) = inputs([2, 3, 4], &device);
     let epilogue = Epilogue::AddRelu(Tensor::zeros([2, 3, 1], &device));
-    batch_norm_train(x, weight, bias, EPSILON, epilogue);
+    batch_norm_train(x, weight, bias, EPSILON, epilogue, &Ranks::default());
 }

@@ -21,6 +21,7 @@ use swav_model::weights;
 
 use crate::TrainError;
 use crate::collapse::Collapse;
+use crate::comm::Communicator;
 use crate::files::{self, write_atomic};
 use crate::plan::Plan;
 use crate::run::{MODEL, RunDirectory, STATE};
@@ -70,13 +71,22 @@ impl Seal {
 
 const VERSION: u32 = 1;
 
-/// Saves `state` as the newest checkpoint of a run and removes all but the last `keep`.
+/// Saves `state` as the newest checkpoint of a run and removes all but the last `keep`. All ranks have to call it; the first
+/// one writes.
 ///
 /// # Errors
 /// If the disk is full or the directory cannot be written; older checkpoints are then intact.
-pub fn save(run: &RunDirectory, state: &State, keep: usize) -> Result<PathBuf, TrainError> {
+pub fn save(
+    run: &RunDirectory,
+    state: &State,
+    keep: usize,
+    ranks: &mut dyn Communicator,
+) -> Result<PathBuf, TrainError> {
     let target = run.checkpoints().join(format!("step-{:08}", state.step));
-    write(state, &target)?;
+    write(state, &target, ranks)?;
+    if ranks.rank() > 0 {
+        return Ok(target);
+    }
     let mut old = run.list()?;
     old.truncate(old.len().saturating_sub(keep.max(1)));
     for (_, path) in old {
@@ -89,15 +99,23 @@ pub fn save(run: &RunDirectory, state: &State, keep: usize) -> Result<PathBuf, T
 ///
 /// # Errors
 /// As [`save`].
-pub fn dump(run: &RunDirectory, state: &State, why: &str) -> Result<PathBuf, TrainError> {
+pub fn dump(
+    run: &RunDirectory,
+    state: &State,
+    why: &str,
+    ranks: &mut dyn Communicator,
+) -> Result<PathBuf, TrainError> {
     let name = format!("{why}-step-{:08}", state.step);
     let target = run.checkpoints().join(name);
-    write(state, &target)?;
+    write(state, &target, ranks)?;
     Ok(target)
 }
 
 /// Writes the whole state beside `target`, and gives it its name when it is complete and durable.
-fn write(state: &State, target: &Path) -> Result<(), TrainError> {
+fn write(state: &State, target: &Path, ranks: &mut dyn Communicator) -> Result<(), TrainError> {
+    if ranks.rank() > 0 {
+        return state.method.save(target, ranks);
+    }
     let partial = AtomicDirectory::create(target).map_err(TrainError::io(target))?;
     let directory = partial.path();
 
@@ -107,7 +125,7 @@ fn write(state: &State, target: &Path) -> Result<(), TrainError> {
         .optimizer
         .save(&optimizer)
         .map_err(|error| TrainError::written(&optimizer, error.to_string()))?;
-    state.method.save(directory)?;
+    state.method.save(directory, ranks)?;
 
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(directory).map_err(TrainError::io(directory))? {
@@ -119,7 +137,7 @@ fn write(state: &State, target: &Path) -> Result<(), TrainError> {
     let manifest = Manifest {
         version: VERSION,
         step: state.step,
-        cursor: state.cursor,
+        cursor: of_all(state.cursor, ranks.world()),
         collapse: state.collapse.clone(),
         files,
     };
@@ -132,6 +150,14 @@ fn write(state: &State, target: &Path) -> Result<(), TrainError> {
 /// Refuses a checkpoint of which a file is not as it was written.
 pub(crate) fn require_whole(directory: &Path) -> Result<(), TrainError> {
     verify(directory).map(drop)
+}
+
+/// Where the next batch of all `world` ranks begins, each of which is at `cursor` in its part of the epoch.
+fn of_all(cursor: Cursor, world: usize) -> Cursor {
+    Cursor {
+        position: cursor.position * world as u64,
+        ..cursor
+    }
 }
 
 /// The manifest of a checkpoint whose files are all as they were written.
@@ -176,7 +202,12 @@ fn verify(directory: &Path) -> Result<Manifest, TrainError> {
 ///
 /// # Errors
 /// If the checkpoint is damaged or belongs to another architecture.
-pub fn load(directory: &Path, plan: &Plan, device: &Device) -> Result<State, TrainError> {
+pub fn load(
+    directory: &Path,
+    plan: &Plan,
+    device: &Device,
+    ranks: &dyn Communicator,
+) -> Result<State, TrainError> {
     let manifest = verify(directory)?;
     let mut state = State::of(State::drawn(plan, device), plan, device);
     state.network = weights::load(state.network, &directory.join(MODEL))?;
@@ -186,9 +217,14 @@ pub fn load(directory: &Path, plan: &Plan, device: &Device) -> Result<State, Tra
         .init(&state.network)
         .load(&path)
         .map_err(|error| TrainError::checkpoint(&path, format!("is damaged: {error}")))?;
-    state.method.load(directory, &device.clone().inner())?;
+    state
+        .method
+        .load(directory, &device.clone().inner(), ranks)?;
     state.step = manifest.step;
-    state.cursor = manifest.cursor;
+    state.cursor = Cursor {
+        position: manifest.cursor.position / ranks.world() as u64,
+        ..manifest.cursor
+    };
     state.collapse = manifest.collapse;
     Ok(state)
 }

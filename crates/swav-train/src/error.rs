@@ -40,6 +40,16 @@ pub enum TrainError {
     /// Training stopped itself: the loss is not finite, or the features have collapsed.
     #[error("{0}")]
     Stopped(String),
+    /// Another rank of the run has failed.
+    #[error("rank {rank}: {reason}")]
+    Rank {
+        /// Which one.
+        rank: usize,
+        /// Its exit code.
+        code: u8,
+        /// What it said.
+        reason: String,
+    },
     /// The user asked for an end; what had to be saved is saved.
     #[error("interrupted")]
     Interrupted,
@@ -59,8 +69,15 @@ impl TrainError {
             Self::Data(_) => 3,
             Self::Device(_) => 4,
             Self::Stopped(_) => 5,
+            Self::Rank { code, .. } => *code,
             Self::Interrupted => 130,
         }
+    }
+
+    /// Whether the state of the run is good in spite of it: data failed, and no step was taken with it.
+    pub(crate) fn spares_state(&self) -> bool {
+        const DATA: u8 = 3;
+        self.exit_code() == DATA
     }
 
     /// An error of a library that tells of it in words alone.

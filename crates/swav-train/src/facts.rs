@@ -23,8 +23,10 @@ pub struct Facts {
     pub accelerated: bool,
     /// What the device does with maps of 16 bits.
     pub bf16: Bf16,
-    /// Bytes of memory that training may take, if that is known.
+    /// Bytes of memory that this rank may take for training, if that is known.
     pub memory: Option<u64>,
+    /// Processes that share the run.
+    pub ranks: usize,
     /// What tells the set from others, where it was looked at.
     pub digest: Option<Digest>,
 }
@@ -39,6 +41,7 @@ impl Facts {
         accelerated: bool,
         bf16: Bf16,
         memory: Option<u64>,
+        ranks: usize,
     ) -> Result<Self, TrainError> {
         const SAMPLES: usize = 9;
         let images = source.len();
@@ -67,6 +70,7 @@ impl Facts {
                 accelerated,
                 bf16,
                 memory,
+                ranks,
                 digest: Some(Digest::of(source)),
             }),
             (None, Some(error)) => Err(error.into()),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use burn::tensor::Tensor;
 use swav_data::{BadFile, Cursor, DataError, Loader};
 
+use crate::TrainError;
 use crate::batch::{self, Batch};
 use crate::upload::{Packed, Packer, Uploader};
 
@@ -148,15 +149,20 @@ impl Feed {
         }
     }
 
-    /// Returns the next batch; none if there is none any more.
+    /// Returns the next batch.
     ///
     /// # Errors
-    /// As [`Loader::next_batch`].
-    pub(crate) fn next(&mut self) -> Result<Option<Fed>, DataError> {
+    /// As [`Loader::next_batch`], and if there is none any more.
+    pub(crate) fn next(&mut self) -> Result<Fed, TrainError> {
         let began = Instant::now();
         let fed = self.fed.as_ref().and_then(|fed| fed.recv().ok());
         self.waited += began.elapsed();
-        fed.transpose()
+        match fed {
+            Some(fed) => Ok(fed?),
+            None => Err(TrainError::Recipe(
+                "the loader ended although training never does".to_string(),
+            )),
+        }
     }
 
     /// Returns how long [`next`](Self::next) has waited, in all. Close to the time of training, it says that loading is the

@@ -18,7 +18,7 @@
 //! use swav_train::{Facts, Plan, Recipe};
 //!
 //! let recipe = Recipe::from_toml("[train]\nepochs = 200\n[data]\npath = \"photos\"\n", "example")?;
-//! let facts = Facts { images: 50_000, classes: 0, single_labels: false, side: 32, accelerated: false, bf16: Bf16::Smaller, memory: None, digest: None };
+//! let facts = Facts { images: 50_000, classes: 0, single_labels: false, side: 32, accelerated: false, bf16: Bf16::Smaller, memory: None, ranks: 1, digest: None };
 //! let plan = Plan::derive(&recipe, &facts)?;
 //! assert_eq!(plan.train.steps_per_epoch, 195);
 //! assert_eq!(plan.model.prototypes, [593]);
@@ -49,6 +49,7 @@ pub mod facts;
 mod feed;
 pub mod files;
 mod forward;
+mod health;
 mod ledger;
 pub mod method;
 #[cfg(all(test, feature = "nvrtc"))]

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use swav_files::TEMPORARY;
 
 use crate::TrainError;
+use crate::comm::Communicator;
 
 /// The weights of a checkpoint, and the file without which it is none.
 pub(crate) const MODEL: &str = "model.bpk";
@@ -51,6 +52,13 @@ impl RunDirectory {
         let checkpoints = run.checkpoints();
         fs::create_dir_all(&checkpoints).map_err(TrainError::io(&checkpoints))?;
         Ok(run)
+    }
+
+    /// The directory of a run that another rank makes or has found.
+    pub fn of_first_rank(path: &Path) -> Self {
+        Self {
+            path: path.to_path_buf(),
+        }
     }
 
     /// A run that exists.
@@ -127,6 +135,35 @@ impl RunDirectory {
         }
         found.sort();
         Ok(found)
+    }
+
+    /// The checkpoint that rank 0 finds to be the newest, if there is any.
+    ///
+    /// # Errors
+    /// If the directory cannot be read, or another rank does not find that checkpoint.
+    pub(crate) fn newest_of_all(
+        &self,
+        ranks: &mut dyn Communicator,
+    ) -> Result<Option<PathBuf>, TrainError> {
+        let own = self.list()?.pop();
+        if ranks.world() == 1 {
+            return Ok(own.map(|(_, path)| path));
+        }
+        let step = own.map_or(String::new(), |(step, _)| step.to_string());
+        let newest = ranks.gather_texts(&step).swap_remove(0);
+        let found = self.list()?.into_iter();
+        let mut found = found.filter(|(step, _)| step.to_string() == newest);
+        match (newest.as_str(), found.next()) {
+            ("", _) => Ok(None),
+            (_, Some((_, path))) => Ok(Some(path)),
+            (_, None) => Err(TrainError::checkpoint(
+                self.checkpoints(),
+                format!(
+                    "holds no checkpoint of step {newest}, which rank 0 continues from: all ranks have to see the same run \
+                     directory; put it on a file system that all machines share"
+                ),
+            )),
+        }
     }
 
     /// The newest checkpoint.

@@ -54,19 +54,19 @@ pub enum Phase {
 /// What a step leaves to look at. Nothing is read back from the device before it is asked for.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// The mean loss of the batch, `[1]`.
+    /// The mean loss of the batch over all ranks, `[1]`.
     pub loss: Tensor<1>,
-    /// What was to be predicted.
+    /// What was to be predicted of the images of this rank.
     pub targets: Targets,
-    /// The unit embeddings of the first crop, `[B, dim]`.
+    /// The unit embeddings of the first crop of the images of this rank, `[B, dim]`.
     pub embeddings: Tensor<2>,
     /// The learning rate.
     pub lr: f64,
-    /// Images of the batch, B.
+    /// Images of the batch of all ranks.
     pub images: usize,
 }
 
-/// Takes the step that follows `done` others, with the learning rate `lr`.
+/// Takes the step that follows `done` others, with the learning rate `lr`. `batch` is this rank's part of the batch.
 ///
 /// # Panics
 /// If the batch does not hold a multiple of `compute.parts` images.
@@ -129,7 +129,7 @@ pub fn step(
         (compute.phase)(Phase::Backward);
     }
 
-    let mut gradients = compute.ranks.average(gradients.grads());
+    let (mut gradients, loss) = compute.ranks.average(&current, gradients.grads(), loss);
     for id in method.frozen(done, &current) {
         gradients.remove::<2>(id);
     }
@@ -141,6 +141,6 @@ pub fn step(
         targets,
         embeddings: embeddings[0].clone(),
         lr,
-        images,
+        images: images * compute.ranks.world(),
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::TrainError;
+
 /// A flag that anyone may raise and every loop looks at.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<Flags>);
@@ -23,6 +25,17 @@ impl Stop {
     pub fn requested(&self) -> bool {
         self.heed();
         self.0.requested.load(Ordering::SeqCst)
+    }
+
+    /// Refuses to go on once an end has been asked for.
+    ///
+    /// # Errors
+    /// [`TrainError::Interrupted`]
+    pub fn heeded(&self) -> Result<(), TrainError> {
+        match self.requested() {
+            true => Err(TrainError::Interrupted),
+            false => Ok(()),
+        }
     }
 
     /// Promises that something will look at the flag before long.

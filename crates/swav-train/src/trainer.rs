@@ -7,9 +7,10 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 use swav_data::Source;
 
-use crate::comm::Communicator;
+use crate::comm::{Communicator, agree};
 use crate::epoch::EpochEmbeddings;
 use crate::feed::{Fed, Feed};
+use crate::health::Health;
 use crate::method::{EmbeddedBatch, EpochStart};
 use crate::observe::{Event, Observer, Observers, Outcome, Watched};
 use crate::plan::Plan;
@@ -23,7 +24,8 @@ use crate::{Stop, TrainError};
 pub struct Trainer {
     plan: Plan,
     directory: RunDirectory,
-    _lock: RunLock,
+    /// Of rank 0.
+    _lock: Option<RunLock>,
     state: State,
     source: Arc<dyn Source>,
     feed: Feed,
@@ -31,6 +33,7 @@ pub struct Trainer {
     device: Device,
     ranks: Box<dyn Communicator>,
     stop: Stop,
+    health: Health,
     observers: Observers,
     /// The sum of the losses that nobody has looked at yet, `[1]`.
     losses: Option<Tensor<1>>,
@@ -62,7 +65,11 @@ impl Trainer {
             Err(TrainError::Interrupted) => Ok(Outcome::Interrupted),
             other => other.map(|()| Outcome::Finished),
         };
-        if let Ok(Outcome::Interrupted) | Err(TrainError::Data(_)) = &outcome {
+        let leaves = match &outcome {
+            Ok(outcome) => *outcome == Outcome::Interrupted,
+            Err(error) => error.spares_state(),
+        };
+        if leaves {
             self.tell(Event::Leave)?;
         }
         self.tell(Event::End(outcome.as_ref()))?;
@@ -75,9 +82,6 @@ impl Trainer {
             self.tell(Event::Note(&note))?;
         }
         while self.state.step < self.plan.train.steps {
-            if self.stop.requested() {
-                return Err(TrainError::Interrupted);
-            }
             let steps_per_epoch = self.plan.train.steps_per_epoch;
             if self.state.step.is_multiple_of(steps_per_epoch) {
                 self.before_epoch()?;
@@ -91,6 +95,7 @@ impl Trainer {
 
     /// Lets the method look at all images, where it wants to.
     fn before_epoch(&mut self) -> Result<(), TrainError> {
+        agree(self.stop.heeded(), self.ranks.as_mut())?;
         let number = self.state.step / self.plan.train.steps_per_epoch;
         let start = EpochStart {
             number,
@@ -118,27 +123,27 @@ impl Trainer {
             self.ranks.as_ref(),
         )?;
         let (mut found, mut done) = (Vec::new(), 0);
-        while let Some(batch) = embeddings.next()? {
-            done += batch.indices.len();
+        loop {
+            let batch = self.stop.heeded().and_then(|()| embeddings.next());
+            let Some(batch) = agree(batch, self.ranks.as_mut())? else {
+                return Ok(found);
+            };
+            done += batch.indices.len() * self.ranks.world();
             found.push(batch);
             self.tell(Event::Progress {
                 what: "looking at all images",
                 done,
                 total: self.plan.data.images,
             })?;
-            if self.stop.requested() {
-                return Err(TrainError::Interrupted);
-            }
         }
-        Ok(found)
     }
 
+    /// The next batch, unless a rank is to stop or has failed.
     fn next_batch(&mut self) -> Result<Fed, TrainError> {
-        let batch = self.feed.next()?.ok_or_else(|| {
-            TrainError::Recipe("the loader ended although training never does".to_string())
-        })?;
-        for bad in &batch.bad {
-            self.tell(Event::BadFile(bad))?;
+        let batch = self.stop.heeded().and_then(|()| self.feed.next());
+        let batch = agree(batch, self.ranks.as_mut())?;
+        for bad in self.health.meet(&batch.bad, self.ranks.as_mut())? {
+            self.tell(Event::BadFile(&bad))?;
         }
         Ok(batch)
     }

@@ -115,7 +115,7 @@ fn method(golden: &Golden, case: &str, prototypes: usize, dim: usize, device: &D
             &directory.path().join("queue.safetensors"),
         )
         .unwrap();
-        method.load(directory.path(), device).unwrap();
+        method.load(directory.path(), device, &Local).unwrap();
     }
     method
 }

@@ -416,8 +416,8 @@ fn two_epochs(
             step += 1;
             // What is remembered in the middle of an epoch is all that the rest of it needs.
             let directory = tempfile::tempdir().unwrap();
-            method.save(directory.path()).unwrap();
-            method.load(directory.path(), &inner).unwrap();
+            method.save(directory.path(), &mut Local).unwrap();
+            method.load(directory.path(), &inner, &Local).unwrap();
         }
     }
 }
@@ -430,7 +430,7 @@ fn two_epochs_of_deepcluster_are_pytorchs() {
         temperature: golden.number("temperature"),
         iterations: 10,
     };
-    let mut method = DeepclusterV2::new(plan, &CLUSTERS, IMAGES, [BATCH, DIM]);
+    let mut method = DeepclusterV2::new(plan, &CLUSTERS, IMAGES, IMAGES / BATCH, [BATCH, DIM]);
     let network = network(DIM, &CLUSTERS, &device);
     assert_eq!(
         method.frozen(1_000_000, &network),
@@ -465,7 +465,14 @@ fn two_epochs_of_sela_are_pytorchs_with_hard_and_with_soft_labels() {
             labels,
             freeze_steps: 5,
         };
-        let mut method = SelaV2::new(plan, &CLUSTERS, IMAGES, [BATCH, DIM], &Device::flex());
+        let mut method = SelaV2::new(
+            plan,
+            &CLUSTERS,
+            IMAGES,
+            IMAGES / BATCH,
+            [BATCH, DIM],
+            &Device::flex(),
+        );
         let mut network = network(DIM, &CLUSTERS, &device);
         for head in 0..CLUSTERS.len() {
             let raw = golden.tensor::<2>(&format!("prototypes_raw.{head}"), &Device::flex());

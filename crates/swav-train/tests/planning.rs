@@ -13,6 +13,7 @@ const CIFAR: Facts = Facts {
     accelerated: false,
     bf16: Bf16::Smaller,
     memory: None,
+    ranks: 1,
     digest: None,
 };
 const IMAGENET: Facts = Facts {
@@ -23,6 +24,7 @@ const IMAGENET: Facts = Facts {
     accelerated: true,
     bf16: Bf16::Faster,
     memory: None,
+    ranks: 1,
     digest: None,
 };
 const FOLDER: Facts = Facts {
@@ -33,6 +35,7 @@ const FOLDER: Facts = Facts {
     accelerated: false,
     bf16: Bf16::Smaller,
     memory: None,
+    ranks: 1,
     digest: None,
 };
 
@@ -352,6 +355,7 @@ fn a_problem_that_several_heads_share_is_told_once() {
 fn with_memory(facts: &Facts, gib: u64) -> Facts {
     Facts {
         memory: Some(gib << 30),
+        ranks: 1,
         ..facts.clone()
     }
 }

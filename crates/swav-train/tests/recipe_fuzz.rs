@@ -213,7 +213,7 @@ fn without_notes(plan: &Plan) -> Plan {
 #[test]
 fn any_value_of_any_field_is_refused_by_name_or_makes_a_plan_that_runs() {
     let source = data::open(Path::new("builtin:quickstart/test"), Default::default()).unwrap();
-    let facts = Facts::look(source.as_ref(), false, Bf16::Smaller, Some(1 << 30)).unwrap();
+    let facts = Facts::look(source.as_ref(), false, Bf16::Smaller, Some(1 << 30), 1).unwrap();
     let tiny = Recipe::from_toml(TINY, "tiny").unwrap();
     let (planned, trained) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let cases = std::env::var("SWAV_TEST_CASES").ok();

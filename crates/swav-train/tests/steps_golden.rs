@@ -128,8 +128,10 @@ fn three_steps(
         assert_eq!(phases.len(), 3 + 2 * parts);
 
         let directory = tempfile::tempdir().unwrap();
-        method.save(directory.path()).unwrap();
-        method.load(directory.path(), &Device::flex()).unwrap();
+        method.save(directory.path(), &mut Local).unwrap();
+        method
+            .load(directory.path(), &Device::flex(), &Local)
+            .unwrap();
         after(number, method);
     }
 }
@@ -165,7 +167,7 @@ fn deepcluster_with_the_prototypes_of_its_epoch_is_pytorchs() {
         temperature: golden.number("temperature"),
         iterations: 10,
     };
-    let mut method = DeepclusterV2::new(plan, &heads, images, [BATCH, DIM]);
+    let mut method = DeepclusterV2::new(plan, &heads, images, images / BATCH, [BATCH, DIM]);
     let banks = [0, 1].map(|bank| {
         let raw = golden.tensor::<2>(&format!("bank_raw.{bank}"), &inner);
         let lengths = raw.clone().square().sum_dim(1).sqrt();
@@ -213,14 +215,14 @@ fn moco_with_its_queue_and_its_momentum_network_is_pytorchs() {
     let mut method = MocoV2::new(plan, golden.number("seed") as u64, &network, &inner);
     // The queue of the file takes the place of the random one by way of a checkpoint.
     let directory = tempfile::tempdir().unwrap();
-    method.save(directory.path()).unwrap();
+    method.save(directory.path(), &mut Local).unwrap();
     let raw = golden.tensor::<2>("queue_raw", &inner);
     let lengths = raw.clone().square().sum_dim(1).sqrt();
     let keys = (raw / lengths).into_data();
     let keys = TensorView::new(Dtype::F32, vec![3 * BATCH, DIM], keys.bytes()).unwrap();
     let path = directory.path().join("queue.safetensors");
     safetensors::serialize_to_file([("keys", keys)], None, &path).unwrap();
-    method.load(directory.path(), &inner).unwrap();
+    method.load(directory.path(), &inner, &Local).unwrap();
 
     // Crop 1 is the key.
     let batch = |number| {
@@ -236,7 +238,7 @@ fn moco_with_its_queue_and_its_momentum_network_is_pytorchs() {
     let like = network.clone();
     let after = |number: u64, method: &dyn Method| {
         let directory = tempfile::tempdir().unwrap();
-        method.save(directory.path()).unwrap();
+        method.save(directory.path(), &mut Local).unwrap();
         let momentum = weights::load(like.clone(), &directory.path().join("momentum.bpk")).unwrap();
         let expected = golden.values(&format!("{number}.key_moved")).0;
         let what = format!("step {number}: the way of the momentum network");

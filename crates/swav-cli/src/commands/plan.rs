@@ -35,7 +35,7 @@ struct Derived<'a> {
 pub fn plan(args: &PlanArgs) -> anyhow::Result<()> {
     let recipe = setup::recipe(&args.recipe)?;
     let found = args.device.device.open()?;
-    let prepared = setup::prepare(&recipe, &found, None)?;
+    let prepared = setup::prepare(&recipe, &found, None, 1)?;
     let plan = &prepared.plan;
     let time = time_estimate(plan, &found.device);
     if args.json {

@@ -9,6 +9,7 @@ use super::eval::accuracy;
 use super::{setup, train};
 use crate::args::Quickstart;
 use crate::output::{note, print, print_json};
+use crate::ranks::Ranks;
 
 const RECIPE: &str = include_str!("../../../../configs/quickstart.toml");
 
@@ -22,11 +23,11 @@ struct Report {
 }
 
 /// Trains on the images that ship inside and shows what was learned.
-pub fn quickstart(args: &Quickstart, stop: &Stop) -> anyhow::Result<()> {
+pub fn quickstart(args: &Quickstart, ranks: &Ranks, stop: &Stop) -> anyhow::Result<()> {
     let recipe = Recipe::from_toml(RECIPE, "configs/quickstart.toml")?;
     let recipe = recipe.set_all(&args.overrides)?;
     let found = args.device.device.open()?;
-    let prepared = setup::prepare(&recipe, &found, None)?;
+    let prepared = setup::prepare(&recipe, &found, None, 1)?;
     let (plan, source) = (prepared.plan.clone(), prepared.source.clone());
     let test = prepared
         .test
@@ -37,7 +38,7 @@ pub fn quickstart(args: &Quickstart, stop: &Stop) -> anyhow::Result<()> {
         report_every: Span::Never,
     };
     let path = setup::run_path(args.out.as_deref(), "quickstart");
-    let (run, outcome, _) = train::start(prepared, &path, &found, watch, stop)?;
+    let (run, outcome, _) = train::start(prepared, &path, &found, watch, ranks, stop)?;
     if outcome == Outcome::Interrupted {
         train::say_how_to_continue(&run);
         return Err(TrainError::Interrupted.into());

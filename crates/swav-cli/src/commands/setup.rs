@@ -57,11 +57,13 @@ pub fn recipe_over(base: Recipe, args: &RecipeArgs) -> Result<Recipe, TrainError
     Ok(recipe)
 }
 
-/// Opens the data of `recipe` and plans the run. Where it begins with weights, their network is `known` or read from them.
+/// Opens the data of `recipe` and plans the run of so many `ranks`. Where it begins with weights, their network is `known` or read
+/// from them.
 pub fn prepare(
     recipe: &Recipe,
     device: &Found,
     known: Option<&NetworkConfig>,
+    ranks: usize,
 ) -> Result<Prepared, TrainError> {
     let path = recipe.data.path.clone().ok_or_else(|| {
         TrainError::Recipe("no data: give --data PATH, or [data] path in the recipe".to_string())
@@ -75,6 +77,7 @@ pub fn prepare(
         device.accelerated,
         device.bf16(),
         available,
+        ranks,
     )?;
     let plan = match &recipe.model.init {
         None => Plan::derive(recipe, &facts)?,

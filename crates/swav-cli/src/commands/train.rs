@@ -9,7 +9,7 @@ use serde::Serialize;
 use swav_eval::OnlineKnn;
 use swav_eval::report::ReportWriter;
 use swav_train::Span;
-use swav_train::comm::Local;
+use swav_train::comm::{Communicator, agree};
 use swav_train::observe::display::{Dashboard, Lines, say};
 use swav_train::observe::{self, Event, Observer, Watched};
 use swav_train::{Outcome, Parts, Plan, Recipe, RunDirectory, Stop, TrainError, Trainer};
@@ -19,6 +19,7 @@ use super::setup::{self, Prepared};
 use crate::args::Train;
 use crate::device::Found;
 use crate::output::{note, print, print_json};
+use crate::ranks::Ranks;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -28,19 +29,26 @@ struct Report<'a> {
 }
 
 /// Trains, from the beginning or from where it was left.
-pub fn train(args: &Train, stop: &Stop) -> anyhow::Result<()> {
-    let found = args.device.device.open()?;
+pub fn train(args: &Train, ranks: &Ranks, stop: &Stop) -> anyhow::Result<()> {
+    let mut talk = ranks.communicator();
+    let found = agree(args.device.device.open_for(ranks), talk.as_mut())?;
     let existing = match &args.out {
         Some(out) if args.resume && out.join("plan.toml").is_file() => Some(out),
         _ => None,
     };
+    // Of a directory that several machines share, not all may see the same at a time.
+    let continues = talk
+        .gather_texts(existing.map_or("", |_| "yes"))
+        .swap_remove(0);
+    let existing = args.out.as_ref().filter(|_| !continues.is_empty());
     let (run, outcome, knn) = match existing {
         Some(out) => {
             let run = RunDirectory::open(out)?;
-            let prepared = continued(args, &run, &found)?;
+            let prepared = agree(continued(args, &run, &found, ranks.world()), talk.as_mut())?;
+            require_same(&prepared.plan, talk.as_mut())?;
             let (recipe, plan) = (prepared.recipe.clone(), prepared.plan.clone());
             let knn = LastKnn::default();
-            let parts = parts(prepared, &found, args.watch(), &knn, stop);
+            let parts = parts(prepared, &found, args.watch(), &knn, ranks, stop);
             let trainer = Trainer::resume(recipe, plan, run.clone(), parts)?;
             (run, trainer.run()?, knn.0.get())
         }
@@ -50,7 +58,9 @@ pub fn train(args: &Train, stop: &Stop) -> anyhow::Result<()> {
                 let out = args.out.as_deref().unwrap_or(Path::new("."));
                 RunDirectory::open(out)?;
             }
-            let prepared = setup::prepare(&recipe, &found, None)?;
+            let prepared = setup::prepare(&recipe, &found, None, ranks.world());
+            let prepared = agree(prepared, talk.as_mut())?;
+            require_same(&prepared.plan, talk.as_mut())?;
             let name = args
                 .recipe
                 .config
@@ -59,10 +69,11 @@ pub fn train(args: &Train, stop: &Stop) -> anyhow::Result<()> {
                 .and_then(Path::file_stem)
                 .map_or("run".into(), |stem| stem.to_string_lossy());
             let path = setup::run_path(args.out.as_deref(), &name);
-            start(prepared, &path, &found, args.watch(), stop)?
+            start(prepared, &path, &found, args.watch(), ranks, stop)?
         }
     };
     match outcome {
+        _ if ranks.rank() > 0 && outcome == Outcome::Finished => Ok(()),
         Outcome::Interrupted => {
             say_how_to_continue(&run);
             Err(TrainError::Interrupted.into())
@@ -92,26 +103,72 @@ pub fn start(
     path: &Path,
     found: &Found,
     watch: Watch,
+    ranks: &Ranks,
     stop: &Stop,
 ) -> Result<(RunDirectory, Outcome, Option<f64>), TrainError> {
-    let run = RunDirectory::create(path)?;
+    let run = create(path, ranks.communicator().as_mut())?;
     say(format_args!(
         "{}run       {}",
         summary(&prepared.plan, &prepared.source.describe(), found),
-        path.display()
+        run.path().display()
     ));
     let (recipe, plan) = (prepared.recipe.clone(), prepared.plan.clone());
     let knn = LastKnn::default();
-    let parts = parts(prepared, found, watch, &knn, stop);
+    let parts = parts(prepared, found, watch, &knn, ranks, stop);
     let trainer = Trainer::start(recipe, plan, run.clone(), parts)?;
     let outcome = trainer.run()?;
     Ok((run, outcome, knn.0.get()))
 }
 
+/// Makes the directory of a run: the first rank does, and the others are told which one it is.
+fn create(path: &Path, ranks: &mut dyn Communicator) -> Result<RunDirectory, TrainError> {
+    let run = match ranks.rank() {
+        0 => RunDirectory::create(path),
+        _ => Ok(RunDirectory::of_first_rank(path)),
+    };
+    let run = agree(run, ranks)?;
+    let path = run.path().to_string_lossy();
+    let path = ranks.gather_texts(&path).swap_remove(0);
+    Ok(match ranks.rank() {
+        0 => run,
+        _ => RunDirectory::of_first_rank(Path::new(&path)),
+    })
+}
+
+/// Refuses to train where ranks have come to different plans.
+fn require_same(plan: &Plan, ranks: &mut dyn Communicator) -> Result<(), TrainError> {
+    let same = match ranks.world() {
+        1 => Ok(()),
+        _ => {
+            let own = serde_json::to_string(plan).unwrap_or_default();
+            let first = ranks.gather_texts(&own).swap_remove(0);
+            match serde_json::from_str::<Plan>(&first) {
+                Ok(first) if differences(&first, plan).is_empty() => Ok(()),
+                Ok(first) => {
+                    let differences = differences(&first, plan).into_iter();
+                    let differences: Vec<_> = differences.map(|d| d.of_ranks()).collect();
+                    Err(TrainError::Recipe(format!(
+                        "this rank has come to another plan than rank 0: {}. All ranks need the same arguments and the same \
+                         images",
+                        differences.join("; ")
+                    )))
+                }
+                Err(error) => Err(TrainError::Device(format!("a message of rank 0: {error}"))),
+            }
+        }
+    };
+    agree(same, ranks)
+}
+
 /// The data of a run to be continued. Settings may be given again, so that one command line both
 /// starts and continues. Those that do not change the numbers may be others now; the rest must be what the run was started
 /// with.
-fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared, TrainError> {
+fn continued(
+    args: &Train,
+    run: &RunDirectory,
+    found: &Found,
+    ranks: usize,
+) -> Result<Prepared, TrainError> {
     let saved = Plan::load(&run.plan())?;
     let begun_with = match run.recipe() {
         path if path.is_file() => Recipe::from_file(&path)?,
@@ -119,7 +176,8 @@ fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared
         _ => Recipe::default(),
     };
     if args.recipe.is_empty() {
-        return setup::reopen(begun_with, saved, found);
+        let sync_bn = begun_with.model.sync_bn.unwrap_or_default();
+        return setup::reopen(begun_with, saved.with_ranks(ranks, sync_bn)?, found);
     }
     let recipe = setup::recipe_over(begun_with, &args.recipe)?;
     if recipe.data.path.is_none() {
@@ -137,7 +195,7 @@ fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared
     train.precision.get_or_insert(saved.train.precision);
     // The file of the weights that it began with may be gone.
     let known = (recipe.model.init == saved.init).then_some(&saved.model);
-    let mut prepared = setup::prepare(&wanted, found, known)?;
+    let mut prepared = setup::prepare(&wanted, found, known, ranks)?;
     prepared.recipe = recipe;
     // What the images are is not a setting; whether they are the same is asked when the run goes on.
     prepared.plan.data.side = saved.data.side;
@@ -170,7 +228,7 @@ fn continued(args: &Train, run: &RunDirectory, found: &Found) -> Result<Prepared
 }
 
 /// What may be another when a run is continued: no weight depends on it, or, of the precision, only as rounding goes.
-const FREE: [&str; 12] = [
+const FREE: [&str; 15] = [
     "data.workers",
     "data.prefetch",
     "data.corrupt_budget",
@@ -183,6 +241,9 @@ const FREE: [&str; 12] = [
     "train.tensorboard",
     "train.precision",
     "data.test",
+    "train.ranks",
+    "train.ranks.count",
+    "train.ranks.batch_size",
 ];
 
 /// A field in which two plans differ.
@@ -190,6 +251,13 @@ struct Difference {
     field: String,
     was: serde_json::Value,
     is: serde_json::Value,
+}
+
+impl Difference {
+    /// In which the plan of a rank differs from that of the first.
+    fn of_ranks(&self) -> String {
+        format!("{} is {} there, and {} here", self.field, self.was, self.is)
+    }
 }
 
 impl fmt::Display for Difference {
@@ -283,7 +351,23 @@ impl Observer for LastKnn {
     }
 }
 
-fn parts(prepared: Prepared, found: &Found, watch: Watch, knn: &LastKnn, stop: &Stop) -> Parts {
+fn parts(
+    prepared: Prepared,
+    found: &Found,
+    watch: Watch,
+    knn: &LastKnn,
+    ranks: &Ranks,
+    stop: &Stop,
+) -> Parts {
+    if ranks.rank() > 0 {
+        return Parts {
+            source: prepared.source,
+            device: found.device.clone(),
+            ranks: ranks.communicator(),
+            stop: stop.clone(),
+            observers: observe::followers(),
+        };
+    }
     let display: Box<dyn Observer> = if !watch.plain && Dashboard::possible() {
         // The terminal has to be given back at the end.
         stop.heed();
@@ -303,7 +387,7 @@ fn parts(prepared: Prepared, found: &Found, watch: Watch, knn: &LastKnn, stop: &
     Parts {
         source: prepared.source,
         device: found.device.clone(),
-        ranks: Box::new(Local),
+        ranks: ranks.communicator(),
         stop: stop.clone(),
         observers,
     }

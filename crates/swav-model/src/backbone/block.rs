@@ -8,6 +8,7 @@ use crate::batch_norm::BatchNorm;
 use crate::conv::{Conv, ConvSpec};
 use crate::draw::Draw;
 use crate::ops::Epilogue;
+use crate::ranks::Ranks;
 
 /// A residual block: the basic one of two 3×3 convolutions, or the bottleneck of three
 /// (He et al., 2016), grouped in a ResNeXt (Xie et al., 2017).
@@ -67,6 +68,17 @@ impl Block {
                 bn3.forward_with(conv3.forward(x), Epilogue::AddRelu(shortcut))
             }
             _ => self.bn2.forward_with(x, Epilogue::AddRelu(shortcut)),
+        }
+    }
+
+    pub(super) fn synchronise(&mut self, ranks: &Ranks) {
+        let downsample = self
+            .downsample
+            .as_mut()
+            .map(|downsample| &mut downsample.bn);
+        let norms = [&mut self.bn1, &mut self.bn2].into_iter();
+        for norm in norms.chain(self.bn3.as_mut()).chain(downsample) {
+            norm.synchronise(ranks);
         }
     }
 }

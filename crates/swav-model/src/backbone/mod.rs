@@ -18,6 +18,7 @@ pub use stem::Stem;
 use stem::StemLayers;
 
 use crate::draw::Draw;
+use crate::ranks::Ranks;
 
 /// Everything that defines a [`Backbone`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -189,6 +190,19 @@ impl Backbone {
             _ => panic!("there is no stage {stage}, only 0 to 4"),
         };
         blocks.iter().fold(x, |x, block| block.forward(x))
+    }
+
+    pub(crate) fn synchronise(&mut self, ranks: &Ranks) {
+        self.stem.synchronise(ranks);
+        let layers = [
+            &mut self.layer1,
+            &mut self.layer2,
+            &mut self.layer3,
+            &mut self.layer4,
+        ];
+        for block in layers.into_iter().flatten() {
+            block.synchronise(ranks);
+        }
     }
 
     /// The end of [`forward`](Self::forward): the map of the last stage, `[N, dim, H, W]`, to its mean over the pixels,

@@ -11,6 +11,7 @@ use crate::batch_norm::BatchNorm;
 use crate::conv::Conv;
 use crate::draw::Draw;
 use crate::ops::Epilogue;
+use crate::ranks::Ranks;
 
 /// How the first layers take an image in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -43,6 +44,10 @@ impl StemLayers {
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let x = self.bn1.forward_with(self.conv1.forward(x), Epilogue::Relu);
         if self.pool { max_pool(x) } else { x }
+    }
+
+    pub(super) fn synchronise(&mut self, ranks: &Ranks) {
+        self.bn1.synchronise(ranks);
     }
 }
 

@@ -31,6 +31,8 @@ use burn::tensor::activation::relu;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Tensor, module};
 
+use crate::Ranks;
+
 thread_local! {
     static PLAIN: Cell<bool> = const { Cell::new(false) };
     #[cfg(feature = "cube")]
@@ -241,24 +243,31 @@ pub struct Normalised<const D: usize> {
 /// Batch normalisation of `[N, C, …]` with the statistics of the batch:
 /// `(x − mean) / √(variance + epsilon) · weight + bias`, and an epilogue.
 ///
-/// Maps are `f32` or `bf16`, in and out; all else is `f32`, also what happens in between.
+/// Maps are `f32` or `bf16`, in and out; all else is `f32`, also what happens in between. The statistics are those of the images
+/// of all `ranks`, and the gradients of `weight` and `bias` what this one adds to them.
 ///
 /// # Panics
 /// If `weight` or `bias` have not C values, or the shortcut not the shape of `x`. Where this crate has a kernel, if maps are of
-/// another type.
+/// another type; where it has none, if there are several ranks.
 pub fn batch_norm_train<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<1>,
     bias: Tensor<1>,
     epsilon: f64,
     epilogue: Epilogue<D>,
+    ranks: &Ranks,
 ) -> Normalised<D> {
     check_channels(&x, &[&weight, &bias]);
     epilogue.check(x.dims());
     #[cfg(any(feature = "flex", feature = "cube"))]
     if norm::serves(&x) && norm::serves(&weight) && norm::serves(&bias) && epilogue.is_served() {
-        return norm::batch_norm_train(x, weight, bias, epsilon, epilogue);
+        return norm::batch_norm_train(x, weight, bias, epsilon, epilogue, ranks.clone());
     }
+    assert!(
+        ranks.is_alone(),
+        "batch norm over several ranks needs a kernel for maps of {:?}",
+        x.dims()
+    );
     let dtype = x.dtype();
     let batch = module::batch_norm_train(x.cast(DType::F32), weight, bias, epsilon);
     Normalised {

@@ -3,6 +3,7 @@
 use burn::optim::Optimizer;
 use burn::tensor::Tensor;
 use swav_data::CropGroup;
+use swav_model::Ranks;
 use swav_model::ops::{Epilogue, batch_norm, batch_norm_train, conv2d};
 use swav_ot::{Implementation, Local, SinkhornConfig, sinkhorn_with};
 
@@ -149,7 +150,14 @@ fn normalisation(
         Follow::Relu => Epilogue::Relu,
         Follow::AddRelu => Epilogue::AddRelu(shortcut.clone()),
     };
-    let batch = batch_norm_train(x.clone(), weight.clone(), bias.clone(), EPSILON, then);
+    let batch = batch_norm_train(
+        x.clone(),
+        weight.clone(),
+        bias.clone(),
+        EPSILON,
+        then,
+        &Ranks::default(),
+    );
     let probe = place.map(place.normal(5, shape), precision);
     let gradients = (batch.output.clone() * probe).sum().backward();
     let mut results = vec![
@@ -177,6 +185,7 @@ fn rows(place: &Place) -> Result<Results, TrainError> {
         bias.clone(),
         EPSILON,
         Epilogue::<2>::Relu,
+        &Ranks::default(),
     );
     let probe = place.normal(4, shape).autodiff();
     let gradients = (batch.output.clone() * probe).sum().backward();

@@ -7,6 +7,7 @@
 
 mod bounds;
 mod parse;
+mod sync_bn;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ use swav_data::{Augment, CropSpec, Format};
 use swav_model::Stem;
 
 pub(crate) use bounds::problems;
+pub use sync_bn::SyncBn;
 
 use crate::method::MethodRecipe;
 use crate::optim::OptimizerName;
@@ -93,6 +95,8 @@ pub struct ModelRecipe {
     pub dim: Option<usize>,
     /// Number of prototypes of each head.
     pub prototypes: Option<Vec<usize>>,
+    /// Over which ranks batch norm takes its statistics: `all`, `none`, or groups of so many.
+    pub sync_bn: Option<SyncBn>,
 }
 
 /// `[optimizer]`

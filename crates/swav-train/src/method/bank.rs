@@ -7,11 +7,13 @@ use burn::tensor::{Device, Int, Tensor};
 use super::EmbeddedBatch;
 use super::tensor_file::{SavedTensors, TensorFile};
 use crate::TrainError;
+use crate::comm::Communicator;
 
 /// The embeddings of a whole epoch, one bank for each of the first crops (Caron et al., NeurIPS 2020, appendix A.4).
 ///
 /// A bank is kept as the batches that it came in: to remember a batch is to put it in the place of the one an epoch
-/// ago, and nothing else moves. Images that an epoch leaves out, since they fill no batch, are not in it.
+/// ago, and nothing else moves. Images that an epoch leaves out, since they fill no batch, are not in it. Over several ranks each has
+/// the images of its own part of every batch.
 #[derive(Clone, Debug)]
 pub struct Bank {
     /// `embeddings[crop][batch]`, `[B, dim]`.
@@ -84,30 +86,43 @@ impl Bank {
         self.indices.is_empty()
     }
 
-    pub(crate) fn save(&self, directory: &Path) -> Result<(), TrainError> {
+    /// The same over all ranks, in the order of [`Communicator::gather`].
+    pub fn indices_of_all(&self, ranks: &mut dyn Communicator) -> Vec<usize> {
+        let own: Vec<i32> = self.indices().map(|index| index as i32).collect();
+        let all = ranks.gather_integers(&own).into_iter();
+        all.map(|index| index as usize).collect()
+    }
+
+    pub(crate) fn save(
+        &self,
+        directory: &Path,
+        ranks: &mut dyn Communicator,
+    ) -> Result<(), TrainError> {
         let mut memory = TensorFile::default();
         memory.number("batches", self.indices.len() as u64);
         if !self.is_empty() {
             for bank in 0..self.embeddings.len() {
-                memory.tensor(format!("bank{bank}"), &self.whole(bank));
+                memory.rows(format!("bank{bank}"), &self.whole(bank), ranks);
             }
-            let indices: Vec<i32> = self.indices().map(|index| index as i32).collect();
-            memory.integers("indices", &indices);
+            let own: Vec<i32> = self.indices().map(|index| index as i32).collect();
+            memory.integers("indices", &ranks.gather_integers(&own));
         }
-        memory.save(&directory.join(FILE))
+        memory.save(&directory.join(FILE), ranks)
     }
 
-    /// Reads banks of batches of `batch` images and embeddings of `dim` numbers, of a set of `images`.
+    /// Reads banks of batches of which this rank has `batch` images with embeddings of `dim` numbers, of a set of `images`.
     pub(crate) fn load(
         &mut self,
         directory: &Path,
         [batch, dim]: [usize; 2],
         images: usize,
         device: &Device,
+        ranks: &dyn Communicator,
     ) -> Result<(), TrainError> {
         let found = SavedTensors::open(&directory.join(FILE))?;
         let batches = found.number("batches")? as usize;
-        let all = images / batch;
+        let (rank, world) = (ranks.rank(), ranks.world());
+        let all = images / (batch * world);
         if batches != 0 && batches != all {
             return Err(found.damaged(format!("holds {batches} batches of {all}")));
         }
@@ -115,11 +130,12 @@ impl Bank {
         if batches > 0 {
             let rows = batches * batch;
             for (number, bank) in loaded.embeddings.iter_mut().enumerate() {
-                let whole = found.tensor(&format!("bank{number}"), [rows, dim], device)?;
+                let whole = found.rows(&format!("bank{number}"), [rows, dim], device, ranks)?;
                 *bank = whole.split(batch, 0).iter().map(alone).collect();
             }
-            let indices = found.integers_in("indices", rows, 0..images as i64)?;
-            let indices: Vec<usize> = indices.into_iter().map(|index| index as usize).collect();
+            let indices = found.integers_in("indices", rows * world, 0..images as i64)?;
+            let indices = indices.into_iter().skip(rank).step_by(world);
+            let indices: Vec<usize> = indices.map(|index| index as usize).collect();
             loaded.indices = indices.chunks(batch).map(<[usize]>::to_vec).collect();
         }
         *self = loaded;

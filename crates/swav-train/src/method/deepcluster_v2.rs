@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use burn::module::ParamId;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use swav_data::Permutation;
 use swav_model::{Network, Outputs};
@@ -76,7 +76,8 @@ impl PlanSettings for DeepclusterV2Plan {
             self.clone(),
             &context.model.prototypes,
             context.images,
-            [context.batch, context.model.dim],
+            context.steps_per_epoch as usize,
+            [context.batch / context.ranks, context.model.dim],
         ))
     }
 
@@ -98,7 +99,7 @@ impl PlanSettings for DeepclusterV2Plan {
 
 /// Bytes of the banks and the labels.
 pub(super) fn bank_memory(context: &MethodContext<'_>) -> u64 {
-    let rows = context.steps_per_epoch * context.batch as u64;
+    let rows = context.steps_per_epoch * (context.batch / context.ranks) as u64;
     let labels = (context.model.prototypes.len() * context.images) as u64;
     4 * (BANKS as u64 * rows * context.model.dim as u64 + labels)
 }
@@ -108,7 +109,7 @@ pub(super) fn bank_memory(context: &MethodContext<'_>) -> u64 {
 pub struct DeepclusterV2 {
     plan: DeepclusterV2Plan,
     clusters: Vec<usize>,
-    /// Images of a batch, numbers of an embedding.
+    /// Images of a batch that are this rank's, numbers of an embedding.
     shape: [usize; 2],
     bank: Bank,
     labels: Labels,
@@ -120,11 +121,13 @@ pub struct DeepclusterV2 {
 pub(super) const BANKS: usize = 2;
 
 impl DeepclusterV2 {
-    /// For heads of `clusters` clusters over `images` images, in batches and of embeddings of the given `shape`.
+    /// For heads of `clusters` clusters over `images` images, in epochs of `batches` batches. Of each this rank has as many images,
+    /// with embeddings of as many numbers, as `shape` says.
     pub fn new(
         plan: DeepclusterV2Plan,
         clusters: &[usize],
         images: usize,
+        batches: usize,
         shape: [usize; 2],
     ) -> Self {
         Self {
@@ -134,7 +137,7 @@ impl DeepclusterV2 {
             bank: Bank::new(BANKS),
             labels: Labels::none(clusters.len(), images),
             metrics: Vec::new(),
-            batches: (images / shape[0].max(1)).max(1),
+            batches: batches.max(1),
         }
     }
 
@@ -168,9 +171,10 @@ impl Method for DeepclusterV2 {
             let samples = self.bank.whole(head % BANKS);
             // Different samples at random, others in each epoch and for each head.
             let draw = epoch.number * self.clusters.len() as u64 + head as u64;
-            let order = Permutation::new(self.bank.len() as u64, epoch.seed, draw);
+            let all = (self.bank.len() * ranks.world()) as u64;
+            let order = Permutation::new(all, epoch.seed, draw);
             let chosen: Vec<usize> = (0..clusters as u64).map(|k| order.at(k) as usize).collect();
-            let start = centroids_from(&samples, &chosen);
+            let start = start_from(&samples, &chosen, ranks);
             let result = spherical_kmeans(samples, start, self.plan.iterations, ranks);
             let result = result.map_err(|error| {
                 TrainError::Stopped(format!(
@@ -183,19 +187,19 @@ impl Method for DeepclusterV2 {
             found.push(result.assignment);
         }
         let before = self.labels.clone();
-        self.labels.assign(self.bank.indices(), &found);
+        self.labels.assign_all(&self.bank, &found, ranks);
         self.metrics = self.labels.metrics(&before, &self.clusters);
         Ok(network)
     }
 
     /// The cluster of each image by each head.
-    fn targets(&mut self, inputs: &TargetInputs<'_>, _: &mut dyn Communicator) -> Targets {
+    fn targets(&mut self, inputs: &TargetInputs<'_>, ranks: &mut dyn Communicator) -> Targets {
         let device = inputs.embeddings[0].device();
-        let heads = self.clusters.iter().enumerate().map(|(head, &clusters)| {
+        let clusters = &self.clusters;
+        let targets = Targets(
             self.labels
-                .distributions(head, inputs.indices, clusters, &device)
-        });
-        let targets = Targets(heads.collect());
+                .distributions(inputs.indices, clusters, &device, ranks),
+        );
         let place = inputs.step as usize % self.batches;
         self.bank
             .put(place, inputs.indices, &inputs.embeddings[..BANKS]);
@@ -221,21 +225,27 @@ impl Method for DeepclusterV2 {
         }
     }
 
-    fn metrics(&self, _: &Targets) -> Vec<Metric> {
+    fn metrics(&self, _: &Targets, _: &mut dyn Communicator) -> Vec<Metric> {
         self.metrics.clone()
     }
 
-    fn save(&self, directory: &Path) -> Result<(), TrainError> {
+    fn save(&self, directory: &Path, ranks: &mut dyn Communicator) -> Result<(), TrainError> {
         save_epoch(
             directory,
             &self.bank,
             &self.labels,
             &self.metrics,
             TensorFile::default(),
+            ranks,
         )
     }
 
-    fn load(&mut self, directory: &Path, device: &Device) -> Result<(), TrainError> {
+    fn load(
+        &mut self,
+        directory: &Path,
+        device: &Device,
+        ranks: &dyn Communicator,
+    ) -> Result<(), TrainError> {
         let found = load_epoch(
             directory,
             &mut self.bank,
@@ -243,10 +253,30 @@ impl Method for DeepclusterV2 {
             &self.clusters,
             self.shape,
             device,
+            ranks,
         )?;
         self.metrics = found.0;
         Ok(())
     }
+}
+
+/// The centroids that k-means starts from: of the samples of all ranks those `chosen` by their rows in the whole, of which this
+/// rank has `samples`.
+fn start_from(samples: &Tensor<2>, chosen: &[usize], ranks: &mut dyn Communicator) -> Tensor<2> {
+    let (rank, world) = (ranks.rank(), ranks.world());
+    if world == 1 {
+        return centroids_from(samples, chosen);
+    }
+    let own = |&row: &usize| row % world == rank;
+    // Each rank fills in those that it has.
+    let rows: Vec<usize> = chosen.iter().map(|row| row / world).collect();
+    let known: Vec<f32> = chosen
+        .iter()
+        .map(|row| f32::from(u8::from(own(row))))
+        .collect();
+    let known = TensorData::new(known, [chosen.len(), 1]);
+    let known = Tensor::<2>::from_data(known, &samples.device());
+    ranks.sum(centroids_from(samples, &rows) * known)
 }
 
 /// The mean over the heads of what it costs that every crop predicts the targets of its image.
@@ -276,6 +306,7 @@ pub(super) fn save_epoch(
     labels: &Labels,
     metrics: &[Metric],
     mut memory: TensorFile,
+    ranks: &mut dyn Communicator,
 ) -> Result<(), TrainError> {
     for (head, labels) in labels.heads().iter().enumerate() {
         memory.integers(format!("head{head}"), labels);
@@ -283,8 +314,8 @@ pub(super) fn save_epoch(
     for metric in metrics {
         memory.number(metric.name, metric.value.to_bits());
     }
-    memory.save(&directory.join(LABELS_FILE))?;
-    bank.save(directory)
+    memory.save(&directory.join(LABELS_FILE), ranks)?;
+    bank.save(directory, ranks)
 }
 
 /// Reads what [`save_epoch`] wrote.
@@ -295,6 +326,7 @@ pub(super) fn load_epoch(
     clusters: &[usize],
     shape: [usize; 2],
     device: &Device,
+    ranks: &dyn Communicator,
 ) -> Result<(Vec<Metric>, SavedTensors), TrainError> {
     let found = SavedTensors::open(&directory.join(LABELS_FILE))?;
     let images = labels.heads().first().map_or(0, Vec::len);
@@ -308,6 +340,6 @@ pub(super) fn load_epoch(
         Some(Metric::new(name, f64::from_bits(bits)))
     });
     let metrics = numbers.collect();
-    bank.load(directory, shape, images, device)?;
+    bank.load(directory, shape, images, device, ranks)?;
     Ok((metrics, found))
 }

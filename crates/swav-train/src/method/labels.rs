@@ -2,7 +2,8 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::Metric;
+use super::{Bank, Metric};
+use crate::comm::Communicator;
 
 /// For each head the cluster of each image of the source, where it has one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +31,23 @@ impl Labels {
         }
     }
 
+    /// Labels anew: of the images of a bank, of which this rank has those in `clusters[h]`, and of those that the other ranks have.
+    pub(crate) fn assign_all(
+        &mut self,
+        bank: &Bank,
+        clusters: &[Vec<u32>],
+        ranks: &mut dyn Communicator,
+    ) {
+        let indices = bank.indices_of_all(ranks);
+        let heads = clusters.iter().map(|clusters| {
+            let own: Vec<i32> = clusters.iter().map(|&cluster| cluster as i32).collect();
+            let all = ranks.gather_integers(&own).into_iter();
+            all.map(|cluster| cluster as u32).collect()
+        });
+        let clusters: Vec<Vec<u32>> = heads.collect();
+        self.assign(indices.into_iter(), &clusters);
+    }
+
     /// The labels of each head, `[images]`, −1 where there is none.
     pub fn heads(&self) -> &[Vec<i32>] {
         &self.0
@@ -40,20 +58,28 @@ impl Labels {
         Self(heads)
     }
 
-    /// What `head` has for the images `indices`, as distributions `[B, K]` over `clusters` clusters. Images without a
-    /// label have zeros, and the others weigh so much more that a mean over all is the mean over those with one.
+    /// What each head has for the images `indices`, as distributions `[B, K]` over its number of `clusters`. Images without a
+    /// label have zeros, and the others weigh so much more that a mean over all of all ranks is the mean over those with one.
     pub fn distributions(
         &self,
-        head: usize,
         indices: &[usize],
-        clusters: usize,
+        clusters: &[usize],
         device: &Device,
-    ) -> Tensor<2> {
-        let labels: Vec<i32> = indices.iter().map(|&index| self.0[head][index]).collect();
-        let rows = labels.len();
-        let labelled = labels.iter().filter(|&&label| label != Self::NONE).count();
-        let weight = rows as f64 / labelled.max(1) as f64;
-        one_hot(labels, clusters, device) * weight
+        ranks: &mut dyn Communicator,
+    ) -> Vec<Tensor<2>> {
+        let heads = self.0.iter();
+        let labels: Vec<Vec<i32>> = heads
+            .map(|head| indices.iter().map(|&index| head[index]).collect())
+            .collect();
+        let labelled = labels.iter().map(|labels| {
+            let labelled = labels.iter().filter(|&&label| label != Self::NONE);
+            labelled.count()
+        });
+        let weights = weights(indices.len(), labelled, ranks);
+        let heads = labels.into_iter().zip(clusters).zip(weights);
+        heads
+            .map(|((labels, &clusters), weight)| one_hot(labels, clusters, device) * weight)
+            .collect()
     }
 
     /// What can be said of the labels, each the mean over the heads of `clusters` clusters: `used_clusters`, the share of
@@ -83,6 +109,22 @@ impl Labels {
             .filter_map(|(name, value)| Some(Metric::new(name, value?)))
             .collect()
     }
+}
+
+/// By how much more each of those images weighs that have a label, of which this rank has `labelled` among its `rows`, so that a
+/// mean over the rows of all ranks is the mean over those with one.
+pub(super) fn weights(
+    rows: usize,
+    labelled: impl Iterator<Item = usize>,
+    ranks: &mut dyn Communicator,
+) -> Vec<f64> {
+    let mut counts: Vec<f64> = labelled.map(|count| count as f64).collect();
+    ranks.add(&mut counts);
+    let rows = (rows * ranks.world()) as f64;
+    counts
+        .into_iter()
+        .map(|count| rows / count.max(1.0))
+        .collect()
 }
 
 /// Rows with a one where their label is, `[B, classes]`; a label of −1 gives zeros.
@@ -141,14 +183,15 @@ fn agreement(now: &[i32], then: &[i32]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::comm::Local;
 
     #[test]
     fn an_image_without_a_label_weighs_nothing_and_the_others_more() {
         let mut labels = Labels::none(1, 5);
         labels.assign([3, 0].into_iter(), &[vec![1, 2]]);
         let device = Device::flex();
-        let rows = labels.distributions(0, &[0, 1, 3, 4], 3, &device);
-        let rows: Vec<f32> = rows.into_data().iter().collect();
+        let rows = labels.distributions(&[0, 1, 3, 4], &[3], &device, &mut Local);
+        let rows: Vec<f32> = rows[0].clone().into_data().iter().collect();
         let expected = [0., 0., 2., 0., 0., 0., 0., 2., 0., 0., 0., 0.];
         assert_eq!(rows, expected);
     }

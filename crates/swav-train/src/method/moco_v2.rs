@@ -18,7 +18,7 @@ use super::{
     PlanSettings, Queue, QueueRecipe, RecipeSettings, TargetInputs, Targets,
 };
 use crate::TrainError;
-use crate::comm::Communicator;
+use crate::comm::{Communicator, share};
 use crate::facts::Facts;
 use crate::ledger::Ledger;
 use crate::optim::OptimizerName;
@@ -83,6 +83,7 @@ impl RecipeSettings for MocoV2Recipe {
             "65,536, at most half of the images, in whole batches",
         );
         let groups = (batch / 32).clamp(2, 8).min((batch / 2).max(1));
+        let groups = groups.next_multiple_of(context.ranks);
         MethodPlan::MocoV2(MocoV2Plan {
             temperature: self.temperature.unwrap_or(0.2),
             momentum: self.momentum.unwrap_or(0.999),
@@ -91,8 +92,8 @@ impl RecipeSettings for MocoV2Recipe {
                 self.key_groups,
                 "method.key_groups",
                 groups,
-                "at most 8 of 32 images each, as on the paper's devices, and 2 at least: one group of all would share \
-                 its statistics with the queries",
+                "at most 8 of 32 images each, as on the paper's devices, 2 at least, since one group of all would share \
+                 its statistics with the queries, and as many for each rank",
             ),
         })
     }
@@ -122,6 +123,12 @@ impl PlanSettings for MocoV2Plan {
                 "method.queue.length = {} is longer than the {} images: every image would be told from older copies \
                  of itself; shorten it",
                 self.queue, context.images
+            )
+        });
+        ledger.require(self.key_groups.is_multiple_of(context.ranks), || {
+            format!(
+                "method.key_groups = {} cannot be shared out among {} ranks: take a multiple of their number",
+                self.key_groups, context.ranks
             )
         });
         ledger.require(
@@ -194,11 +201,13 @@ impl MocoV2 {
         &self.momentum
     }
 
-    /// The unit keys of a batch, `[B, dim]`. The images are shuffled and passed in groups, so that a query cannot
-    /// know its key by statistics that they share: on one device, what shuffling across devices is for (He et
-    /// al., section 3.3).
-    fn keys(&self, images: Tensor<4>, step: u64) -> Tensor<2> {
-        let [batch, ..] = images.dims();
+    /// The unit keys of the batch of all ranks, `[B, dim]`, of which this one has `images`. The images are shuffled and passed in
+    /// groups, so that a query cannot know its key by statistics that they share (He et al., section 3.3). Each rank takes some
+    /// of the groups: their images come from all ranks.
+    fn keys(&self, images: Tensor<4>, step: u64, ranks: &mut dyn Communicator) -> Tensor<2> {
+        let [own, channels, height, width] = images.dims();
+        let (rank, world) = (ranks.rank(), ranks.world());
+        let batch = own * world;
         let device = images.device();
         let order = Permutation::new(batch as u64, self.seed, step);
         let shuffled: Vec<i64> = (0..batch as u64).map(|i| order.at(i) as i64).collect();
@@ -210,13 +219,18 @@ impl MocoV2 {
 
         let network = self.momentum.network();
         let groups = self.plan.key_groups;
+        let images = ranks.gather(images.flatten(1, 3));
         let images = images.select(0, index(shuffled));
-        let keys = (0..groups).map(|group| {
+        let images = images.reshape([batch, channels, height, width]);
+        let keys = (rank * groups / world..(rank + 1) * groups / world).map(|group| {
             let rows = group * batch / groups..(group + 1) * batch / groups;
             let outputs = network.forward(vec![images.clone().slice(rows)]);
             outputs.embeddings.detach().inner()
         });
-        Tensor::cat(keys.collect(), 0).select(0, index(places))
+        // Row i of rank r is row i·W + r of what was gathered, and the key of place r·B/W + i.
+        let keys = ranks.gather(Tensor::cat(keys.collect(), 0));
+        let of_place = |place: i64| place % own as i64 * world as i64 + place / own as i64;
+        keys.select(0, index(places.into_iter().map(of_place).collect()))
     }
 }
 
@@ -226,8 +240,10 @@ impl Method for MocoV2 {
         crop != KEY
     }
 
-    fn targets(&mut self, inputs: &TargetInputs<'_>, _: &mut dyn Communicator) -> Targets {
-        Targets(vec![self.keys((inputs.crop)(KEY), inputs.step)])
+    /// The keys of this rank's images, and those of all ranks.
+    fn targets(&mut self, inputs: &TargetInputs<'_>, ranks: &mut dyn Communicator) -> Targets {
+        let all = self.keys((inputs.crop)(KEY), inputs.step, ranks);
+        Targets(vec![share(all.clone(), ranks), all])
     }
 
     fn loss(&self, outputs: &Outputs, targets: &Targets, rows: Range<usize>) -> Tensor<1> {
@@ -237,7 +253,7 @@ impl Method for MocoV2 {
     }
 
     fn after_step(&mut self, network: &Network, targets: &Targets) {
-        self.queue.push(&targets.0);
+        self.queue.push(&targets.0[1..]);
         self.momentum.follow(network);
     }
 
@@ -250,18 +266,26 @@ impl Method for MocoV2 {
         }
     }
 
-    fn metrics(&self, _: &Targets) -> Vec<Metric> {
+    fn metrics(&self, _: &Targets, _: &mut dyn Communicator) -> Vec<Metric> {
         Vec::new()
     }
 
-    fn save(&self, directory: &Path) -> Result<(), TrainError> {
+    fn save(&self, directory: &Path, ranks: &mut dyn Communicator) -> Result<(), TrainError> {
         let mut memory = TensorFile::default();
         memory.tensor("keys", self.queue());
-        memory.save(&directory.join(QUEUE_FILE))?;
-        self.momentum.save(directory)
+        memory.save(&directory.join(QUEUE_FILE), ranks)?;
+        match ranks.rank() {
+            0 => self.momentum.save(directory),
+            _ => Ok(()),
+        }
     }
 
-    fn load(&mut self, directory: &Path, device: &Device) -> Result<(), TrainError> {
+    fn load(
+        &mut self,
+        directory: &Path,
+        device: &Device,
+        _: &dyn Communicator,
+    ) -> Result<(), TrainError> {
         let found = SavedTensors::open(&directory.join(QUEUE_FILE))?;
         let keys = found.tensor("keys", self.queue().dims(), device)?;
         self.queue = Queue::restore(vec![keys], self.plan.queue);

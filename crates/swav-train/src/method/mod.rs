@@ -97,31 +97,37 @@ pub trait Method: Send {
     /// By what a collapse is recognised.
     fn chance(&self) -> Chance;
 
-    /// What the last targets looked like, read back from the device.
-    fn metrics(&self, targets: &Targets) -> Vec<Metric>;
+    /// What the last targets of all ranks looked like, read back from the device.
+    fn metrics(&self, targets: &Targets, ranks: &mut dyn Communicator) -> Vec<Metric>;
 
-    /// Writes what the method remembers into the directory of a checkpoint.
+    /// Writes what the method remembers into the directory of a checkpoint, in a layout that is the same for any number of
+    /// ranks. All ranks are asked to, and rank 0 alone writes.
     ///
     /// # Errors
     /// If the directory cannot be written.
-    fn save(&self, _directory: &Path) -> Result<(), TrainError> {
+    fn save(&self, _directory: &Path, _ranks: &mut dyn Communicator) -> Result<(), TrainError> {
         Ok(())
     }
 
-    /// Reads what [`save`](Self::save) wrote.
+    /// Reads what is this rank's of what [`save`](Self::save) wrote.
     ///
     /// # Errors
     /// If a file is missing, damaged or of another shape.
-    fn load(&mut self, _directory: &Path, _device: &Device) -> Result<(), TrainError> {
+    fn load(
+        &mut self,
+        _directory: &Path,
+        _device: &Device,
+        _ranks: &dyn Communicator,
+    ) -> Result<(), TrainError> {
         Ok(())
     }
 }
 
-/// The targets of one step: tensors of the whole batch without gradient, in an order that is the method's own.
+/// The targets of one step: tensors without gradient for all images of this rank, in an order that is the method's own.
 #[derive(Clone, Debug, Default)]
 pub struct Targets(pub Vec<Tensor<2>>);
 
-/// What the targets of a batch of B images are made of.
+/// What the targets of the B images of a batch that are this rank's are made of.
 #[derive(Clone, Copy)]
 pub struct TargetInputs<'a> {
     /// Steps done before this one.
@@ -138,7 +144,7 @@ pub struct TargetInputs<'a> {
     pub labels: &'a [Vec<u32>],
 }
 
-/// An epoch that is about to begin.
+/// An epoch that is about to begin, as far as it is this rank's.
 #[derive(Clone, Debug)]
 pub struct EpochStart {
     /// Which one, from 0.

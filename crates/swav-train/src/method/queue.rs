@@ -21,7 +21,8 @@ pub struct QueueRecipe {
 /// little; the queue lends the assignment the embeddings of earlier batches. Only the codes of
 /// the current batch are used (Caron et al., NeurIPS 2020, section 3.1 and appendix A.2).
 ///
-/// It affects the codes from the step after it has become full, and it is never emptied again.
+/// It affects the codes from the step after it has become full, and it is never emptied again. Over several ranks each keeps the
+/// embeddings of its own images, and the assignment is over all of them.
 #[derive(Clone, Debug)]
 pub struct Queue {
     rings: Vec<Tensor<2>>,

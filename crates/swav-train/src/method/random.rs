@@ -78,7 +78,7 @@ impl Method for Random {
         }
     }
 
-    fn metrics(&self, _: &Targets) -> Vec<Metric> {
+    fn metrics(&self, _: &Targets, _: &mut dyn Communicator) -> Vec<Metric> {
         Vec::new()
     }
 }

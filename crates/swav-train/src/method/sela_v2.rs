@@ -16,7 +16,7 @@ use super::checks::{
     check_clusters, check_prototypes, check_several_crops, check_sinkhorn, check_temperature,
 };
 use super::deepcluster_v2::{BANKS, bank_memory, heads_loss, load_epoch, save_epoch};
-use super::labels::Labels;
+use super::labels::{Labels, weights};
 use super::swav::code_metrics;
 use super::tensor_file::TensorFile;
 use super::{
@@ -112,7 +112,8 @@ impl PlanSettings for SelaV2Plan {
             self.clone(),
             &context.model.prototypes,
             context.images,
-            [context.batch, context.model.dim],
+            context.steps_per_epoch as usize,
+            [context.batch / context.ranks, context.model.dim],
             device,
         ))
     }
@@ -153,7 +154,7 @@ struct Snapshot {
 pub struct SelaV2 {
     plan: SelaV2Plan,
     clusters: Vec<usize>,
-    /// Images of a batch, numbers of an embedding.
+    /// Images of a batch that are this rank's, numbers of an embedding.
     shape: [usize; 2],
     bank: Bank,
     labels: Labels,
@@ -164,11 +165,13 @@ pub struct SelaV2 {
 }
 
 impl SelaV2 {
-    /// For heads of `clusters` prototypes over `images` images, in batches and of embeddings of the given `shape`.
+    /// For heads of `clusters` prototypes over `images` images, in epochs of `batches` batches. Of each this rank has as many images,
+    /// with embeddings of as many numbers, as `shape` says.
     pub fn new(
         plan: SelaV2Plan,
         clusters: &[usize],
         images: usize,
+        batches: usize,
         shape: [usize; 2],
         device: &Device,
     ) -> Self {
@@ -180,7 +183,7 @@ impl SelaV2 {
             labels: Labels::none(clusters.len(), images),
             soft: None,
             metrics: Vec::new(),
-            batches: (images / shape[0].max(1)).max(1),
+            batches: batches.max(1),
             device: device.clone(),
         }
     }
@@ -219,13 +222,20 @@ impl SelaV2 {
     }
 
     /// The soft labels of images by a head, `[B, K]`, those without one zero.
-    fn soft_labels(&self, snapshot: &Snapshot, head: usize, indices: &[usize]) -> Tensor<2> {
+    fn soft_labels(
+        &self,
+        snapshot: &Snapshot,
+        head: usize,
+        indices: &[usize],
+        ranks: &mut dyn Communicator,
+    ) -> Tensor<2> {
         let rows: Vec<i32> = indices.iter().map(|&index| snapshot.rows[index]).collect();
         let known: Vec<f32> = rows
             .iter()
             .map(|&row| f32::from(u8::from(row >= 0)))
             .collect();
-        let weight = rows.len() as f32 / known.iter().sum::<f32>().max(1.0);
+        let labelled = known.iter().filter(|&&known| known > 0.0).count();
+        let weight = weights(rows.len(), std::iter::once(labelled), ranks)[0];
         let rows: Vec<i32> = rows.into_iter().map(|row| row.max(0)).collect();
         let count = rows.len();
         let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [count]), &self.device);
@@ -238,14 +248,20 @@ impl SelaV2 {
         codes * known * weight
     }
 
-    /// The snapshot of the banks as they are, for potentials found with `prototypes`.
-    fn snapshot(&self, heads: Vec<(Tensor<2>, PrototypePotentials)>) -> Snapshot {
+    /// The snapshot of the banks of all ranks as they are, for potentials found with `prototypes`.
+    fn snapshot(
+        &self,
+        heads: Vec<(Tensor<2>, PrototypePotentials)>,
+        ranks: &mut dyn Communicator,
+    ) -> Snapshot {
         let mut rows = vec![-1; self.labels.heads()[0].len()];
-        for (row, index) in self.bank.indices().enumerate() {
+        for (row, index) in self.bank.indices_of_all(ranks).into_iter().enumerate() {
             rows[index] = row as i32;
         }
         Snapshot {
-            banks: (0..BANKS).map(|bank| self.bank.whole(bank)).collect(),
+            banks: (0..BANKS)
+                .map(|bank| ranks.gather(self.bank.whole(bank)))
+                .collect(),
             rows,
             heads,
         }
@@ -283,9 +299,9 @@ impl Method for SelaV2 {
             found.push(labels);
         }
         let before = self.labels.clone();
-        self.labels.assign(self.bank.indices(), &found);
+        self.labels.assign_all(&self.bank, &found, ranks);
         self.metrics = self.labels.metrics(&before, &self.clusters);
-        self.soft = (self.plan.labels == LabelKind::Soft).then(|| self.snapshot(heads));
+        self.soft = (self.plan.labels == LabelKind::Soft).then(|| self.snapshot(heads, ranks));
         Ok(network)
     }
 
@@ -295,15 +311,17 @@ impl Method for SelaV2 {
     }
 
     /// The label of each image by each head.
-    fn targets(&mut self, inputs: &TargetInputs<'_>, _: &mut dyn Communicator) -> Targets {
-        let heads = self.clusters.iter().enumerate();
-        let targets = heads.map(|(head, &clusters)| match &self.soft {
-            Some(snapshot) => self.soft_labels(snapshot, head, inputs.indices),
+    fn targets(&mut self, inputs: &TargetInputs<'_>, ranks: &mut dyn Communicator) -> Targets {
+        let (indices, clusters) = (inputs.indices, &self.clusters);
+        let targets = match &self.soft {
+            Some(snapshot) => (0..clusters.len())
+                .map(|head| self.soft_labels(snapshot, head, indices, ranks))
+                .collect(),
             None => self
                 .labels
-                .distributions(head, inputs.indices, clusters, &self.device),
-        });
-        let targets = Targets(targets.collect());
+                .distributions(indices, clusters, &self.device, ranks),
+        };
+        let targets = Targets(targets);
         let place = inputs.step as usize % self.batches;
         self.bank
             .put(place, inputs.indices, &inputs.embeddings[..BANKS]);
@@ -332,15 +350,15 @@ impl Method for SelaV2 {
         }
     }
 
-    fn metrics(&self, targets: &Targets) -> Vec<Metric> {
+    fn metrics(&self, targets: &Targets, ranks: &mut dyn Communicator) -> Vec<Metric> {
         let mut metrics = self.metrics.clone();
         if self.soft.is_some() {
-            metrics.extend(code_metrics(targets.0[0].clone()));
+            metrics.extend(code_metrics(targets.0[0].clone(), ranks));
         }
         metrics
     }
 
-    fn save(&self, directory: &Path) -> Result<(), TrainError> {
+    fn save(&self, directory: &Path, ranks: &mut dyn Communicator) -> Result<(), TrainError> {
         let mut memory = TensorFile::default();
         if let Some(soft) = &self.soft {
             for (number, bank) in soft.banks.iter().enumerate() {
@@ -354,10 +372,22 @@ impl Method for SelaV2 {
                 memory.integers(format!("potentials{head}"), &bits);
             }
         }
-        save_epoch(directory, &self.bank, &self.labels, &self.metrics, memory)
+        save_epoch(
+            directory,
+            &self.bank,
+            &self.labels,
+            &self.metrics,
+            memory,
+            ranks,
+        )
     }
 
-    fn load(&mut self, directory: &Path, device: &Device) -> Result<(), TrainError> {
+    fn load(
+        &mut self,
+        directory: &Path,
+        device: &Device,
+        ranks: &dyn Communicator,
+    ) -> Result<(), TrainError> {
         let (metrics, found) = load_epoch(
             directory,
             &mut self.bank,
@@ -365,6 +395,7 @@ impl Method for SelaV2 {
             &self.clusters,
             self.shape,
             device,
+            ranks,
         )?;
         self.metrics = metrics;
         self.soft = None;
@@ -372,8 +403,9 @@ impl Method for SelaV2 {
             return Ok(());
         }
         let [_, dim] = self.shape;
-        let banks = (0..BANKS)
-            .map(|bank| found.tensor(&format!("snapshot{bank}"), [self.bank.len(), dim], device));
+        let all = self.bank.len() * ranks.world();
+        let banks =
+            (0..BANKS).map(|bank| found.tensor(&format!("snapshot{bank}"), [all, dim], device));
         let heads = self.clusters.iter().enumerate().map(|(head, &clusters)| {
             let prototypes = found.tensor(&format!("prototypes{head}"), [dim, clusters], device)?;
             let bits = found.integers(&format!("potentials{head}"), clusters + 1)?;
@@ -387,11 +419,7 @@ impl Method for SelaV2 {
         });
         self.soft = Some(Snapshot {
             banks: banks.collect::<Result<_, _>>()?,
-            rows: found.integers_in(
-                "rows",
-                self.labels.heads()[0].len(),
-                -1..self.bank.len() as i64,
-            )?,
+            rows: found.integers_in("rows", self.labels.heads()[0].len(), -1..all as i64)?,
             heads: heads.collect::<Result<_, TrainError>>()?,
         });
         Ok(())

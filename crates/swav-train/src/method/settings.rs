@@ -296,8 +296,10 @@ pub(crate) struct MethodContext<'a> {
     pub(crate) classes: usize,
     pub(crate) crops: &'a [CropSpec],
     pub(crate) model: &'a NetworkConfig,
-    /// Images of a step.
+    /// Images of a step, of all ranks.
     pub(crate) batch: usize,
+    /// Processes that share the run.
+    pub(crate) ranks: usize,
     pub(crate) epochs: u64,
     pub(crate) steps_per_epoch: u64,
     pub(crate) steps: u64,

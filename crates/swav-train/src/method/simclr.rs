@@ -72,9 +72,11 @@ pub struct Simclr {
 }
 
 impl Method for Simclr {
-    /// The embeddings of the whole batch, crop by crop: what each part of it is held against.
-    fn targets(&mut self, inputs: &TargetInputs<'_>, _: &mut dyn Communicator) -> Targets {
-        Targets(inputs.embeddings.to_vec())
+    /// The embeddings of the whole batch of all ranks, crop by crop: what each part of it is held against. The images of this
+    /// rank come first.
+    fn targets(&mut self, inputs: &TargetInputs<'_>, ranks: &mut dyn Communicator) -> Targets {
+        let crops = inputs.embeddings.iter();
+        Targets(crops.map(|own| own_first(own, ranks)).collect())
     }
 
     fn loss(&self, outputs: &Outputs, targets: &Targets, rows: Range<usize>) -> Tensor<1> {
@@ -83,7 +85,7 @@ impl Method for Simclr {
         if parts == 1.0 {
             return contrastive_loss(live, self.temperature);
         }
-        // The live rows take their places in the batch. Each part then has the loss of the whole batch, and of
+        // The live rows take their places in the batch, whose order is of no account. Each part then has the loss of the whole batch, and of
         // its gradient the share of its own rows, where the mean over the parts wants it times their number
         // (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021).
         let crops = targets.0.iter().zip(live).map(|(batch, live)| {
@@ -108,7 +110,7 @@ impl Method for Simclr {
     }
 
     /// How alike the first two crops of an image are, by the cosine.
-    fn metrics(&self, targets: &Targets) -> Vec<Metric> {
+    fn metrics(&self, targets: &Targets, _: &mut dyn Communicator) -> Vec<Metric> {
         let [first, second, ..] = targets.0.as_slice() else {
             return Vec::new();
         };
@@ -116,6 +118,19 @@ impl Method for Simclr {
         let cosine = cosine.into_scalar::<f32>();
         vec![Metric::new("alignment", f64::from(cosine))]
     }
+}
+
+/// The rows of all ranks, `[W·B, dim]`, with the `[B, dim]` of this one in front.
+fn own_first(own: &Tensor<2>, ranks: &mut dyn Communicator) -> Tensor<2> {
+    if ranks.world() == 1 {
+        return own.clone();
+    }
+    let (rank, world) = (ranks.rank(), ranks.world());
+    let all = ranks.gather(own.clone());
+    let others = (0..all.dims()[0]).filter(|row| row % world != rank);
+    let others: Vec<i64> = others.map(|row| row as i64).collect();
+    let others = Tensor::<1, Int>::from_data(&others[..], &own.device());
+    Tensor::cat(vec![own.clone(), all.select(0, others)], 0)
 }
 
 /// The loss of M crops of B images, unit embeddings `[B, dim]` each, as `[1]`:

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use swav_model::{Network, Outputs};
 
 use super::checks::check_no_prototypes;
+use super::labels::weights;
 use super::{
     Chance, Defaults, Method, MethodContext, MethodName, MethodPlan, Metric, PlanSettings,
     RecipeSettings, TargetInputs, Targets, prediction_loss,
@@ -105,10 +106,10 @@ pub struct Supervised {
 
 impl Supervised {
     /// The wanted distributions, `[B, classes]`: an image without labels has zeros, and the others weigh so much
-    /// more that a mean over all is the mean over those with labels.
-    fn wanted(&self, labels: &[Vec<u32>]) -> Vec<f32> {
+    /// more that a mean over all of all ranks is the mean over those with labels.
+    fn wanted(&self, labels: &[Vec<u32>], ranks: &mut dyn Communicator) -> Vec<f32> {
         let labelled = labels.iter().filter(|labels| !labels.is_empty()).count();
-        let weight = labels.len() as f64 / labelled.max(1) as f64;
+        let weight = weights(labels.len(), std::iter::once(labelled), ranks)[0];
         let floor = weight * self.smoothing / self.classes as f64;
         let mut wanted = vec![0.0; labels.len() * self.classes];
         for (row, labels) in wanted.chunks_exact_mut(self.classes).zip(labels) {
@@ -126,9 +127,9 @@ impl Supervised {
 }
 
 impl Method for Supervised {
-    fn targets(&mut self, inputs: &TargetInputs<'_>, _: &mut dyn Communicator) -> Targets {
+    fn targets(&mut self, inputs: &TargetInputs<'_>, ranks: &mut dyn Communicator) -> Targets {
         let shape = [inputs.labels.len(), self.classes];
-        let wanted = TensorData::new(self.wanted(inputs.labels), shape);
+        let wanted = TensorData::new(self.wanted(inputs.labels, ranks), shape);
         let device = inputs.embeddings[0].device();
         Targets(vec![Tensor::from_data(wanted, &device)])
     }
@@ -146,7 +147,7 @@ impl Method for Supervised {
         }
     }
 
-    fn metrics(&self, _: &Targets) -> Vec<Metric> {
+    fn metrics(&self, _: &Targets, _: &mut dyn Communicator) -> Vec<Metric> {
         Vec::new()
     }
 }
@@ -154,13 +155,14 @@ impl Method for Supervised {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::comm::Local;
 
     fn wanted(smoothing: f64, labels: &[Vec<u32>]) -> Vec<f32> {
         let method = Supervised {
             classes: 4,
             smoothing,
         };
-        method.wanted(labels)
+        method.wanted(labels, &mut Local)
     }
 
     #[test]

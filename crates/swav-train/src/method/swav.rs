@@ -151,12 +151,16 @@ impl PlanSettings for SwavPlan {
 
     fn build(&self, context: &MethodContext<'_>, _: &Network, device: &Device) -> Box<dyn Method> {
         let (prototypes, dim) = (&context.model.prototypes, context.model.dim);
-        Box::new(Swav::new(self.clone(), prototypes, dim, device))
+        let mut settings = self.clone();
+        if let Some(queue) = &mut settings.queue {
+            queue.length /= context.ranks;
+        }
+        Box::new(Swav::new(settings, prototypes, dim, device))
     }
 
     fn memory(&self, context: &MethodContext<'_>) -> u64 {
         let length = self.queue.map_or(0, |queue| queue.length);
-        4 * (self.assign.len() * length * context.model.dim) as u64
+        4 * (self.assign.len() * length / context.ranks * context.model.dim) as u64
     }
 
     fn describe(&self) -> String {
@@ -386,33 +390,39 @@ impl Method for Swav {
         }
     }
 
-    fn metrics(&self, targets: &Targets) -> Vec<Metric> {
+    fn metrics(&self, targets: &Targets, ranks: &mut dyn Communicator) -> Vec<Metric> {
         let first_head = targets.0.iter().step_by(self.prototypes.len());
-        code_metrics(Tensor::cat(first_head.cloned().collect(), 0))
+        code_metrics(Tensor::cat(first_head.cloned().collect(), 0), ranks)
     }
 
-    fn save(&self, directory: &Path) -> Result<(), TrainError> {
+    fn save(&self, directory: &Path, ranks: &mut dyn Communicator) -> Result<(), TrainError> {
         let Some(queue) = &self.queue else {
             return Ok(());
         };
         let mut memory = TensorFile::default();
         for (i, ring) in queue.rings().iter().enumerate() {
-            memory.tensor(format!("ring{i}"), ring);
+            memory.rows(format!("ring{i}"), ring, ranks);
         }
-        memory.number("filled", queue.filled() as u64);
-        memory.save(&directory.join(QUEUE_FILE))
+        memory.number("filled", (queue.filled() * ranks.world()) as u64);
+        memory.save(&directory.join(QUEUE_FILE), ranks)
     }
 
-    fn load(&mut self, directory: &Path, device: &Device) -> Result<(), TrainError> {
+    fn load(
+        &mut self,
+        directory: &Path,
+        device: &Device,
+        ranks: &dyn Communicator,
+    ) -> Result<(), TrainError> {
         let Some(queue) = &mut self.queue else {
             return Ok(());
         };
         let found = SavedTensors::open(&directory.join(QUEUE_FILE))?;
         let rings = queue.rings().iter().enumerate();
-        let rings = rings.map(|(i, ring)| found.tensor(&format!("ring{i}"), ring.dims(), device));
+        let rings =
+            rings.map(|(i, ring)| found.rows(&format!("ring{i}"), ring.dims(), device, ranks));
         *queue = Queue::restore(
             rings.collect::<Result<_, _>>()?,
-            found.number("filled")? as usize,
+            found.number("filled")? as usize / ranks.world(),
         );
         Ok(())
     }
@@ -420,9 +430,16 @@ impl Method for Swav {
 
 const QUEUE_FILE: &str = "queue.safetensors";
 
-/// How sure, and how evenly spread, `[N, K]` distributions over prototypes are.
-pub(super) fn code_metrics(codes: Tensor<2>) -> Vec<Metric> {
-    let report = CodeStatistics::of(&codes).read();
+/// How sure, and how evenly spread, `[N, K]` distributions over prototypes are, over all ranks.
+pub(super) fn code_metrics(codes: Tensor<2>, ranks: &mut dyn Communicator) -> Vec<Metric> {
+    let mut statistics = CodeStatistics::of(&codes);
+    if ranks.world() > 1 {
+        let entropy = statistics.entropy.unsqueeze();
+        let counts = statistics.counts.float().unsqueeze();
+        statistics.entropy = ranks.sum(entropy).squeeze_dim(0) / ranks.world() as f64;
+        statistics.counts = ranks.sum(counts).squeeze_dim::<1>(0).int();
+    }
+    let report = statistics.read();
     vec![
         Metric::new("code_entropy", report.entropy),
         Metric::new("used_prototypes", report.used as f64),

@@ -9,6 +9,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::TrainError;
+use crate::comm::{Communicator, share};
 
 /// Named tensors on their way to disk.
 #[derive(Debug, Default)]
@@ -25,6 +26,19 @@ impl TensorFile {
         self.tensors.push((name.into(), Dtype::F32, shape, bytes));
     }
 
+    /// Adds a float tensor of which each rank has rows: it becomes one.
+    pub(crate) fn rows(
+        &mut self,
+        name: impl Into<String>,
+        rows: &Tensor<2>,
+        ranks: &mut dyn Communicator,
+    ) {
+        let whole = ranks.gather_on_first(rows.clone());
+        if ranks.rank() == 0 {
+            self.tensor(name, &whole);
+        }
+    }
+
     /// Adds a list of whole numbers.
     pub(crate) fn integers(&mut self, name: impl Into<String>, values: &[i32]) {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -37,8 +51,11 @@ impl TensorFile {
         self.numbers.insert(name.to_string(), value.to_string());
     }
 
-    /// Writes everything to `path`.
-    pub(crate) fn save(self, path: &Path) -> Result<(), TrainError> {
+    /// Writes everything to `path`, if this is rank 0.
+    pub(crate) fn save(self, path: &Path, ranks: &dyn Communicator) -> Result<(), TrainError> {
+        if ranks.rank() > 0 {
+            return Ok(());
+        }
         let failed =
             |error: safetensors::SafeTensorError| TrainError::checkpoint(path, error.to_string());
         let views = self
@@ -83,6 +100,18 @@ impl SavedTensors {
     ) -> Result<Tensor<2>, TrainError> {
         let values = self.values(name, Dtype::F32, &shape, f32::from_le_bytes)?;
         Ok(Tensor::from_data(TensorData::new(values, shape), device))
+    }
+
+    /// The rows of the tensor `name` that are this rank's, of as many as `shape` says.
+    pub(crate) fn rows(
+        &self,
+        name: &str,
+        [rows, width]: [usize; 2],
+        device: &Device,
+        ranks: &dyn Communicator,
+    ) -> Result<Tensor<2>, TrainError> {
+        let whole = self.tensor(name, [rows * ranks.world(), width], device)?;
+        Ok(share(whole, ranks))
     }
 
     /// The list `name`, which must hold `length` numbers.

@@ -16,10 +16,10 @@ impl Checkpoints {
     fn save(&mut self, run: &mut Watched<'_>) -> Result<(), TrainError> {
         run.require_finite()?;
         let metrics = run.directory.metrics();
-        if metrics.is_file() {
+        if run.ranks.rank() == 0 && metrics.is_file() {
             files::sync(&metrics)?;
         }
-        checkpoint::save(run.directory, run.state, run.plan.train.keep)?;
+        checkpoint::save(run.directory, run.state, run.plan.train.keep, run.ranks)?;
         self.saved = run.state.step;
         run.tell(Event::Saved)
     }

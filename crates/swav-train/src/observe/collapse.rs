@@ -24,7 +24,7 @@ impl CollapseMonitor {
                 run.tell(Event::Note(&format!("collapsed: {sign}. {remedies}")))
             }
             Verdict::Collapsed(sign) => {
-                let dump = checkpoint::dump(run.directory, run.state, "collapsed")?;
+                let dump = checkpoint::dump(run.directory, run.state, "collapsed", run.ranks)?;
                 Err(TrainError::Stopped(format!(
                     "training stopped at step {}: {sign}. {remedies}. The state is in {}; \
                      train.on_collapse=warn goes on regardless",

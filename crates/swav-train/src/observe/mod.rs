@@ -147,7 +147,7 @@ impl Watched<'_> {
         ];
         for sum in sums.into_iter().flatten() {
             if !read(sum)?[0].is_finite() {
-                let dump = checkpoint::dump(self.directory, self.state, "non-finite")?;
+                let dump = checkpoint::dump(self.directory, self.state, "non-finite", self.ranks)?;
                 return Err(TrainError::Stopped(format!(
                     "training stopped at step {}: the loss or a weight is no finite number any \
                      more. The state is in {} for a look, the checkpoints before it are good. \
@@ -169,6 +169,16 @@ impl Observers {
     pub(crate) fn new(observers: Vec<Box<dyn Observer>>) -> Self {
         Self(observers.into_iter().map(Some).collect())
     }
+}
+
+/// The observers of a rank that is not the first: they take part in what all ranks compute together, judge as the first does,
+/// and write nothing.
+pub fn followers() -> Vec<Box<dyn Observer>> {
+    vec![
+        Box::new(Recorder::default()),
+        Box::new(CollapseMonitor),
+        Box::new(Checkpoints::default()),
+    ]
 }
 
 /// The observers that every run has: records of its steps, in `metrics.jsonl` and for TensorBoard where the plan asks for

@@ -41,7 +41,11 @@ impl Recorder {
     fn record(&self, step: &Step, run: &mut Watched<'_>) -> Result<StepRecord, TrainError> {
         run.require_finite()?;
         let loss = f64::from(read(step.loss.clone())?[0]);
-        let metrics = run.state.method.metrics(&step.targets).into_iter();
+        let metrics = run
+            .state
+            .method
+            .metrics(&step.targets, run.ranks)
+            .into_iter();
         let metrics = metrics.map(|metric| (metric.name.to_string(), metric.value));
         let seconds = self.began.elapsed().as_secs_f64().max(1e-9);
         Ok(StepRecord {

@@ -9,6 +9,7 @@ pub(super) fn check(plan: &Plan, ledger: &mut Ledger) {
     check_data(plan, ledger);
     check_crops(plan, ledger);
     check_batch(plan, ledger);
+    check_ranks(plan, ledger);
     plan.method.check(&plan.context(), ledger);
     check_optimizer(plan, ledger);
 }
@@ -85,6 +86,40 @@ fn check_batch(plan: &Plan, ledger: &mut Ledger) {
     });
     ledger.require(train.keep > 0, || {
         "train.keep = 0 would delete the checkpoint just written; keep at least 1".to_string()
+    });
+}
+
+/// Adds what of a batch cannot be shared out among the ranks.
+pub(super) fn check_ranks(plan: &Plan, ledger: &mut Ledger) {
+    let train = &plan.train;
+    let Some(ranks) = train.ranks else {
+        return;
+    };
+    let (batch, count, parts) = (train.batch_size, ranks.count, train.accumulate);
+    ledger.require(batch.is_multiple_of(count * parts), || match parts {
+        1 => format!(
+            "train.batch_size = {batch} cannot be shared out among {count} ranks: take a multiple of their number"
+        ),
+        _ => format!(
+            "train.batch_size = {batch} cannot be shared out among {count} ranks in {parts} parts each: take a multiple of \
+             {}, or another train.accumulate",
+            count * parts
+        ),
+    });
+    let size = ranks.sync_bn.size(count);
+    ledger.require(size > 0 && count.is_multiple_of(size), || {
+        format!(
+            "model.sync_bn = {}: {count} ranks are no whole number of groups of {size}",
+            ranks.sync_bn
+        )
+    });
+    let seen = batch / (count * parts) * size.max(1);
+    ledger.require(batch < 2 || seen >= 2, || {
+        format!(
+            "model.sync_bn = {} lets batch norm see {seen} image at a time: it needs at least two; raise train.batch_size \
+             or take larger groups",
+            ranks.sync_bn
+        )
     });
 }
 

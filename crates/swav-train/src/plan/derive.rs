@@ -101,9 +101,10 @@ pub(super) fn train(
         format!("train.precision = {precision}: the device has no {precision}; take {fastest}")
     });
     let log_steps = if facts.accelerated { 10 } else { 1 };
-    TrainPlan {
+    let mut plan = TrainPlan {
         epochs,
         batch_size,
+        ranks: None,
         accumulate,
         precision,
         checkpoint_activations: wanted.checkpoint_activations.unwrap_or(false),
@@ -119,7 +120,9 @@ pub(super) fn train(
         },
         on_collapse: wanted.on_collapse.unwrap_or(OnCollapse::Stop),
         tensorboard: wanted.tensorboard.unwrap_or(false),
-    }
+    };
+    plan.share_out(facts.ranks, recipe.model.sync_bn.unwrap_or_default());
+    plan
 }
 
 pub(super) fn model(

@@ -50,7 +50,7 @@ impl MemoryEstimate {
     /// Of a plan, with its activations kept, or `checkpointed`.
     fn of(plan: &Plan, checkpointed: bool) -> Self {
         let train = &plan.train;
-        let micro_batch = (train.batch_size / train.accumulate.max(1)).max(1) as u64;
+        let micro_batch = (train.rank_batch() / train.accumulate.max(1)).max(1) as u64;
         let moments = match plan.optimizer.name {
             OptimizerName::Larc | OptimizerName::Sgd => 1,
             OptimizerName::Adam | OptimizerName::Adamw => 2,
@@ -80,7 +80,7 @@ impl MemoryEstimate {
         let scores = 4 * crops * prototypes as u64;
         let pixels = of_crops(&|size| 3 * (size * size) as u64);
         // Ready ones, the one that is being filled, and two packed for the device: the one in use and the next.
-        let batches = (plan.data.prefetch as u64 + 4) * train.batch_size as u64 * pixels;
+        let batches = (plan.data.prefetch as u64 + 4) * train.rank_batch() as u64 * pixels;
         Self {
             weights: FLOAT * plan.model.parameters() * (1 + gradients + moments),
             activations: train.precision.bytes() * micro_batch * (kept + IN_HAND * largest),
@@ -144,7 +144,7 @@ impl Plan {
         if whole <= available || self.train.steps == 0 {
             return;
         }
-        let batch = self.train.batch_size;
+        let batch = self.train.rank_batch();
         let at_once = match self.checkpointed_within(available) {
             Some(total) => format!(
                 "; with train.checkpoint_activations = true it fits at once, in {}, for about a third more computation",
@@ -191,7 +191,7 @@ impl Plan {
             readable(available),
             readable(memory.weights),
             readable(memory.activations),
-            self.train.batch_size / self.train.accumulate.max(1),
+            self.train.rank_batch() / self.train.accumulate.max(1),
             readable(memory.scores),
             readable(memory.method),
             readable(memory.host),

@@ -19,7 +19,7 @@ use swav_model::{NetworkConfig, Stem};
 pub use memory::{MemoryEstimate, readable as readable_bytes};
 
 use crate::TrainError;
-use crate::config::{self, OnCollapse, Recipe};
+use crate::config::{self, OnCollapse, Recipe, SyncBn};
 use crate::facts::Facts;
 use crate::ledger::{Ledger, Note};
 use crate::method::{MethodContext, MethodPlan};
@@ -97,8 +97,11 @@ pub struct DataPlan {
 pub struct TrainPlan {
     /// Passes over the data.
     pub epochs: u64,
-    /// Images per optimizer step.
+    /// Images per optimizer step, of all ranks together.
     pub batch_size: usize,
+    /// How they are shared out, where the run has several ranks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<RanksPlan>,
     /// Micro-batches per step.
     pub accumulate: usize,
     /// Number format.
@@ -126,6 +129,39 @@ pub struct TrainPlan {
     /// Whether the run also writes event files for TensorBoard.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tensorboard: bool,
+}
+
+/// The ranks of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RanksPlan {
+    /// How many there are.
+    pub count: usize,
+    /// Images of a step that are one rank's.
+    pub batch_size: usize,
+    /// Over which of them batch norm takes its statistics.
+    pub sync_bn: SyncBn,
+}
+
+impl TrainPlan {
+    /// Processes that share the run.
+    pub fn rank_count(&self) -> usize {
+        self.ranks.map_or(1, |ranks| ranks.count)
+    }
+
+    /// Images of a step that are one rank's.
+    pub fn rank_batch(&self) -> usize {
+        self.batch_size / self.rank_count()
+    }
+
+    /// Shares a batch out among `count` ranks.
+    pub fn share_out(&mut self, count: usize, sync_bn: SyncBn) {
+        self.ranks = (count > 1).then(|| RanksPlan {
+            count,
+            batch_size: self.batch_size / count,
+            sync_bn,
+        });
+    }
 }
 
 /// How images are seen in evaluation: short side to `resize`, then the centre `size`.
@@ -223,6 +259,19 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The plan of a run that goes on with `count` ranks.
+    ///
+    /// # Errors
+    /// If its batch cannot be shared out among them.
+    pub fn with_ranks(mut self, count: usize, sync_bn: SyncBn) -> Result<Self, TrainError> {
+        self.train.share_out(count, sync_bn);
+        let mut ledger = Ledger::default();
+        check::check_ranks(&self, &mut ledger);
+        self.method.check(&self.context(), &mut ledger);
+        refuse(ledger.problems)?;
+        Ok(self)
+    }
+
     /// What cannot work in the plan as it stands.
     fn problems(&self) -> Vec<String> {
         let mut ledger = Ledger::default();
@@ -310,6 +359,7 @@ fn context<'a>(
         crops,
         model,
         batch: train.batch_size,
+        ranks: train.rank_count(),
         epochs: train.epochs,
         steps_per_epoch: train.steps_per_epoch,
         steps: train.steps,

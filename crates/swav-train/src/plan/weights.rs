@@ -39,6 +39,7 @@ impl Plan {
             accelerated: false,
             bf16: Bf16::Smaller,
             memory: None,
+            ranks: 1,
             digest: None,
         };
         let mut plan = Self::derive(&recipe, &facts)?;

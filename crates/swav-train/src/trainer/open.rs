@@ -4,8 +4,10 @@ use swav_data::{Digest, Loader, Source};
 
 use super::{Parts, Trainer};
 use crate::checkpoint;
+use crate::comm::Communicator;
 use crate::epoch::loader_config;
 use crate::feed::{Feed, Portions};
+use crate::health::Health;
 use crate::observe::Observers;
 use crate::plan::Plan;
 use crate::run::{RunDirectory, RunLock};
@@ -23,16 +25,18 @@ impl Trainer {
         recipe: Recipe,
         plan: Plan,
         run: RunDirectory,
-        parts: Parts,
+        mut parts: Parts,
     ) -> Result<Self, TrainError> {
-        let lock = run.lock()?;
+        let lock = lock(&run, parts.ranks.as_ref())?;
         let mut notes = Vec::new();
         let device = parts.device.clone().autodiff();
         let state = State::first(&plan, &device, &mut |note| notes.push(note))?;
-        recipe.save(&run.recipe())?;
-        plan.save(&run.plan())?;
+        if lock.is_some() {
+            recipe.save(&run.recipe())?;
+            plan.save(&run.plan())?;
+        }
         if plan.init.is_some() {
-            checkpoint::save(&run, &state, plan.train.keep)?;
+            checkpoint::save(&run, &state, plan.train.keep, parts.ranks.as_mut())?;
         }
         Self::assemble(plan, run, lock, state, parts, notes)
     }
@@ -46,19 +50,22 @@ impl Trainer {
         recipe: Recipe,
         plan: Plan,
         run: RunDirectory,
-        parts: Parts,
+        mut parts: Parts,
     ) -> Result<Self, TrainError> {
         require_same(&plan, parts.source.as_ref())?;
-        let lock = run.lock()?;
-        run.clean()?;
-        if plan != Plan::load(&run.plan())? {
-            recipe.save(&run.recipe())?;
-            plan.save(&run.plan())?;
+        let lock = lock(&run, parts.ranks.as_ref())?;
+        if lock.is_some() {
+            run.clean()?;
+            if plan != Plan::load(&run.plan())? {
+                recipe.save(&run.recipe())?;
+                plan.save(&run.plan())?;
+            }
         }
+        let newest = run.newest_of_all(parts.ranks.as_mut())?;
         let mut notes = Vec::new();
         let device = parts.device.clone().autodiff();
-        let state = match run.list()?.pop() {
-            Some((_, newest)) => checkpoint::load(&newest, &plan, &device)?,
+        let state = match newest {
+            Some(newest) => checkpoint::load(&newest, &plan, &device, parts.ranks.as_ref())?,
             None => State::first(&plan, &device, &mut |note| notes.push(note))?,
         };
         Self::assemble(plan, run, lock, state, parts, notes)
@@ -67,11 +74,15 @@ impl Trainer {
     fn assemble(
         plan: Plan,
         directory: RunDirectory,
-        lock: RunLock,
-        state: State,
+        lock: Option<RunLock>,
+        mut state: State,
         parts: Parts,
         notes: Vec<String>,
     ) -> Result<Self, TrainError> {
+        if let Some(ranks) = plan.train.ranks {
+            let size = ranks.sync_bn.size(ranks.count);
+            state.network.synchronise(&parts.ranks.batch_norm(size));
+        }
         let config = loader_config(&plan, plan.crops.clone(), parts.ranks.as_ref());
         let loader = Loader::new(parts.source.clone(), config, state.cursor)?;
         let device = parts.device.autodiff();
@@ -85,6 +96,7 @@ impl Trainer {
             feed: Feed::start(loader, portions, uploader.packer().clone()),
             uploader,
             device,
+            health: Health::new(&plan),
             plan,
             directory,
             _lock: lock,
@@ -96,6 +108,14 @@ impl Trainer {
             losses: None,
             notes,
         })
+    }
+}
+
+/// Holds the run for all its ranks: the first one does.
+fn lock(run: &RunDirectory, ranks: &dyn Communicator) -> Result<Option<RunLock>, TrainError> {
+    match ranks.rank() {
+        0 => run.lock().map(Some),
+        _ => Ok(None),
     }
 }
 

@@ -14,6 +14,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::Ranks;
 use crate::ops::element::Element;
 use crate::ops::vectors::{Kernel, Simd, dispatch};
 
@@ -249,6 +250,8 @@ pub(crate) struct NormGradients<E> {
 /// ReLU, which is the gradient of the shortcut. If `keep` is false it becomes the gradient of `x`
 /// instead, and no memory is needed.
 ///
+/// Where the statistics are those of several ranks, the gradients of weight and bias are what this rank adds to them.
+///
 /// # Panics
 /// If a slice has another length than the shape says.
 pub(crate) fn gradients<E: Element>(
@@ -258,6 +261,7 @@ pub(crate) fn gradients<E: Element>(
     scaling: &Scaling,
     gradient: &mut [E],
     keep: bool,
+    ranks: &Ranks,
 ) -> NormGradients<E> {
     let len = shape.len();
     assert!(
@@ -298,24 +302,25 @@ pub(crate) fn gradients<E: Element>(
         };
         chunks.iter().map(part).sum()
     };
-    // With s = 1 / √(variance + ε), g the gradient and averages over n values:
-    // dx = w·s·(g − avg(g) − (x − mean)·s²·avg(g·(x − mean)))
-    let n = (shape.images * shape.pixels) as f64;
+    let (mut plain, mut centred): (Vec<f64>, Vec<f64>) = (0..shape.channels)
+        .map(|channel| (sum(0, channel), sum(1, channel)))
+        .unzip();
+    let inverses: Vec<f64> = scaling.inverse_deviations().collect();
+    let of_weight = centred.iter().zip(&inverses);
     let mut result = NormGradients {
-        weight: Vec::with_capacity(shape.channels),
-        bias: Vec::with_capacity(shape.channels),
+        weight: of_weight.map(|(sum, s)| (sum * s) as f32).collect(),
+        bias: plain.iter().map(|&sum| sum as f32).collect(),
         x: None,
     };
+    let n = ranks.sums(shape.images * shape.pixels, [&mut plain, &mut centred]);
+    // With s = 1 / √(variance + ε), g the gradient and averages over n values:
+    // dx = w·s·(g − avg(g) − (x − mean)·s²·avg(g·(x − mean)))
     let (mut by_gradient, mut by_x, mut constant) = (vec![], vec![], vec![]);
-    let inverses = scaling.inverse_deviations();
-    for (channel, (inverse, &weight)) in inverses.zip(scaling.weight).enumerate() {
-        let (plain, centred) = (sum(0, channel), sum(1, channel));
-        result.weight.push((centred * inverse) as f32);
-        result.bias.push(plain as f32);
+    for (channel, (&inverse, &weight)) in inverses.iter().zip(scaling.weight).enumerate() {
         let scale = f64::from(weight) * inverse;
         by_gradient.push(scale as f32);
-        by_x.push((-scale * inverse * inverse * centred / n) as f32);
-        constant.push((-scale * plain / n) as f32);
+        by_x.push((-scale * inverse * inverse * centred[channel] / n) as f32);
+        constant.push((-scale * plain[channel] / n) as f32);
     }
     let step = InputStep {
         mean,

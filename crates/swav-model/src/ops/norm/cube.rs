@@ -19,12 +19,14 @@
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::into_data_sync;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::ops::permute_nhwc_to_nchw;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-use super::{Kernels, without_gradients};
+use super::{Kernels, Settings, without_gradients};
+use crate::Ranks;
 use crate::ops::cube::{element_of, rows_last};
 use burn::backend::tensor::FloatTensor;
 
@@ -642,6 +644,54 @@ impl Matrix {
         (mean, variance)
     }
 
+    /// The moments over the maps of all ranks. What crosses them goes by the host, for which it waits.
+    fn moments_over(&self, ranks: &Ranks) -> (CubeTensor, CubeTensor) {
+        let (mean, variance) = self.moments();
+        if ranks.is_alone() {
+            return (mean, variance);
+        }
+        let [mut means, mut variances] = [mean, variance].map(on_host);
+        ranks.moments(self.rows as usize, &mut means, &mut variances);
+        let channels = [means.len()];
+        (
+            self.upload(&means, channels),
+            self.upload(&variances, channels),
+        )
+    }
+
+    /// What [`gather_kernel`] would leave of each column if this rank had the maps of all; `own` are the gradients of the
+    /// weight and the bias by its own maps.
+    fn column_over(
+        &self,
+        ranks: &Ranks,
+        own: [&CubeTensor; 2],
+        numbers: [CubeTensor; 3],
+        epsilon: f64,
+    ) -> CubeTensor {
+        let [of_weight, of_bias] = own.map(|numbers| on_host(numbers.clone()));
+        let [weight, mean, variance] = numbers.map(on_host);
+        let wide = |numbers: Vec<f32>| numbers.into_iter().map(f64::from).collect::<Vec<_>>();
+        let (mut products, mut sums) = (wide(of_weight), wide(of_bias));
+        let n = ranks.sums(self.rows as usize, [&mut products, &mut sums]);
+        let inverse = |channel: usize| 1.0 / (f64::from(variance[channel]) + epsilon).sqrt();
+        let channels = 0..self.channels as usize;
+        let factor = channels
+            .clone()
+            .map(|c| (f64::from(weight[c]) * inverse(c)) as f32);
+        let even = channels.clone().map(|c| (sums[c] / n) as f32);
+        let along = channels.map(|c| (products[c] * inverse(c) / n) as f32);
+        let mut column = mean.clone();
+        column.extend(factor.chain(even).chain(along));
+        self.upload(&column, [4, mean.len()])
+    }
+
+    /// Numbers from the host.
+    fn upload(&self, numbers: &[f32], shape: impl Into<Shape>) -> CubeTensor {
+        let (client, device) = (self.client().clone(), self.x.device.clone());
+        let handle = client.create_from_slice(f32::as_bytes(numbers));
+        CubeTensor::new_contiguous(client, device, shape.into(), handle, DType::F32)
+    }
+
     /// Gradients of the weight and the bias, and what [`gather_kernel`] leaves of each column. `numbers` are weight, mean
     /// and variance.
     fn sums(
@@ -707,6 +757,11 @@ impl Matrix {
     }
 }
 
+/// Numbers of the channels, read back: this waits for the device.
+fn on_host(numbers: CubeTensor) -> Vec<f32> {
+    into_data_sync(numbers).iter::<f32>().collect()
+}
+
 /// Threads of a cube.
 const DIM: CubeDim = CubeDim::new_2d(LANES, LINES);
 
@@ -722,8 +777,8 @@ fn number(tensor: CubeTensor) -> CubeTensor {
 without_gradients!(CubeBackend);
 
 impl Kernels for CubeBackend {
-    fn moments(x: CubeTensor) -> (CubeTensor, CubeTensor) {
-        Matrix::new(x).moments()
+    fn moments(x: CubeTensor, ranks: Ranks) -> (CubeTensor, CubeTensor) {
+        Matrix::new(x).moments_over(&ranks)
     }
 
     fn normalise(
@@ -796,10 +851,10 @@ impl Kernels for CubeBackend {
         mean: CubeTensor,
         variance: CubeTensor,
         gradient: CubeTensor,
-        epsilon: f64,
+        settings: Settings,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         let numbers = [weight, mean, variance];
-        let ([x, weight, bias], _) = gradients(x, Behind::Nothing, numbers, gradient, epsilon);
+        let ([x, weight, bias], _) = gradients(x, Behind::Nothing, numbers, gradient, &settings);
         (x, weight, bias)
     }
 
@@ -810,10 +865,10 @@ impl Kernels for CubeBackend {
         mean: CubeTensor,
         variance: CubeTensor,
         gradient: CubeTensor,
-        epsilon: f64,
+        settings: Settings,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         let numbers = [weight, mean, variance];
-        let ([x, weight, bias], _) = gradients(x, Behind::Relu(y), numbers, gradient, epsilon);
+        let ([x, weight, bias], _) = gradients(x, Behind::Relu(y), numbers, gradient, &settings);
         (x, weight, bias)
     }
 
@@ -824,11 +879,11 @@ impl Kernels for CubeBackend {
         mean: CubeTensor,
         variance: CubeTensor,
         gradient: CubeTensor,
-        epsilon: f64,
+        settings: Settings,
     ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
         let numbers = [weight, mean, variance];
         let ([x, weight, bias], rest) =
-            gradients(x, Behind::AddRelu(y), numbers, gradient, epsilon);
+            gradients(x, Behind::AddRelu(y), numbers, gradient, &settings);
         let Some(shortcut) = rest else {
             unreachable!("a shortcut has a gradient")
         };
@@ -850,8 +905,9 @@ fn gradients(
     behind: Behind,
     numbers: [CubeTensor; 3],
     gradient: CubeTensor,
-    epsilon: f64,
+    settings: &Settings,
 ) -> ([CubeTensor; 3], Option<CubeTensor>) {
+    let Settings { epsilon, ranks } = settings;
     let matrix = Matrix::new(x);
     let gradient = matrix.beside(gradient);
     let (y, has_shortcut) = match behind {
@@ -859,7 +915,11 @@ fn gradients(
         Behind::Relu(y) => (Some(matrix.beside(y)), false),
         Behind::AddRelu(y) => (Some(matrix.beside(y)), true),
     };
-    let [of_weight, of_bias, column] = matrix.sums(y.as_ref(), &gradient, numbers, epsilon);
+    let [of_weight, of_bias, mut column] =
+        matrix.sums(y.as_ref(), &gradient, numbers.clone(), *epsilon);
+    if !ranks.is_alone() {
+        column = matrix.column_over(ranks, [&of_weight, &of_bias], numbers, *epsilon);
+    }
     let dx = matrix.like();
     let shortcut = has_shortcut.then(|| matrix.like());
     match (y, &shortcut) {
@@ -975,7 +1035,14 @@ mod tests {
             Follow::Relu => Epilogue::Relu,
             Follow::AddRelu => Epilogue::AddRelu(shortcut.clone()),
         };
-        let batch = batch_norm_train(x.clone(), weight.clone(), bias.clone(), 1e-5, epilogue);
+        let batch = batch_norm_train(
+            x.clone(),
+            weight.clone(),
+            bias.clone(),
+            1e-5,
+            epilogue,
+            Ranks::default(),
+        );
         assert_eq!(batch.output.dtype(), dtype);
         let gradients = (batch.output.clone() * probe).sum().backward();
         let dx = x.grad(&gradients).unwrap();

@@ -6,18 +6,24 @@ use burn::tensor::{DType, bf16};
 use burn_flex::FlexTensor;
 
 use super::cpu::{self, Moments, NormShape, Scaling};
-use super::{Kernels, without_gradients};
+use super::{Kernels, Settings, without_gradients};
+use crate::Ranks;
 use crate::ops::convolution::of_elements;
 use crate::ops::element::Element;
 
 without_gradients!(Flex);
 
 impl Kernels for Flex {
-    fn moments(x: FlexTensor) -> (FlexTensor, FlexTensor) {
+    fn moments(x: FlexTensor, ranks: Ranks) -> (FlexTensor, FlexTensor) {
         let x = x.to_contiguous();
         let shape = norm_shape(&x);
-        let Moments { mean, variance } =
-            of_elements!(x.dtype(), E => cpu::moments(&shape, E::values(&x)));
+        let Moments {
+            mut mean,
+            mut variance,
+        } = of_elements!(x.dtype(), E => cpu::moments(&shape, E::values(&x)));
+        if !ranks.is_alone() {
+            ranks.moments(shape.images * shape.pixels, &mut mean, &mut variance);
+        }
         let channels = [shape.channels];
         (f32::tensor(mean, channels), f32::tensor(variance, channels))
     }
@@ -54,11 +60,11 @@ impl Kernels for Flex {
         mean: FlexTensor,
         variance: FlexTensor,
         gradient: FlexTensor,
-        epsilon: f64,
+        settings: Settings,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let numbers = [weight, mean, variance];
         let ([x, weight, bias], _) = of_elements!(x.dtype(), E => {
-            gradients::<E>(x, None, numbers, gradient, epsilon, false)
+            gradients::<E>(x, None, numbers, gradient, &settings, false)
         });
         (x, weight, bias)
     }
@@ -70,11 +76,11 @@ impl Kernels for Flex {
         mean: FlexTensor,
         variance: FlexTensor,
         gradient: FlexTensor,
-        epsilon: f64,
+        settings: Settings,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let numbers = [weight, mean, variance];
         let ([x, weight, bias], _) = of_elements!(x.dtype(), E => {
-            gradients::<E>(x, Some(y), numbers, gradient, epsilon, false)
+            gradients::<E>(x, Some(y), numbers, gradient, &settings, false)
         });
         (x, weight, bias)
     }
@@ -86,11 +92,11 @@ impl Kernels for Flex {
         mean: FlexTensor,
         variance: FlexTensor,
         gradient: FlexTensor,
-        epsilon: f64,
+        settings: Settings,
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
         let numbers = [weight, mean, variance];
         let ([x, weight, bias], rest) = of_elements!(x.dtype(), E => {
-            gradients::<E>(x, Some(y), numbers, gradient, epsilon, true)
+            gradients::<E>(x, Some(y), numbers, gradient, &settings, true)
         });
         let Some(shortcut) = rest else {
             unreachable!("the gradient of the shortcut was asked for")
@@ -149,7 +155,7 @@ fn gradients<E: Element>(
     y: Option<FlexTensor>,
     numbers: [FlexTensor; 3],
     gradient: FlexTensor,
-    epsilon: f64,
+    settings: &Settings,
     shortcut: bool,
 ) -> ([FlexTensor; 3], Option<FlexTensor>) {
     let (x, y) = (x.to_contiguous(), y.map(|y| y.to_contiguous()));
@@ -164,10 +170,11 @@ fn gradients<E: Element>(
         &Scaling {
             moments: &moments(&mean, &variance),
             weight: f32::values(&weight),
-            epsilon,
+            epsilon: settings.epsilon,
         },
         E::values_mut(&mut gradient),
         shortcut,
+        &settings.ranks,
     );
     let channels = [shape.channels];
     let (weight, bias) = (

@@ -24,10 +24,20 @@ use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 
 use super::{Epilogue, Normalised};
+use crate::Ranks;
 
 /// Returns whether there are kernels for this map, `[N, C, …]`, or for a number of each of its channels.
 pub(super) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
     !super::is_plain() && super::has_kernels(&x.device(), x.shape().num_elements())
+}
+
+/// How a map is normalised with statistics of its own.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Added to the variance before its root is taken.
+    epsilon: f64,
+    /// Over whose maps the statistics are taken.
+    ranks: Ranks,
 }
 
 /// The passes over a map `x`, `[N, C, …]`, that a backend brings. Maps of a call are all `f32` or all `bf16`; weight, bias, mean and
@@ -38,9 +48,9 @@ pub(super) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
     Fusion: cfg(feature = "fusion"),
 )]
 pub trait Kernels: Backend {
-    /// Mean and biased variance of each channel.
-    #[fusion(meta = |x| { let c = channels(x); (c.clone(), c) })]
-    fn moments(x: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// Mean and biased variance of each channel, over the maps of all ranks.
+    #[fusion(meta = |x, _| { let c = channels(x); (c.clone(), c) })]
+    fn moments(x: FloatTensor<Self>, ranks: Ranks) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// `(x − mean) / √(variance + epsilon) · weight + bias`, perhaps through the ReLU.
     #[fusion(dtype = x, shape = x)]
@@ -67,7 +77,7 @@ pub trait Kernels: Backend {
     ) -> FloatTensor<Self>;
 
     /// The gradients of [`normalise`](Self::normalise) without ReLU, where `mean` and `variance` are the
-    /// [`moments`](Self::moments) of `x`: of `x`, the weight and the bias.
+    /// [`moments`](Self::moments) of `x`: of `x`, and what this rank adds to those of the weight and the bias.
     #[fusion(meta = |x, weight, _, _, _, _| (x.clone(), weight.clone(), weight.clone()))]
     fn gradients(
         x: FloatTensor<Self>,
@@ -75,7 +85,7 @@ pub trait Kernels: Backend {
         mean: FloatTensor<Self>,
         variance: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        epsilon: f64,
+        settings: Settings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// The same with ReLU; `y` is what [`normalise`](Self::normalise) returned.
@@ -87,7 +97,7 @@ pub trait Kernels: Backend {
         mean: FloatTensor<Self>,
         variance: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        epsilon: f64,
+        settings: Settings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// The gradients of [`normalise_add`](Self::normalise_add), which returned `y`: of `x`, the weight, the bias and the
@@ -100,7 +110,7 @@ pub trait Kernels: Backend {
         mean: FloatTensor<Self>,
         variance: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        epsilon: f64,
+        settings: Settings,
     ) -> (
         FloatTensor<Self>,
         FloatTensor<Self>,
@@ -128,23 +138,25 @@ fn channels(
 )]
 pub trait Normalisation: Backend {
     /// Perhaps through the ReLU.
-    #[fusion(meta = |x, weight, _, _, _| (x.clone(), weight.clone(), weight.clone()))]
+    #[fusion(meta = |x, weight, _, _, _, _| (x.clone(), weight.clone(), weight.clone()))]
     fn normalised(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         epsilon: f64,
         relu: bool,
+        ranks: Ranks,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// Plus a shortcut, through the ReLU.
-    #[fusion(meta = |x, _, weight, _, _| (x.clone(), weight.clone(), weight.clone()))]
+    #[fusion(meta = |x, _, weight, _, _, _| (x.clone(), weight.clone(), weight.clone()))]
     fn normalised_add(
         x: FloatTensor<Self>,
         shortcut: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         epsilon: f64,
+        ranks: Ranks,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
@@ -158,8 +170,9 @@ macro_rules! without_gradients {
                 bias: FloatTensor<Self>,
                 epsilon: f64,
                 relu: bool,
+                ranks: crate::Ranks,
             ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-                let (mean, variance) = Self::moments(x.clone());
+                let (mean, variance) = Self::moments(x.clone(), ranks);
                 let (m, v) = (mean.clone(), variance.clone());
                 let y = Self::normalise(x, weight, bias, m, v, epsilon, relu);
                 (y, mean, variance)
@@ -171,8 +184,9 @@ macro_rules! without_gradients {
                 weight: FloatTensor<Self>,
                 bias: FloatTensor<Self>,
                 epsilon: f64,
+                ranks: crate::Ranks,
             ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-                let (mean, variance) = Self::moments(x.clone());
+                let (mean, variance) = Self::moments(x.clone(), ranks);
                 let (m, v) = (mean.clone(), variance.clone());
                 let y = Self::normalise_add(x, shortcut, weight, bias, m, v, epsilon);
                 (y, mean, variance)
@@ -188,6 +202,7 @@ pub(super) fn batch_norm_train<const D: usize>(
     bias: Tensor<1>,
     epsilon: f64,
     epilogue: Epilogue<D>,
+    ranks: Ranks,
 ) -> Normalised<D> {
     let (x, weight, bias) = (
         x.into_dispatch(),
@@ -195,11 +210,11 @@ pub(super) fn batch_norm_train<const D: usize>(
         bias.into_dispatch(),
     );
     let (output, mean, variance) = match epilogue {
-        Epilogue::None => Dispatch::normalised(x, weight, bias, epsilon, false),
-        Epilogue::Relu => Dispatch::normalised(x, weight, bias, epsilon, true),
+        Epilogue::None => Dispatch::normalised(x, weight, bias, epsilon, false, ranks),
+        Epilogue::Relu => Dispatch::normalised(x, weight, bias, epsilon, true, ranks),
         Epilogue::AddRelu(shortcut) => {
             let shortcut = shortcut.into_dispatch();
-            Dispatch::normalised_add(x, shortcut, weight, bias, epsilon)
+            Dispatch::normalised_add(x, shortcut, weight, bias, epsilon, ranks)
         }
     };
     Normalised {
@@ -237,7 +252,7 @@ struct SavedForBackward<B: Backend> {
     y: Option<FloatTensor<B>>,
     mean: FloatTensor<B>,
     variance: FloatTensor<B>,
-    epsilon: f64,
+    settings: Settings,
 }
 
 /// The backward pass: of input, weight and bias.
@@ -257,10 +272,10 @@ impl<B: Kernels> Backward<B, 3> for BatchNormBackward {
         let gradient = gradients.consume::<B>(&ops.node);
         let x = checkpointer.retrieve_node_output(saved.x);
         let weight = checkpointer.retrieve_node_output(saved.weight);
-        let (mean, variance, epsilon) = (saved.mean, saved.variance, saved.epsilon);
+        let (mean, variance, settings) = (saved.mean, saved.variance, saved.settings);
         let (x, weight, bias) = match saved.y {
-            None => B::gradients(x, weight, mean, variance, gradient, epsilon),
-            Some(y) => B::gradients_relu(x, y, weight, mean, variance, gradient, epsilon),
+            None => B::gradients(x, weight, mean, variance, gradient, settings),
+            Some(y) => B::gradients_relu(x, y, weight, mean, variance, gradient, settings),
         };
         for (node, found) in ops.parents.into_iter().zip([x, weight, bias]) {
             if let Some(node) = node {
@@ -290,9 +305,9 @@ impl<B: Kernels> Backward<B, 4> for BatchNormAddBackward {
         let Some(y) = saved.y else {
             unreachable!("a shortcut is followed by the ReLU")
         };
-        let (mean, variance, epsilon) = (saved.mean, saved.variance, saved.epsilon);
+        let (mean, variance, settings) = (saved.mean, saved.variance, saved.settings);
         let (x, weight, bias, shortcut) =
-            B::gradients_add(x, y, weight, mean, variance, gradient, epsilon);
+            B::gradients_add(x, y, weight, mean, variance, gradient, settings);
         for (node, found) in ops.parents.into_iter().zip([x, weight, bias, shortcut]) {
             if let Some(node) = node {
                 gradients.register::<B>(node.id, found);
@@ -311,12 +326,14 @@ impl<B: Kernels + Normalisation, C: CheckpointStrategy> Normalisation for Autodi
         bias: Node<B, C>,
         epsilon: f64,
         relu: bool,
+        ranks: Ranks,
     ) -> (Node<B, C>, Node<B, C>, Node<B, C>) {
         let nodes = [x.node(), weight.node(), bias.node()];
         let prepared = BatchNormBackward.prepare::<C>(nodes);
+        let all = ranks.clone();
         let run = |x: Node<B, C>, weight: Node<B, C>| {
             let (x, weight) = (x.into_primitive(), weight.into_primitive());
-            B::normalised(x, weight, bias.into_primitive(), epsilon, relu)
+            B::normalised(x, weight, bias.into_primitive(), epsilon, relu, all)
         };
         match prepared.compute_bound().stateful() {
             OpsKind::Tracked(mut prepared) => {
@@ -328,7 +345,7 @@ impl<B: Kernels + Normalisation, C: CheckpointStrategy> Normalisation for Autodi
                     y: relu.then(|| y.clone()),
                     mean: mean.clone(),
                     variance: variance.clone(),
-                    epsilon,
+                    settings: Settings { epsilon, ranks },
                 };
                 untracked::<B, C>(prepared.finish(saved, y), mean, variance)
             }
@@ -345,13 +362,15 @@ impl<B: Kernels + Normalisation, C: CheckpointStrategy> Normalisation for Autodi
         weight: Node<B, C>,
         bias: Node<B, C>,
         epsilon: f64,
+        ranks: Ranks,
     ) -> (Node<B, C>, Node<B, C>, Node<B, C>) {
         let nodes = [x.node(), weight.node(), bias.node(), shortcut.node()];
         let prepared = BatchNormAddBackward.prepare::<C>(nodes);
+        let all = ranks.clone();
         let run = |x: Node<B, C>, weight: Node<B, C>| {
             let (x, weight) = (x.into_primitive(), weight.into_primitive());
             let (bias, shortcut) = (bias.into_primitive(), shortcut.into_primitive());
-            B::normalised_add(x, shortcut, weight, bias, epsilon)
+            B::normalised_add(x, shortcut, weight, bias, epsilon, all)
         };
         match prepared.compute_bound().stateful() {
             OpsKind::Tracked(mut prepared) => {
@@ -363,7 +382,7 @@ impl<B: Kernels + Normalisation, C: CheckpointStrategy> Normalisation for Autodi
                     y: Some(y.clone()),
                     mean: mean.clone(),
                     variance: variance.clone(),
-                    epsilon,
+                    settings: Settings { epsilon, ranks },
                 };
                 untracked::<B, C>(prepared.finish(saved, y), mean, variance)
             }

@@ -5,14 +5,30 @@ mod lines;
 mod progress;
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub use dashboard::Dashboard;
 pub use lines::Lines;
 pub use progress::Progress;
 
+/// Whether this process has nothing to say but why it fails.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// From now on [`say`] is silent: another rank of the run says it.
+pub fn leave_it_to_another() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
 /// Says something on stderr. Where nobody reads it any more, that is no reason to end a run.
 pub fn say(message: impl std::fmt::Display) {
+    if !SILENT.load(Ordering::Relaxed) {
+        insist(message);
+    }
+}
+
+/// Says something on stderr, whichever rank this is.
+pub fn insist(message: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{message}");
 }
 
