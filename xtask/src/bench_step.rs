@@ -1,6 +1,7 @@
 //! `cargo xtask bench-step`: whole training steps of SwAV, phase by phase, beside PyTorch.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,9 @@ pub struct Args {
     /// What crops and activations are computed in: f32 or bf16.
     #[arg(long, default_value = "f32", value_parser = ["f32", "bf16"])]
     precision: String,
+    /// Also by so many processes, started by mpirun, that share the batch and the cores.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..))]
+    ranks: Option<u32>,
     /// A Python with torch and torchvision for the peer of bench/peers, in all the forms that it has for this precision. Its
     /// compiled forms need a C++ compiler.
     #[arg(long, value_name = "PYTHON")]
@@ -74,8 +78,28 @@ struct Figures {
     phases_s: Phases,
     warm_up_s: Vec<f64>,
     warm_up_settled: bool,
+    traffic: Traffic,
+    #[serde(default)]
+    shared: Option<Shared>,
     #[serde(default)]
     peers: Vec<Peer>,
+}
+
+/// What a rank sends in a step.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Traffic {
+    messages: u64,
+    bytes: u64,
+}
+
+/// The same by several processes.
+#[derive(Debug, Serialize, Deserialize)]
+struct Shared {
+    ranks: u32,
+    images_per_s: f64,
+    peak_rss_mib: Option<f64>,
+    phases_s: Phases,
+    traffic: Traffic,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -103,11 +127,32 @@ struct Peer {
 
 /// Builds, measures, and shows.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let mut program = args.on.bench("step")?;
+    let features: &[&str] = if args.ranks.is_some() { &["mpi"] } else { &[] };
+    let mut program = args.on.bench_with("step", features)?;
     program
         .args(case(args))
         .args(["--precision", &args.precision]);
     let mut figures: Figures = example::figure(&mut program, "the benchmark")?;
+    if let Some(ranks) = args.ranks {
+        let mut shared = Command::new("mpirun");
+        shared
+            .args([
+                "--allow-run-as-root",
+                "--oversubscribe",
+                "-n",
+                &ranks.to_string(),
+            ])
+            .arg(program.get_program())
+            .args(program.get_args());
+        let shared: Figures = example::figure(&mut shared, "the benchmark of several processes")?;
+        figures.shared = Some(Shared {
+            ranks,
+            images_per_s: shared.images_per_s,
+            peak_rss_mib: shared.peak_rss_mib,
+            phases_s: shared.phases_s,
+            traffic: shared.traffic,
+        });
+    }
     if let Some(python) = &args.peers {
         figures.peers = measure_peers(args, &figures.optimizer, python)?;
     }
@@ -196,6 +241,21 @@ fn show(figures: &Figures) {
         figures.peak_rss_mib.or(figures.device_memory_mib),
         &figures.phases_s,
     );
+    if let Some(shared) = &figures.shared {
+        row(
+            &format!("{} processes", shared.ranks),
+            shared.images_per_s,
+            shared.peak_rss_mib,
+            &shared.phases_s,
+        );
+        println!(
+            "{:<34} {:>7.2}x   {} messages, {:.2} MB a step from each",
+            "  as fast as one",
+            shared.images_per_s / figures.images_per_s,
+            shared.traffic.messages,
+            shared.traffic.bytes as f64 / 1e6
+        );
+    }
     for peer in &figures.peers {
         row(
             &peer.name,

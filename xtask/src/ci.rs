@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -20,6 +21,14 @@ type Check = (
 const CHECKS: &[Check] = &[
     ("format", &[&["fmt", "--all", "--check"]], &[]),
     ("tests", &[&["test", "--release", "--workspace"]], &[]),
+    (
+        SEVERAL,
+        &[
+            &["test", "--release", "--workspace"],
+            &["--features", "swav-cli/mpi", "--test", "processes"],
+        ],
+        &[],
+    ),
     (
         "clippy",
         &[
@@ -88,6 +97,9 @@ pub const GPU_TESTS: &[&str] = &[
      swav-ot/wgpu,swav-ot/fusion,swav-ot/nvrtc,swav-train/fusion,swav-train/nvrtc",
 ];
 
+/// What the check is called that needs an MPI, and what builds the bindings to it.
+const SEVERAL: &str = "several processes";
+
 /// What the check is called that needs a driver for Vulkan; one in software is enough.
 const ON_WGPU: &str = "program and kernels on wgpu";
 
@@ -95,14 +107,19 @@ const ON_WGPU: &str = "program and kernels on wgpu";
 pub fn run() -> anyhow::Result<()> {
     let python = interpreter()?;
     for (name, arguments, variables) in CHECKS {
-        if *name == ON_WGPU && !has_vulkan() {
+        let missing = match *name {
+            ON_WGPU if !has_vulkan() => Some("a driver for Vulkan, such as mesa-vulkan-drivers"),
+            SEVERAL if !has_mpi() => {
+                Some("an MPI, such as openmpi-bin with libopenmpi-dev, and libclang-dev")
+            }
+            _ => None,
+        };
+        if let Some(missing) = missing {
             ensure!(
                 env::var_os("CI").is_none(),
-                "the check `{name}` needs a driver for Vulkan; install mesa-vulkan-drivers"
+                "the check `{name}` needs {missing}"
             );
-            println!(
-                "==> {name}: left out, there is no driver for Vulkan; mesa-vulkan-drivers has one"
-            );
+            println!("==> {name}: left out, it needs {missing}");
             continue;
         }
         let began = Instant::now();
@@ -135,6 +152,15 @@ fn interpreter() -> anyhow::Result<Option<PathBuf>> {
         }
         Err(error) => Err(error.context("the tests need the packages of tests/requirements.txt")),
     }
+}
+
+/// Whether there is an MPI to build and to start with.
+fn has_mpi() -> bool {
+    let starts = |program: &str| {
+        let version = Command::new(program).arg("--version").output();
+        version.is_ok_and(|output| output.status.success())
+    };
+    starts("mpirun") && starts("mpicc")
 }
 
 /// Whether there seems to be a driver. On other systems than Linux there always is something.

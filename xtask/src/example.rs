@@ -39,21 +39,41 @@ impl On {
         self.device == "cpu"
     }
 
+    /// The program, built if need be with more features.
+    fn program_with(&self, features: &[&str]) -> anyhow::Result<PathBuf> {
+        if let Some(program) = &self.program {
+            // A relative path may be meant from here, and not from where the program is run.
+            return program
+                .canonicalize()
+                .with_context(|| format!("--program {}", program.display()));
+        }
+        let of_device = match self.device.split(':').next() {
+            Some(feature @ ("wgpu" | "cuda")) => Some(feature),
+            _ => None,
+        };
+        let features: Vec<_> = of_device
+            .into_iter()
+            .chain(features.iter().copied())
+            .collect();
+        match features.is_empty() {
+            true => swav(),
+            false => build_swav(&["--features", &features.join(",")]),
+        }
+    }
+
     /// The program, built if need be.
     pub fn program(&self) -> anyhow::Result<PathBuf> {
-        match (&self.program, self.device.split(':').next()) {
-            // A relative path may be meant from here, and not from where the program is run.
-            (Some(program), _) => program
-                .canonicalize()
-                .with_context(|| format!("--program {}", program.display())),
-            (None, Some(feature @ ("wgpu" | "cuda"))) => build_swav(&["--features", feature]),
-            (None, _) => swav(),
-        }
+        self.program_with(&[])
     }
 
     /// `swav bench NAME` on the device.
     pub fn bench(&self, name: &str) -> anyhow::Result<Command> {
-        let mut command = Command::new(self.program()?);
+        self.bench_with(name, &[])
+    }
+
+    /// The same by a program that is built with more features.
+    pub fn bench_with(&self, name: &str, features: &[&str]) -> anyhow::Result<Command> {
+        let mut command = Command::new(self.program_with(features)?);
         command.args(["bench", name, "--device", &self.device]);
         Ok(command)
     }

@@ -19,7 +19,7 @@ use clap::Parser;
 use swav_train::observe::display::{insist, leave_it_to_another};
 use swav_train::{Stop, TrainError};
 
-use args::{Cli, Command, Data, Eval};
+use args::{Bench, Cli, Command, Data, Eval};
 use failure::Cause;
 use ranks::Ranks;
 
@@ -89,9 +89,12 @@ const INTERRUPTED: u8 = 130;
 const DEFECT: u8 = 70;
 
 fn run(cli: Cli, ranks: &Ranks, stop: &Stop) -> anyhow::Result<()> {
-    if ranks.world() > 1 && !matches!(cli.command, Command::Train(_)) {
-        let problem =
-            "only swav train can share its work among several processes: start this command once";
+    let shares = matches!(
+        cli.command,
+        Command::Train(_) | Command::Embed(_) | Command::Assign(_) | Command::Bench(Bench::Step(_))
+    );
+    if ranks.world() > 1 && !shares {
+        let problem = "only train, embed and assign can share their work among several processes: start this command once";
         return Err(TrainError::Recipe(problem.to_string()).into());
     }
     match cli.command {
@@ -101,14 +104,14 @@ fn run(cli: Cli, ranks: &Ranks, stop: &Stop) -> anyhow::Result<()> {
         Command::Eval(Eval::Knn(args)) => commands::eval_knn(&args, stop),
         Command::Eval(Eval::Linear(args)) => commands::eval_linear(&args, stop),
         Command::Eval(Eval::Finetune(args)) => commands::eval_finetune(&args, stop),
-        Command::Embed(args) => commands::embed(&args, stop),
+        Command::Embed(args) => commands::embed(&args, ranks, stop),
         Command::Report(args) => commands::report(&args, stop),
-        Command::Assign(args) => commands::assign(&args, stop),
+        Command::Assign(args) => commands::assign(&args, ranks, stop),
         Command::Export(args) => commands::export(&args),
         Command::Data(Data::Scan(args)) => commands::data_scan(&args, stop),
         Command::Data(Data::Pack(args)) => commands::data_pack(&args, stop),
         Command::Devices(args) => commands::devices(&args),
-        Command::Bench(args) => commands::bench(&args, stop),
+        Command::Bench(args) => commands::bench(&args, ranks, stop),
     }
 }
 

@@ -8,7 +8,9 @@ use swav_data::{Cursor, DataError, HealthReport, Loader, LoaderConfig, Order, Sa
 use swav_model::Network;
 
 use swav_train::Plan;
+use swav_train::comm::{Communicator, Local, agree};
 use swav_train::device::read;
+use swav_train::health::bad_of_all;
 use swav_train::{Normalisation, Uploader};
 use swav_train::{Stop, TrainError};
 
@@ -106,13 +108,29 @@ impl Extraction<'_> {
         network: &Network,
         source: Arc<dyn Source>,
         stop: &Stop,
+        sink: impl FnMut(Features, usize) -> Result<(), TrainError>,
+    ) -> Result<HealthReport, TrainError> {
+        self.stream_over(network, source, stop, &mut Local, sink)
+    }
+
+    /// The same over several ranks, each of which computes its part: the rows of all come to the `sink` of rank 0, in the order of
+    /// the source.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream), on all ranks.
+    pub fn stream_over(
+        &self,
+        network: &Network,
+        source: Arc<dyn Source>,
+        stop: &Stop,
+        ranks: &mut dyn Communicator,
         mut sink: impl FnMut(Features, usize) -> Result<(), TrainError>,
     ) -> Result<HealthReport, TrainError> {
-        let view = self.plan.evaluation;
         let total = source.len();
+        let batch = batch_of(self.plan.evaluation.size).min(total);
         let config = LoaderConfig {
-            batch_size: batch_of(view.size).min(total),
-            view: view.view(),
+            batch_size: batch,
+            view: self.plan.evaluation.view(),
             order: Order::Sequential,
             workers: self.plan.data.workers,
             prefetch: 2,
@@ -121,50 +139,74 @@ impl Extraction<'_> {
             max_pixels: self.plan.data.max_pixels,
             // Every image comes once.
             cache: 0,
-            rank: 0,
-            world: 1,
+            rank: ranks.rank(),
+            world: ranks.world(),
             seed: 0,
         };
-        let start = Cursor {
-            epoch: 0,
-            position: 0,
-        };
-        let mut loader = Loader::new(source.clone(), config, start)?;
+        let mut loader = Loader::new(source.clone(), config, Cursor::default())?;
         let uploader = Uploader::new(&Normalisation::EVALUATION, self.device);
-        while let Some(batch) = loader.next_batch()? {
-            if stop.requested() {
-                return Err(TrainError::Interrupted);
+        let mut done = 0;
+        loop {
+            let own = self.next_rows(network, &source, stop, &mut loader, &uploader);
+            let own = agree(own, ranks)?;
+            if ranks.largest(u32::from(own.is_some())) == 0 {
+                break;
             }
-            let done = (batch.cursor.position as usize).min(total);
-            if batch.indices.is_empty() {
-                continue;
-            }
-            let images = uploader.group(&batch.groups[0]);
-            let rows = match self.layer {
-                Layer::Features => network.features(images),
-                Layer::Embeddings => network.forward(vec![images]).embeddings,
-                Layer::Logits => network.forward(vec![images]).projections,
-                Layer::Scores => Tensor::cat(network.forward(vec![images]).scores, 1),
-                Layer::Pixels => images.flatten(1, 3),
+            let rows = gather(own.unwrap_or_default(), batch, ranks);
+            done = (done + batch * ranks.world()).min(total);
+            let written = match ranks.rank() {
+                0 if !rows.is_empty() => sink(rows, done),
+                _ => Ok(()),
             };
-            let [_, dim] = rows.dims();
-            let values = read(rows)?;
-            if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-                return Err(TrainError::Stopped(format!(
-                    "the network makes no finite numbers of {}: its weights are no good; take an \
-                     earlier checkpoint",
-                    source.name(batch.indices[at / dim])
-                )));
-            }
-            let features = Features {
-                values,
-                dim,
-                indices: batch.indices.clone(),
-                labels: batch.labels.iter().map(|labels| only(labels)).collect(),
-            };
-            sink(features, if done == 0 { total } else { done })?;
+            agree(written, ranks)?;
         }
-        Ok(loader.health())
+        let mut health = loader.health();
+        health.bad = bad_of_all(&health.bad, ranks)?;
+        match health.exceeded() {
+            true => Err(DataError::Budget(health).into()),
+            false => Ok(health),
+        }
+    }
+
+    /// The rows of this rank's next batch; none after the last.
+    fn next_rows(
+        &self,
+        network: &Network,
+        source: &Arc<dyn Source>,
+        stop: &Stop,
+        loader: &mut Loader,
+        uploader: &Uploader,
+    ) -> Result<Option<Features>, TrainError> {
+        stop.heeded()?;
+        let Some(batch) = loader.next_batch()? else {
+            return Ok(None);
+        };
+        if batch.indices.is_empty() {
+            return Ok(Some(Features::default()));
+        }
+        let images = uploader.group(&batch.groups[0]);
+        let rows = match self.layer {
+            Layer::Features => network.features(images),
+            Layer::Embeddings => network.forward(vec![images]).embeddings,
+            Layer::Logits => network.forward(vec![images]).projections,
+            Layer::Scores => Tensor::cat(network.forward(vec![images]).scores, 1),
+            Layer::Pixels => images.flatten(1, 3),
+        };
+        let [_, dim] = rows.dims();
+        let values = read(rows)?;
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            return Err(TrainError::Stopped(format!(
+                "the network makes no finite numbers of {}: its weights are no good; take an \
+                 earlier checkpoint",
+                source.name(batch.indices[at / dim])
+            )));
+        }
+        Ok(Some(Features {
+            values,
+            dim,
+            indices: batch.indices.clone(),
+            labels: batch.labels.iter().map(|labels| only(labels)).collect(),
+        }))
     }
 
     /// All features of `source` at once; `progress` is told how many images are done.
@@ -186,6 +228,51 @@ impl Extraction<'_> {
         })?;
         Ok(all)
     }
+}
+
+/// The rows of all ranks, at most `most` of each, in the order of the source; on rank 0 alone.
+fn gather(own: Features, most: usize, ranks: &mut dyn Communicator) -> Features {
+    if ranks.world() == 1 {
+        return own;
+    }
+    const NONE: i32 = -1;
+    let dim = ranks.largest(own.dim as u32) as usize;
+    let filled = |mut values: Vec<i32>| {
+        values.resize(most, NONE);
+        values
+    };
+    let indices = filled(own.indices.iter().map(|&index| index as i32).collect());
+    let labels = own.labels.iter();
+    let labels = filled(
+        labels
+            .map(|label| label.map_or(NONE, |label| label as i32))
+            .collect(),
+    );
+    let (indices, labels) = (
+        ranks.gather_integers(&indices),
+        ranks.gather_integers(&labels),
+    );
+    let mut values = own.values;
+    values.resize(most * dim, 0.0);
+    let values = ranks.gather_floats_on_first(&values, dim);
+    let mut all = Features {
+        dim,
+        ..Features::default()
+    };
+    if ranks.rank() > 0 {
+        return all;
+    }
+    let mut rows: Vec<usize> = (0..indices.len())
+        .filter(|&row| indices[row] != NONE)
+        .collect();
+    rows.sort_unstable_by_key(|&row| indices[row]);
+    for row in rows {
+        all.values
+            .extend_from_slice(&values[row * dim..(row + 1) * dim]);
+        all.indices.push(indices[row] as usize);
+        all.labels.push(u32::try_from(labels[row]).ok());
+    }
+    all
 }
 
 /// The class of an image that has one label alone.

@@ -50,7 +50,10 @@ impl Health {
         let met = match ranks.world() {
             1 => own.to_vec(),
             _ if ranks.largest(u32::from(!own.is_empty())) == 0 => Vec::new(),
-            _ => of_all(own, ranks)?,
+            _ => {
+                let own: Vec<_> = own.iter().map(|bad| (**bad).clone()).collect();
+                bad_of_all(&own, ranks)?.into_iter().map(Arc::new).collect()
+            }
         };
         let new: Vec<_> = met
             .into_iter()
@@ -66,10 +69,17 @@ impl Health {
     }
 }
 
-fn of_all(
-    own: &[Arc<BadFile>],
+/// The bad files of all ranks, each once, in the order of their indices.
+///
+/// # Errors
+/// If a message cannot be understood.
+pub fn bad_of_all(
+    own: &[BadFile],
     ranks: &mut dyn Communicator,
-) -> Result<Vec<Arc<BadFile>>, TrainError> {
+) -> Result<Vec<BadFile>, TrainError> {
+    if ranks.world() == 1 {
+        return Ok(own.to_vec());
+    }
     let own = own.iter().map(|bad| Met {
         index: bad.index,
         name: bad.name.clone(),
@@ -82,17 +92,17 @@ fn of_all(
     let mut all = Vec::new();
     for text in ranks.gather_texts(&own) {
         let of_rank: Vec<Met> = serde_json::from_str(&text).map_err(damaged)?;
-        all.extend(of_rank.into_iter().map(|met| {
-            Arc::new(BadFile {
-                index: met.index,
-                name: met.name,
-                kind: match met.corrupt {
-                    true => BadKind::Corrupt,
-                    false => BadKind::Unsupported,
-                },
-                reason: met.reason,
-            })
+        all.extend(of_rank.into_iter().map(|met| BadFile {
+            index: met.index,
+            name: met.name,
+            kind: match met.corrupt {
+                true => BadKind::Corrupt,
+                false => BadKind::Unsupported,
+            },
+            reason: met.reason,
         }));
     }
+    all.sort_by_key(|bad: &BadFile| bad.index);
+    all.dedup_by_key(|bad| bad.index);
     Ok(all)
 }

@@ -49,7 +49,7 @@ pub mod facts;
 mod feed;
 pub mod files;
 mod forward;
-mod health;
+pub mod health;
 mod ledger;
 pub mod method;
 #[cfg(all(test, feature = "nvrtc"))]

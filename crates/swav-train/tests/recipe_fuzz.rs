@@ -59,6 +59,7 @@ const FIELDS: &[&str] = &[
     "model.stem",
     "model.hidden",
     "model.head_norm",
+    "model.sync_bn",
     "model.dim",
     "model.prototypes",
     "method.name",

@@ -5,12 +5,14 @@ use std::path::Path;
 use serde::Serialize;
 use swav_data::Format;
 use swav_eval::{AssignmentWriter, Clusters, Extraction, Layer, TableFormat};
+use swav_train::comm::agree;
 use swav_train::observe::display::{Progress, say};
 use swav_train::{Stop, TrainError, trained};
 
 use super::setup;
 use crate::args::Assign;
 use crate::output::{print, print_json};
+use crate::ranks::Ranks;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -22,7 +24,7 @@ struct Report<'a> {
 }
 
 /// Writes the cluster of every image, in the order of the source, as they are computed.
-pub fn assign(args: &Assign, stop: &Stop) -> anyhow::Result<()> {
+pub fn assign(args: &Assign, ranks: &Ranks, stop: &Stop) -> anyhow::Result<()> {
     let format = TableFormat::of(&args.out)?;
     let (plan, checkpoint) = setup::trained(&args.run)?;
     if plan.is_of_weights() && plan.model.prototypes.is_empty() {
@@ -35,8 +37,13 @@ pub fn assign(args: &Assign, stop: &Stop) -> anyhow::Result<()> {
     }
     let source = setup::open(&args.data, Format::Auto)?;
     // Before the work: a wrong path must not cost an hour.
-    let mut writer = AssignmentWriter::create(&args.out, format, &plan)?;
-    let device = args.device.device.open()?.device;
+    let mut talk = ranks.communicator();
+    let writer = match ranks.rank() {
+        0 => AssignmentWriter::create(&args.out, format, &plan).map(Some),
+        _ => Ok(None),
+    };
+    let mut writer = agree(writer, talk.as_mut())?;
+    let device = args.device.device.open_for(ranks)?.device;
     let mut network = trained::network(&checkpoint, &plan, &device)?;
     // The last step of training has moved them off unit length, and scores are cosines.
     network.prototypes = network.prototypes.normalise();
@@ -47,11 +54,18 @@ pub fn assign(args: &Assign, stop: &Stop) -> anyhow::Result<()> {
     };
     let total = source.len();
     let mut progress = Progress::new("assigning");
-    let health = extraction.stream(&network, source.clone(), stop, |scores, done| {
+    let sink = |scores, done| {
         progress.update(done, total);
-        writer.append(&scores, source.as_ref())
-    })?;
+        match &mut writer {
+            Some(writer) => writer.append(&scores, source.as_ref()),
+            None => Ok(()),
+        }
+    };
+    let health = extraction.stream_over(&network, source.clone(), stop, talk.as_mut(), sink)?;
     drop(progress);
+    let Some(writer) = writer else {
+        return Ok(());
+    };
     let (images, heads) = writer.finish()?;
     for bad in &health.bad {
         say(format_args!("skipped {bad}"));

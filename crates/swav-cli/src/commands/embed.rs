@@ -5,12 +5,14 @@ use std::path::Path;
 use serde::Serialize;
 use swav_data::Format;
 use swav_eval::{Extraction, Layer, RowFormat, RowWriter};
+use swav_train::comm::agree;
 use swav_train::observe::display::{Progress, say};
 use swav_train::{Stop, TrainError, trained};
 
 use super::setup;
 use crate::args::{Embed, LayerArg};
 use crate::output::{print, print_json};
+use crate::ranks::Ranks;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -22,7 +24,7 @@ struct Report<'a> {
 }
 
 /// Writes the features of every image, in the order of the source, as they are computed.
-pub fn embed(args: &Embed, stop: &Stop) -> anyhow::Result<()> {
+pub fn embed(args: &Embed, ranks: &Ranks, stop: &Stop) -> anyhow::Result<()> {
     let format = RowFormat::of(&args.out)?;
     let (plan, checkpoint) = setup::trained(&args.run)?;
     if args.layer == LayerArg::Embeddings && plan.model.dim == 0 {
@@ -34,8 +36,13 @@ pub fn embed(args: &Embed, stop: &Stop) -> anyhow::Result<()> {
     }
     let source = setup::open(&args.data, Format::Auto)?;
     // Before the work: a wrong path must not cost an hour.
-    let mut writer = RowWriter::create(&args.out, format)?;
-    let device = args.device.device.open()?.device;
+    let mut talk = ranks.communicator();
+    let writer = match ranks.rank() {
+        0 => RowWriter::create(&args.out, format).map(Some),
+        _ => Ok(None),
+    };
+    let mut writer = agree(writer, talk.as_mut())?;
+    let device = args.device.device.open_for(ranks)?.device;
     let network = trained::network(&checkpoint, &plan, &device)?;
     let extraction = Extraction {
         plan: &plan,
@@ -47,11 +54,18 @@ pub fn embed(args: &Embed, stop: &Stop) -> anyhow::Result<()> {
     };
     let total = source.len();
     let mut progress = Progress::new("embedding");
-    let health = extraction.stream(&network, source.clone(), stop, |rows, done| {
+    let sink = |rows, done| {
         progress.update(done, total);
-        writer.append(&rows, source.as_ref())
-    })?;
+        match &mut writer {
+            Some(writer) => writer.append(&rows, source.as_ref()),
+            None => Ok(()),
+        }
+    };
+    let health = extraction.stream_over(&network, source.clone(), stop, talk.as_mut(), sink)?;
     drop(progress);
+    let Some(writer) = writer else {
+        return Ok(());
+    };
     let (rows, dim) = writer.finish()?;
     for bad in &health.bad {
         say(format_args!("skipped {bad}"));

@@ -166,14 +166,13 @@ impl Communicator for Host {
         self.whole(&self.engine.gather(&own), width, &device)
     }
 
-    fn gather_on_first(&mut self, rows: Tensor<2>) -> Tensor<2> {
-        let ([_, width], device) = (rows.dims(), rows.device());
-        let own = bytes_of(&floats(rows.clone()), f32::to_ne_bytes);
+    fn gather_floats_on_first(&mut self, rows: &[f32], width: usize) -> Vec<f32> {
+        let own = bytes_of(rows, f32::to_ne_bytes);
         self.sent.count(&own);
         let all = self.engine.gather_on_first(&own);
         match self.rank() {
-            0 => self.whole(&all, width, &device),
-            _ => rows,
+            0 => self.interleaved(&values_of(&all, f32::from_ne_bytes), width),
+            _ => rows.to_vec(),
         }
     }
 

@@ -20,7 +20,8 @@ mod host;
 pub mod mpi;
 
 use burn::optim::GradientsParams;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
 use swav_model::{Network, Ranks};
 pub use swav_ot::Local;
 use swav_ot::Reduce;
@@ -54,7 +55,23 @@ pub trait Communicator: Reduce + Send {
     fn gather(&mut self, rows: Tensor<2>) -> Tensor<2>;
 
     /// The same, on rank 0 alone; the others keep their own.
-    fn gather_on_first(&mut self, rows: Tensor<2>) -> Tensor<2>;
+    fn gather_on_first(&mut self, rows: Tensor<2>) -> Tensor<2> {
+        if self.world() == 1 {
+            return rows;
+        }
+        let ([_, width], device) = (rows.dims(), rows.device());
+        let own = rows
+            .into_data()
+            .convert_dtype(DType::F32)
+            .iter()
+            .collect::<Vec<f32>>();
+        let all = self.gather_floats_on_first(&own, width);
+        let shape = [all.len() / width.max(1), width];
+        Tensor::from_data(TensorData::new(all, shape), &device)
+    }
+
+    /// Rows of `width` values of all ranks, as many of each, in the order of the whole; on rank 0 alone, the others keep their own.
+    fn gather_floats_on_first(&mut self, rows: &[f32], width: usize) -> Vec<f32>;
 
     /// The numbers of all ranks, as many of each, in the order of the whole.
     fn gather_integers(&mut self, values: &[i32]) -> Vec<i32>;
@@ -78,12 +95,22 @@ pub trait Communicator: Reduce + Send {
 }
 
 /// Messages that a rank has sent: calls of a collective operation, with the bytes that this rank put into them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Collective operations.
     pub messages: u64,
     /// Bytes that this rank put in.
     pub bytes: u64,
+}
+
+impl Traffic {
+    /// What has been sent since `before`, in each of so many steps.
+    pub fn since(self, before: Self, steps: u64) -> Self {
+        Self {
+            messages: (self.messages - before.messages) / steps,
+            bytes: (self.bytes - before.bytes) / steps,
+        }
+    }
 }
 
 /// The rows of this rank of a whole, `[W·n, d]`: see [`Communicator::gather`].
@@ -126,8 +153,8 @@ impl Communicator for Local {
         rows
     }
 
-    fn gather_on_first(&mut self, rows: Tensor<2>) -> Tensor<2> {
-        rows
+    fn gather_floats_on_first(&mut self, rows: &[f32], _: usize) -> Vec<f32> {
+        rows.to_vec()
     }
 
     fn gather_integers(&mut self, values: &[i32]) -> Vec<i32> {

@@ -30,6 +30,7 @@ const BOUNDS: &[(&str, f64, f64)] = &[
     ("model.hidden", 0.0, 1e6),
     ("model.dim", 0.0, 1e6),
     ("model.prototypes", 0.0, 1e9),
+    ("model.sync_bn", 1.0, 1e6),
     ("method.temperature", 0.0, 1e6),
     ("method.epsilon", 0.0, 1e6),
     ("method.iterations", 0.0, 1e6),
@@ -106,6 +107,7 @@ fn visit(name: &str, value: &Value, seen: &mut impl FnMut(&str, f64, &Value)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SyncBn;
     use crate::method::MethodName;
     use swav_data::CropSpec;
 
@@ -123,6 +125,7 @@ mod tests {
         let model = &mut recipe.model;
         (model.width, model.hidden, model.dim) = (Some(1.0), Some(1), Some(1));
         model.prototypes = Some(vec![1]);
+        model.sync_bn = Some(SyncBn::Groups(1));
         recipe.method = toml::from_str(method).unwrap();
         let optimizer = &mut recipe.optimizer;
         (optimizer.lr, optimizer.final_lr) = (Some(0.1), Some(0.1));

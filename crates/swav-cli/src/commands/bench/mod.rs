@@ -14,11 +14,12 @@ use swav_train::{Stop, TrainError};
 
 use crate::args::Bench;
 use crate::device::{Choice, Found};
+use crate::ranks::Ranks;
 
 /// Measures, and prints the figures as one line of JSON.
-pub fn bench(args: &Bench, stop: &Stop) -> anyhow::Result<()> {
+pub fn bench(args: &Bench, ranks: &Ranks, stop: &Stop) -> anyhow::Result<()> {
     match args {
-        Bench::Step(args) => step::bench_step(args, stop),
+        Bench::Step(args) => step::bench_step(args, ranks, stop),
         Bench::Sinkhorn(args) => sinkhorn::sinkhorn(args),
         Bench::Kmeans(args) => kmeans::kmeans(args),
     }

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
 use swav_model::{BackboneConfig, Network, NetworkConfig, Stem};
 use swav_train::batch::DeviceBatch;
-use swav_train::comm::Local;
+use swav_train::comm::{Communicator, Traffic};
 use swav_train::method::{Swav, SwavPlan};
 use swav_train::observe::display::say;
 use swav_train::optim::{OptimizerName, OptimizerPlan, Schedule};
@@ -19,6 +19,7 @@ use super::{WarmUp, median, sync};
 use crate::args::BenchStep;
 use crate::device::{Choice, Found};
 use crate::output::print;
+use crate::ranks::Ranks;
 
 /// Steps that are timed: at least, and at most while there are seconds left.
 const LEAST: usize = 5;
@@ -33,6 +34,9 @@ struct Figures<'a> {
     device_name: String,
     arch: &'a str,
     crops: &'a str,
+    /// Processes that share each batch.
+    ranks: usize,
+    /// Images of a batch, of all of them.
     batch: usize,
     prototypes: usize,
     precision: Precision,
@@ -45,6 +49,8 @@ struct Figures<'a> {
     /// On other devices, what the pools of memory hold at the end: they do not give it back between steps.
     device_memory_mib: Option<f64>,
     phases_s: Phases,
+    /// What a rank sends in a step.
+    traffic: Traffic,
     /// Of each step before the clock counted: kernels are compiled and tuned in the first.
     warm_up_s: Vec<f64>,
     /// Whether the last of them took about the same time.
@@ -61,15 +67,23 @@ struct Phases {
 }
 
 /// Times whole training steps, phase by phase.
-pub fn bench_step(args: &BenchStep, stop: &Stop) -> anyhow::Result<()> {
+pub fn bench_step(args: &BenchStep, ranks: &Ranks, stop: &Stop) -> anyhow::Result<()> {
     let case = Case(args);
-    let found = args.device.device.open()?;
-    let mut training = Training::new(&case, &found)?;
+    let found = args.device.device.open_for(ranks)?;
+    if !args.batch.is_multiple_of(ranks.world()) {
+        return Err(TrainError::Recipe(format!(
+            "--batch {} cannot be shared out among {} ranks",
+            args.batch,
+            ranks.world()
+        ))
+        .into());
+    }
+    let mut training = Training::new(&case, &found, ranks.communicator())?;
     // Waiting for the phases costs nothing on the CPU, which does one after the other anyway.
     let cpu = found.choice == Choice::Cpu;
 
     let mut warm_up = WarmUp::new(&found, Duration::from_secs(args.warm_up));
-    while !warm_up.is_over() && !stop.requested() {
+    while training.goes_on(!warm_up.is_over() && !stop.requested()) {
         let seconds = training.step(&case, cpu)?.total();
         warm_up.seconds.push(seconds);
         if !cpu {
@@ -77,12 +91,17 @@ pub fn bench_step(args: &BenchStep, stop: &Stop) -> anyhow::Result<()> {
             say(format_args!("warm-up step {number}: {seconds:.3} s"));
         }
     }
+    let before = training.ranks.traffic();
     let whole = training.steps(&case, LEAST..=MOST, cpu, stop)?;
+    let traffic = training.ranks.traffic().since(before, whole.len() as u64);
     let by_phase = match cpu {
         true => None,
         false => Some(training.steps(&case, 1..=BY_PHASE, true, stop)?),
     };
 
+    if ranks.rank() > 0 {
+        return Ok(());
+    }
     let step_s = median(whole.iter().map(Laps::total));
     let by_phase = by_phase.as_ref().unwrap_or(&whole);
     let phase = |phase: usize| median(by_phase.iter().map(|laps| laps.0[phase]));
@@ -91,6 +110,7 @@ pub fn bench_step(args: &BenchStep, stop: &Stop) -> anyhow::Result<()> {
         device_name: found.name,
         arch: &args.arch,
         crops: &args.crops.text,
+        ranks: ranks.world(),
         batch: args.batch,
         prototypes: args.prototypes,
         precision: args.precision,
@@ -107,6 +127,7 @@ pub fn bench_step(args: &BenchStep, stop: &Stop) -> anyhow::Result<()> {
             backward: phase(3),
             update: phase(4),
         },
+        traffic,
         warm_up_settled: warm_up.is_settled(),
         warm_up_s: warm_up.seconds,
     })?)
@@ -119,23 +140,32 @@ struct Training {
     optimizer: ModuleOptimizer,
     method: Swav,
     batch: DeviceBatch,
+    ranks: Box<dyn Communicator>,
 }
 
 impl Training {
-    fn new(case: &Case<'_>, found: &Found) -> anyhow::Result<Self> {
+    fn new(case: &Case<'_>, found: &Found, ranks: Box<dyn Communicator>) -> anyhow::Result<Self> {
         let device = found.device.clone().autodiff();
-        let network = case.network()?.init(0, &device);
+        let mut network = case.network()?.init(0, &device);
+        network.synchronise(&ranks.batch_norm(ranks.world()));
+        let batch = case.0.batch / ranks.world();
         let crops = case.0.crops.groups.iter().map(|&(count, size)| {
-            let shape = [count * case.0.batch, 3, size, size];
+            let shape = [count * batch, 3, size, size];
             Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device)
         });
         Ok(Self {
             optimizer: case.optimizer().init(&network),
             method: case.method(&device),
-            batch: DeviceBatch::new(case.0.batch, crops.collect()),
+            batch: DeviceBatch::new(batch, crops.collect()),
             network,
             device,
+            ranks,
         })
+    }
+
+    /// Whether any rank wants another step: all take as many.
+    fn goes_on(&mut self, wanted: bool) -> bool {
+        self.ranks.largest(u32::from(wanted)) > 0
     }
 
     /// One step; its time by phase, for which the device has to be waited for each time, or as a whole.
@@ -150,7 +180,7 @@ impl Training {
             parts: 1,
             precision: case.0.precision,
             checkpoint_activations: case.0.checkpoint_activations,
-            ranks: &mut Local,
+            ranks: self.ranks.as_mut(),
             phase: &mut |phase| clock.lap(phase),
         };
         step(learner, &mut self.batch, 0, case.rate(), &mut compute);
@@ -167,12 +197,11 @@ impl Training {
     ) -> anyhow::Result<Vec<Laps>> {
         let begun = Instant::now();
         let mut steps = Vec::new();
-        while steps.len() < *number.start()
-            || steps.len() < *number.end() && begun.elapsed().as_secs_f64() < SECONDS
-        {
-            if stop.requested() {
-                break;
-            }
+        let more = |done: usize| {
+            let in_time = done < *number.end() && begun.elapsed().as_secs_f64() < SECONDS;
+            (done < *number.start() || in_time) && !stop.requested()
+        };
+        while self.goes_on(more(steps.len())) {
             steps.push(self.step(case, by_phase)?);
         }
         match steps.is_empty() {
