@@ -114,6 +114,8 @@ pub fn step(
     let targets = method.targets(&inputs, compute.ranks);
     (compute.phase)(Phase::Targets);
 
+    // The batch's loss is the mean of those of all parts of all ranks.
+    let shares = parts * compute.ranks.world();
     let mut gradients = GradientsAccumulator::new();
     let mut loss = Tensor::<1>::zeros([1], &embeddings[0].device());
     for part in 0..parts {
@@ -122,14 +124,16 @@ pub fn step(
             .take()
             .unwrap_or_else(|| pass_of(&mut current, batch.take_part(part, parts)));
         let rows = rows(part, parts, images);
-        let partial = method.loss(&pass.outputs, &targets, rows) / parts as f64;
+        let partial = method.loss(&pass.outputs, &targets, rows) / shares as f64;
         loss = loss + partial.clone().inner();
         (compute.phase)(Phase::Loss);
         gradients.accumulate(&current, pass.backward(&partial, &current));
         (compute.phase)(Phase::Backward);
     }
 
-    let (mut gradients, loss) = compute.ranks.average(&current, gradients.grads(), loss);
+    let (mut gradients, loss) = compute
+        .ranks
+        .sum_gradients(&current, gradients.grads(), loss);
     for id in method.frozen(done, &current) {
         gradients.remove::<2>(id);
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use swav_model::{Network, Ranks, SumOverRanks};
 use swav_ot::Reduce;
 
-use super::gradients::Flat;
+use super::gradients::{floats, sum_all};
 use super::{Communicator, Traffic};
 
 /// Collective operations on the memory of hosts. All ranks make the same calls in the same order, with buffers of the same
@@ -101,13 +101,6 @@ impl Host {
     }
 }
 
-fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    match tensor.into_data().convert_dtype(DType::F32).try_into_vec() {
-        Ok(values) => values,
-        Err(error) => unreachable!("it was converted: {error:?}"),
-    }
-}
-
 fn bytes_of<T: Copy, const N: usize>(values: &[T], bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {
     values.iter().flat_map(|&value| bytes(value)).collect()
 }
@@ -136,22 +129,24 @@ impl Communicator for Host {
         self.engine.world()
     }
 
-    fn average(
+    fn sum_gradients(
         &mut self,
         network: &Network,
         gradients: GradientsParams,
         loss: Tensor<1>,
     ) -> (GradientsParams, Tensor<1>) {
         let device = loss.device();
-        let mut flat = Flat::of(network, gradients);
-        flat.values.extend(floats(loss));
-        self.sent.count(&flat.values);
-        self.engine.sum_f32(&mut flat.values);
-        let factor = 1.0 / self.world() as f32;
-        let gradients = flat.scaled(network, factor);
-        let loss = flat.values.last().map(|sum| sum * factor);
-        let loss = Tensor::from_data(TensorData::new(Vec::from_iter(loss), [1]), &device);
-        (gradients, loss)
+        let mut sum = |values: &mut Vec<f32>| {
+            self.sent.count(values);
+            self.engine.sum_f32(values);
+        };
+        let mut loss = floats(loss);
+        let gradients = sum_all(network, gradients, &mut loss, &mut sum);
+        let shape = [loss.len()];
+        (
+            gradients,
+            Tensor::from_data(TensorData::new(loss, shape), &device),
+        )
     }
 
     fn add(&mut self, values: &mut [f64]) {

@@ -5,7 +5,7 @@
 //! | this | what a run asks of its ranks ([`Communicator`]), and a run of one ([`Local`]) |
 //! | `agree.rs` | one outcome for all ranks |
 //! | `host.rs` | ranks that exchange memory of their hosts ([`Host`]), whatever moves it ([`Engine`]) |
-//! | `gradients.rs` | gradients as one buffer |
+//! | `gradients.rs` | gradients on their way there and back |
 //! | `mpi.rs` | MPI as an engine, with the crate feature `mpi` |
 //!
 //! # The order of a batch
@@ -40,8 +40,8 @@ pub trait Communicator: Reduce + Send {
     /// How many there are.
     fn world(&self) -> usize;
 
-    /// The mean of the gradients of `network`, and of the loss `[1]`, over the ranks.
-    fn average(
+    /// The sums of the gradients of `network`, and of the loss `[1]`, over the ranks.
+    fn sum_gradients(
         &mut self,
         network: &Network,
         gradients: GradientsParams,
@@ -138,7 +138,7 @@ impl Communicator for Local {
         1
     }
 
-    fn average(
+    fn sum_gradients(
         &mut self,
         _: &Network,
         gradients: GradientsParams,

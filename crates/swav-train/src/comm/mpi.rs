@@ -2,8 +2,8 @@
 
 use std::ffi::c_int;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -218,15 +218,12 @@ fn beat(world: &Shared, ended: &AtomicBool) {
 #[derive(Debug)]
 struct Ranks {
     world: Shared,
-    /// Where sums arrive.
-    room: Mutex<Vec<f32>>,
 }
 
 impl Ranks {
     fn new(world: SimpleCommunicator) -> Self {
         Self {
             world: Shared(world),
-            room: Mutex::default(),
         }
     }
 }
@@ -244,15 +241,14 @@ impl Engine for Ranks {
     }
 
     fn sum_f32(&self, values: &mut Vec<f32>) {
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        room.resize(values.len(), 0.0);
-        let parts = values.chunks(LONGEST).zip(room.chunks_mut(LONGEST));
+        let mut sums = vec![0.0; values.len()];
+        let parts = values.chunks(LONGEST).zip(sums.chunks_mut(LONGEST));
         for (own, sums) in parts {
             self.world
                 .0
                 .all_reduce_into(own, sums, SystemOperation::sum());
         }
-        std::mem::swap(values, &mut room);
+        *values = sums;
     }
 
     fn sum_f64(&self, values: &mut [f64]) {
