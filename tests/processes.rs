@@ -451,3 +451,66 @@ fn processes_write_the_features_and_clusters_of_one_in_its_order() {
     assert_eq!(read("features3.npy"), read("features1.npy"));
     assert_eq!(read("clusters3.csv"), read("clusters1.csv"));
 }
+
+/// `docs/scale.md`, what crosses the ranks.
+#[test]
+fn what_crosses_in_a_step_is_what_the_docs_say() {
+    let case = Case::new(&[]);
+    let words =
+        "bench step --device cpu --arch cifar10-slim --crops 2x16+2x8 --batch 16 --prototypes 40";
+    let words = words.split(' ').map(String::from).collect();
+    let told = run(case.command(2, &[words])).succeeded();
+    let found: serde_json::Value = serde_json::from_str(&told.stdout).expect("JSON");
+
+    let backbone = swav_model::BackboneConfig {
+        name: "resnet18".parse().expect("a name"),
+        width: 0.25,
+        stem: swav_model::Stem::Cifar,
+    };
+    let config = swav_model::NetworkConfig {
+        hidden: backbone.dim(),
+        head_norm: true,
+        backbone,
+        dim: 128,
+        prototypes: vec![40],
+    };
+    let parameters = swav_model::weights::export(&config.init(0, &burn::tensor::Device::flex()));
+    let values = |data: &burn::tensor::TensorData| data.shape.num_elements() as u64;
+    let named = |part: &str| {
+        parameters
+            .iter()
+            .filter(|(name, _)| name.contains(part))
+            .map(|(_, data)| values(data))
+            .collect::<Vec<_>>()
+    };
+    let large = parameters
+        .iter()
+        .filter(|(name, data)| !name.contains("running") && values(data) >= 65_536)
+        .count() as u64;
+    // The head's batch norm is not one of the backbone's resolutions.
+    let (norms, heads): (Vec<_>, Vec<_>) = parameters
+        .iter()
+        .filter(|(name, _)| name.contains("running_mean"))
+        .map(|(name, data)| {
+            (
+                name.contains("head") || name.contains("projection"),
+                values(data),
+            )
+        })
+        .partition(|(head, _)| !head);
+    assert_eq!(
+        (norms.len(), heads.len(), named("running_var").len()),
+        (20, 1, 21)
+    );
+    let of_norm = |channels: u64| 16 * (2 * channels + 1);
+    let resolutions = 2;
+    let of_norms = resolutions * norms.iter().map(|(_, c)| of_norm(*c)).sum::<u64>()
+        + heads.iter().map(|(_, c)| of_norm(*c)).sum::<u64>();
+    let (crops, prototypes, iterations) = (2, 40, 3);
+    let of_codes = 4 * crops * (1 + prototypes * (iterations + 1));
+    let bytes = 4 * (config.parameters() + 1) + of_norms + of_codes;
+    let messages = 1 + large + 2 * (resolutions * 20 + 1) + iterations + 2;
+    // The benchmark asks whether all take another step; it reads no files.
+    assert_eq!(found["traffic"]["bytes"], bytes + 4, "{found}");
+    assert_eq!(found["traffic"]["messages"], messages + 1, "{found}");
+}
