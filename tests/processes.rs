@@ -475,7 +475,7 @@ fn what_crosses_in_a_step_is_what_the_docs_say() {
         prototypes: vec![40],
     };
     let parameters = swav_model::weights::export(&config.init(0, &burn::tensor::Device::flex()));
-    let values = |data: &burn::tensor::TensorData| data.shape.num_elements() as u64;
+    let values = |data: &burn::tensor::TensorData| data.iter::<f32>().count() as u64;
     let named = |part: &str| {
         parameters
             .iter()
