@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use swav_data::Format;
 use swav_eval::{AssignmentWriter, Clusters, Extraction, Layer, TableFormat};
-use swav_train::comm::agree;
+use swav_train::comm::on_first;
 use swav_train::observe::display::{Progress, say};
 use swav_train::{Stop, TrainError, trained};
 
@@ -38,11 +38,10 @@ pub fn assign(args: &Assign, ranks: &Ranks, stop: &Stop) -> anyhow::Result<()> {
     let source = setup::open(&args.data, Format::Auto)?;
     // Before the work: a wrong path must not cost an hour.
     let mut talk = ranks.communicator();
-    let writer = match ranks.rank() {
-        0 => AssignmentWriter::create(&args.out, format, &plan).map(Some),
-        _ => Ok(None),
-    };
-    let mut writer = agree(writer, talk.as_mut())?;
+    let mut writer = on_first(
+        || AssignmentWriter::create(&args.out, format, &plan),
+        talk.as_mut(),
+    )?;
     let device = args.device.device.open_for(ranks)?.device;
     let mut network = trained::network(&checkpoint, &plan, &device)?;
     // The last step of training has moved them off unit length, and scores are cosines.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use swav_data::Format;
 use swav_eval::{Extraction, Layer, RowFormat, RowWriter};
-use swav_train::comm::agree;
+use swav_train::comm::on_first;
 use swav_train::observe::display::{Progress, say};
 use swav_train::{Stop, TrainError, trained};
 
@@ -37,11 +37,7 @@ pub fn embed(args: &Embed, ranks: &Ranks, stop: &Stop) -> anyhow::Result<()> {
     let source = setup::open(&args.data, Format::Auto)?;
     // Before the work: a wrong path must not cost an hour.
     let mut talk = ranks.communicator();
-    let writer = match ranks.rank() {
-        0 => RowWriter::create(&args.out, format).map(Some),
-        _ => Ok(None),
-    };
-    let mut writer = agree(writer, talk.as_mut())?;
+    let mut writer = on_first(|| RowWriter::create(&args.out, format), talk.as_mut())?;
     let device = args.device.device.open_for(ranks)?.device;
     let network = trained::network(&checkpoint, &plan, &device)?;
     let extraction = Extraction {

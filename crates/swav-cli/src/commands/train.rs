@@ -9,7 +9,7 @@ use serde::Serialize;
 use swav_eval::OnlineKnn;
 use swav_eval::report::ReportWriter;
 use swav_train::Span;
-use swav_train::comm::{Communicator, agree};
+use swav_train::comm::{Communicator, agree, on_first};
 use swav_train::observe::display::{Dashboard, Lines, say};
 use swav_train::observe::{self, Event, Observer, Watched};
 use swav_train::{Outcome, Parts, Plan, Recipe, RunDirectory, Stop, TrainError, Trainer};
@@ -122,17 +122,9 @@ pub fn start(
 
 /// Makes the directory of a run: the first rank does, and the others are told which one it is.
 fn create(path: &Path, ranks: &mut dyn Communicator) -> Result<RunDirectory, TrainError> {
-    let run = match ranks.rank() {
-        0 => RunDirectory::create(path),
-        _ => Ok(RunDirectory::of_first_rank(path)),
-    };
-    let run = agree(run, ranks)?;
-    let path = run.path().to_string_lossy();
-    let path = ranks.gather_texts(&path).swap_remove(0);
-    Ok(match ranks.rank() {
-        0 => run,
-        _ => RunDirectory::of_first_rank(Path::new(&path)),
-    })
+    let run = on_first(|| RunDirectory::create(path), ranks)?;
+    let path = ranks.gather_texts(&path.to_string_lossy()).swap_remove(0);
+    Ok(run.unwrap_or_else(|| RunDirectory::of_first_rank(Path::new(&path))))
 }
 
 /// Refuses to train where ranks have come to different plans.

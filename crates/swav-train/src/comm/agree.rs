@@ -45,3 +45,18 @@ pub fn agree<T>(
         reason: reason.to_string(),
     })
 }
+
+/// What rank 0 makes, on rank 0; the others wait for its outcome and get nothing.
+///
+/// # Errors
+/// If rank 0 has one, on all ranks.
+pub fn on_first<T>(
+    make: impl FnOnce() -> Result<T, TrainError>,
+    ranks: &mut (impl Communicator + ?Sized),
+) -> Result<Option<T>, TrainError> {
+    let made = match ranks.rank() {
+        0 => make().map(Some),
+        _ => Ok(None),
+    };
+    agree(made, ranks)
+}

@@ -5,8 +5,10 @@ use std::vec;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use swav_model::Network;
+
+use super::floats;
 
 /// From so many values on, a gradient is a message of its own and is never copied; smaller ones share one.
 const LARGE: usize = 1 << 16;
@@ -95,13 +97,5 @@ impl ModuleVisitor for Give<'_> {
         let gradient = TensorData::new(values, weights.shape());
         let gradient = Tensor::<D>::from_data(gradient, &weights.device());
         self.gradients.register(param.id, gradient);
-    }
-}
-
-/// The values of a tensor, row-major.
-pub(super) fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    match tensor.into_data().convert_dtype(DType::F32).try_into_vec() {
-        Ok(values) => values,
-        Err(error) => unreachable!("it was converted: {error:?}"),
     }
 }

@@ -9,8 +9,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use swav_model::{Network, Ranks, SumOverRanks};
 use swav_ot::Reduce;
 
-use super::gradients::{floats, sum_all};
-use super::{Communicator, Traffic};
+use super::gradients::sum_all;
+use super::{Communicator, Traffic, floats, rows_of};
 
 /// Collective operations on the memory of hosts. All ranks make the same calls in the same order, with buffers of the same
 /// length, and get the same bits back.
@@ -96,8 +96,7 @@ impl Host {
 
     fn whole(&self, ranks: &[u8], width: usize, device: &Device) -> Tensor<2> {
         let whole = self.interleaved(&values_of(ranks, f32::from_ne_bytes), width);
-        let shape = [whole.len() / width.max(1), width];
-        Tensor::from_data(TensorData::new(whole, shape), device)
+        rows_of(whole, width, device)
     }
 }
 

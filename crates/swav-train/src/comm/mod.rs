@@ -20,13 +20,13 @@ mod host;
 pub mod mpi;
 
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use swav_model::{Network, Ranks};
 pub use swav_ot::Local;
 use swav_ot::Reduce;
 
-pub use agree::agree;
+pub use agree::{agree, on_first};
 pub use host::{Engine, Host};
 
 /// The ranks of a run, each a process with a device and a part of every batch.
@@ -60,14 +60,8 @@ pub trait Communicator: Reduce + Send {
             return rows;
         }
         let ([_, width], device) = (rows.dims(), rows.device());
-        let own = rows
-            .into_data()
-            .convert_dtype(DType::F32)
-            .iter()
-            .collect::<Vec<f32>>();
-        let all = self.gather_floats_on_first(&own, width);
-        let shape = [all.len() / width.max(1), width];
-        Tensor::from_data(TensorData::new(all, shape), &device)
+        let all = self.gather_floats_on_first(&floats(rows), width);
+        rows_of(all, width, &device)
     }
 
     /// Rows of `width` values of all ranks, as many of each, in the order of the whole; on rank 0 alone, the others keep their own.
@@ -119,14 +113,24 @@ pub fn share(rows: Tensor<2>, ranks: &(impl Communicator + ?Sized)) -> Tensor<2>
     if world == 1 {
         return rows;
     }
-    let own = ranks_of(rows.dims()[0], rank, world);
+    let own = (rank..rows.dims()[0]).step_by(world);
+    let own: Vec<i64> = own.map(|row| row as i64).collect();
     let own = Tensor::<1, Int>::from_data(&own[..], &rows.device());
     rows.select(0, own)
 }
 
-/// Where the rows of a rank lie among `rows` of a whole.
-fn ranks_of(rows: usize, rank: usize, world: usize) -> Vec<i64> {
-    (rank..rows).step_by(world).map(|row| row as i64).collect()
+/// The values of a tensor, row-major.
+fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    match tensor.into_data().convert_dtype(DType::F32).try_into_vec() {
+        Ok(values) => values,
+        Err(error) => unreachable!("it was converted: {error:?}"),
+    }
+}
+
+/// Rows of `width` values.
+fn rows_of(values: Vec<f32>, width: usize, device: &Device) -> Tensor<2> {
+    let shape = [values.len() / width.max(1), width];
+    Tensor::from_data(TensorData::new(values, shape), device)
 }
 
 impl Communicator for Local {
